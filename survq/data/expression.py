@@ -1,0 +1,39 @@
+"""Expression scaling, fitted on the training cases of a fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class ExpressionScale:
+    """An affine map of each gene: (value - offset) * factor."""
+
+    offset: np.ndarray | float  # one for all genes, or (gene,)
+    factor: np.ndarray | float
+
+    def __call__(self, expression: Float[np.ndarray, "case gene"]) -> Float[np.ndarray, "case gene"]:
+        return ((expression - self.offset) * self.factor).astype(np.float32)
+
+
+def minmax(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
+    """One scale to [-1, 1] for the whole training matrix, as the field's shared protocol has it.
+
+    It keeps the genes' levels, and lets genes of high variance weigh more. Held-out values may leave [-1, 1].
+    """
+    low, high = float(training.min()), float(training.max())
+    return ExpressionScale(offset=(low + high) / 2, factor=2 / (high - low) if high > low else 0.0)
+
+
+def zscore(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
+    """Mean 0 and population deviation 1 a gene; a gene that is constant in training becomes 0 everywhere."""
+    mean, deviation = training.mean(axis=0, dtype=np.float64), training.std(axis=0, dtype=np.float64)
+    constant = deviation < 1e-8
+    factor = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
+    return ExpressionScale(offset=mean, factor=factor)
+
+
+SCALES = {"minmax": minmax, "zscore": zscore}

@@ -1,0 +1,165 @@
+"""The feature store: patch features and coordinates as Parquet, one row and one row group a slide.
+
+Half floats are kept as plain bytes: lists of half floats decode ten times slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from survq.data.folder import Folder
+from survq.data.problems import DataError, raise_if_any
+
+SCHEMA = pa.schema(
+    [
+        ("slide_id", pa.string()),
+        ("case_id", pa.string()),
+        ("features", pa.large_binary()),  # float16, (patch, feature), C-order
+        ("patches", pa.int32()),
+        ("width", pa.int32()),
+        ("coordinates", pa.large_binary()),  # int32, (patch, 2): level-0 pixels of the top-left corner; or null
+        ("patch_size", pa.int32()),  # side of a patch in level-0 pixels; or null
+        ("magnification", pa.float32()),
+        ("encoder", pa.string()),
+        ("sha256", pa.string()),  # of `features`
+    ]
+)
+INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One slide as its patch encoder left it."""
+
+    slide_id: str
+    case_id: str
+    features: np.ndarray  # (patch, feature), float16
+    coordinates: np.ndarray | None = None  # (patch, 2), int32, level-0 pixels of the top-left corner
+    patch_size: int | None = None  # level-0 pixels
+    magnification: float | None = None
+    encoder: str = "unknown"
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.features.ndim != 2 or 0 in self.features.shape:
+            found.append(f"features of shape {self.features.shape}; expected (patch, feature) with at least one patch")
+        elif self.features.dtype != np.float16:
+            found.append(f"features of type {self.features.dtype}; expected float16")
+        elif not np.isfinite(self.features).all():
+            patch = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
+            found.append(f"a feature that is not finite, first in patch {patch}")
+        if self.coordinates is not None and self.coordinates.shape != (len(self.features), 2):
+            found.append(f"coordinates of shape {self.coordinates.shape} for {len(self.features)} patches")
+        return [f"slide {self.slide_id!r}: {problem}." for problem in found]
+
+    def row(self) -> dict:
+        features = np.ascontiguousarray(self.features).tobytes()
+        coordinates = self.coordinates
+        return {
+            "slide_id": self.slide_id,
+            "case_id": self.case_id,
+            "features": features,
+            "patches": self.features.shape[0],
+            "width": self.features.shape[1],
+            "coordinates": None if coordinates is None else np.ascontiguousarray(coordinates, dtype=np.int32).tobytes(),
+            "patch_size": self.patch_size,
+            "magnification": self.magnification,
+            "encoder": self.encoder,
+            "sha256": hashlib.sha256(features).hexdigest(),
+        }
+
+
+def write_features(folder: Path, slides: Iterable[Slide], slides_per_file: int = 64) -> None:
+    """Stream slides into `folder`; a file appears under its name only when it is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    slides = iter(slides)
+    number = 0
+    while first := next(slides, None):
+        file = folder / f"part-{number:05d}.parquet"
+        unfinished = file.with_suffix(".unfinished")
+        # features do not compress; leaving them plain lets a reader map them
+        with pq.ParquetWriter(unfinished, SCHEMA, compression="none", write_page_checksum=True) as writer:
+            for slide in (first, *islice(slides, slides_per_file - 1)):
+                raise_if_any(slide.problems())
+                writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
+        os.replace(unfinished, file)
+        number += 1
+
+
+class FeatureStore:
+    """Random access to the slides of a features folder. The index is read once; features only when asked for."""
+
+    def __init__(self, folder: str | Path | Folder):
+        self.folder = Folder.at(folder)
+        self.index = self._read_index()
+
+    def _read_index(self) -> pd.DataFrame:
+        parts, problems = [], []
+        for name in self.folder.names():
+            if not name.endswith(".parquet"):
+                continue
+            file = self.folder / name
+            try:
+                with file.filesystem.open_input_file(file.path) as source, pq.ParquetFile(source) as parquet:
+                    if missing := [column for column in SCHEMA.names if column not in parquet.schema_arrow.names]:
+                        problems.append(f"{file}: lacks the columns {missing}. Mend: import the features again.")
+                        continue
+                    if parquet.num_row_groups != parquet.metadata.num_rows:
+                        problems.append(f"{file}: its slides do not have a row group each. Mend: import them again.")
+                        continue
+                    part = parquet.read(columns=INDEX).to_pandas()
+            except (pa.ArrowException, OSError) as error:
+                problems.append(f"{file}: cannot be read ({str(error)[:120]}). Mend: restore or import it again.")
+                continue
+            part["file"] = file.path
+            part["row_group"] = np.arange(len(part))
+            parts.append(part)
+        raise_if_any(problems)
+        if not parts:
+            return pd.DataFrame(columns=[*INDEX, "file", "row_group"]).set_index("slide_id", drop=False)
+        return pd.concat(parts, ignore_index=True).set_index("slide_id", drop=False)
+
+    def read(self, slide_ids: Sequence[str]) -> np.ndarray:
+        """The patch features of the slides, one after another: (patch, feature), float16."""
+        return read_slides(self.folder, self.index.loc[list(slide_ids)].to_dict("records"))
+
+    def coordinates(self, slide_id: str) -> np.ndarray | None:
+        """(patch, 2), int32: level-0 pixels of each patch's top-left corner; None where the tool left none."""
+        row = self.index.loc[slide_id]
+        (buffer,) = _read_rows(self.folder, row["file"], [row["row_group"]], "coordinates")
+        return None if buffer is None else np.frombuffer(buffer, np.int32).reshape(-1, 2)
+
+
+def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
+    """The features of slides named by rows of the index; every byte is checked against the row's sha256."""
+    bags, problems = [], []
+    for row in rows:
+        (buffer,) = _read_rows(folder, row["file"], [row["row_group"]], "features")
+        if hashlib.sha256(buffer).hexdigest() != row["sha256"]:
+            problems.append(
+                f"{row['file']}: the features of slide {row['slide_id']!r} are not those that were written "
+                f"(sha256 differs). Mend: restore the file, or import the slide again."
+            )
+            continue
+        bags.append(np.frombuffer(buffer, np.float16).reshape(row["patches"], row["width"]))
+    raise_if_any(problems)
+    return bags[0] if len(bags) == 1 else np.concatenate(bags)
+
+
+def _read_rows(folder: Folder, file: str, row_groups: list[int], column: str) -> list:
+    try:
+        with folder.filesystem.open_input_file(file) as source, pq.ParquetFile(source) as parquet:
+            values = parquet.read_row_groups(row_groups, columns=[column]).column(column)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError([f"{file}: cannot be read ({str(error)[:120]}). Mend: restore it or import it again."]) from error
+    return [value.as_buffer() if value.is_valid else None for value in values]

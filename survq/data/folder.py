@@ -1,0 +1,59 @@
+"""A folder on this machine or in a bucket, read the same way (pyarrow filesystems)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A place to read from: `Folder.at("data")`, `Folder.at("s3://bucket/data")`, `Folder.at("data") / "BLCA"`."""
+
+    filesystem: fs.FileSystem
+    path: str
+
+    @classmethod
+    def at(cls, root: str | Path | Folder) -> Folder:
+        if isinstance(root, Folder):
+            return root
+        if "://" in str(root):
+            filesystem, path = fs.FileSystem.from_uri(str(root))
+            return cls(filesystem, path.rstrip("/"))
+        return cls(fs.LocalFileSystem(), str(Path(root).expanduser().absolute()))
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(self.filesystem, f"{self.path}/{name}")
+
+    def __str__(self) -> str:
+        return self.path
+
+    def is_file(self) -> bool:
+        return self.filesystem.get_file_info(self.path).type == fs.FileType.File
+
+    def is_folder(self) -> bool:
+        return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
+
+    def names(self) -> list[str]:
+        """What lies directly in this folder, sorted; nothing if it is not there. Hidden names are left out."""
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        names = (info.base_name for info in self.filesystem.get_file_info(selector))
+        return sorted(name for name in names if not name.startswith((".", "_")))
+
+    def read_text(self) -> str:
+        with self.filesystem.open_input_stream(self.path) as stream:
+            return stream.read().decode("utf-8-sig")
+
+    def read_table(self, columns: list[str] | None = None) -> pa.Table:
+        # partitioning=None: a folder named `a=b` on the way is just a name
+        return pq.read_table(
+            self.path,
+            filesystem=self.filesystem,
+            columns=columns,
+            partitioning=None,
+            page_checksum_verification=True,
+        )

@@ -1,0 +1,107 @@
+"""Folds: which cases train and which are held out; and the time intervals of the discrete-time model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from survq.data.problems import DataError, raise_if_any, some
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split of a cohort's cases."""
+
+    repeat: int
+    index: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+
+    def __post_init__(self):
+        if both := set(self.training) & set(self.validation):
+            raise DataError(
+                [f"fold {self.index}: {some(sorted(both))} both train and are held out. Mend: put each in one role."]
+            )
+
+
+def given_folds(splits: pd.DataFrame, case_ids: Sequence[str]) -> list[Fold]:
+    """The published folds, verbatim, cut to the cases that the cohort has.
+
+    `splits` has the columns repeat, fold, case_id and role ("training" or "validation").
+    """
+    known = set(case_ids)
+    folds = []
+    for (repeat, index), rows in splits.groupby(["repeat", "fold"], sort=True):
+        roles = {role: tuple(c for c in ids if c in known) for role, ids in rows.groupby("role")["case_id"]}
+        folds.append(Fold(int(repeat), int(index), roles.get("training", ()), roles.get("validation", ())))
+    _refuse_unusable(folds)
+    return folds
+
+
+def make_folds(cases: pd.DataFrame, k: int = 5, repeats: int = 1, seed: int = 0) -> list[Fold]:
+    """`k` folds, stratified by event and grouped by site, `repeats` times over.
+
+    `cases` is indexed by case_id and has `event`; with a `site` column of at least k sites, no site is on both
+    sides of a fold, for sites differ in staining and sequencing and a model may learn the site.
+    """
+    case_ids = cases.index.to_numpy()
+    event = cases["event"].to_numpy()
+    if k < 2 or k > len(cases):
+        raise DataError([f"{k} folds of {len(cases)} cases cannot be made. Mend: ask for 2 to {len(cases)}."])
+    grouped = "site" in cases and cases["site"].nunique() >= k
+    folds = []
+    for repeat in range(repeats):
+        splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(
+            n_splits=k, shuffle=True, random_state=seed + repeat
+        )
+        # each event is split over k folds only as far as there are k events; fewer are spread as they come
+        groups = cases["site"].to_numpy() if grouped else None
+        for index, (training, validation) in enumerate(splitter.split(case_ids, event, groups)):
+            folds.append(Fold(repeat, index, tuple(case_ids[training]), tuple(case_ids[validation])))
+    _refuse_unusable(folds)
+    return folds
+
+
+def _refuse_unusable(folds: list[Fold]) -> None:
+    problems = [
+        f"fold {fold.index} of repeat {fold.repeat} has {len(fold.training)} training and {len(fold.validation)} "
+        f"held-out cases; both must have some. Mend: check the case ids of the splits, or ask for fewer folds."
+        for fold in folds
+        if not fold.training or not fold.validation
+    ]
+    raise_if_any(problems)
+
+
+@dataclass(frozen=True)
+class TimeIntervals:
+    """The intervals [0, t1), [t1, t2), ..., [tn, inf) of the discrete-time model; months, left-closed (section 3.4)."""
+
+    edges: tuple[float, ...]  # the inner edges
+
+    @classmethod
+    def fit(cls, time: np.ndarray, event: np.ndarray, intervals: int = 4) -> TimeIntervals:
+        """Edges at the quantiles of the observed times of death of the cases given: give the training cases.
+
+        Raises DataError where there are fewer different times of death than intervals.
+        """
+        deaths = np.asarray(time, dtype=float)[np.asarray(event, dtype=bool)]
+        edges = np.quantile(deaths, np.arange(1, intervals) / intervals) if len(deaths) else np.array([])
+        if len(np.unique(edges)) < intervals - 1:
+            raise DataError(
+                [
+                    f"{len(np.unique(deaths))} different times of death among {len(time)} cases are too few for "
+                    f"{intervals} time intervals. Mend: ask for fewer intervals or folds, or add cases with events."
+                ]
+            )
+        return cls(tuple(float(edge) for edge in edges))
+
+    def __len__(self) -> int:
+        return len(self.edges) + 1
+
+    def interval(self, time: np.ndarray) -> np.ndarray:
+        """The index of the interval that holds each time, 0 to n - 1."""
+        return np.searchsorted(np.asarray(self.edges), np.asarray(time, dtype=float), side="right")

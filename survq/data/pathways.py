@@ -1,0 +1,90 @@
+"""Pathways: named sets of genes, from GMT files or signature tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from survq.data.folder import Folder
+from survq.data.problems import DataError, raise_if_any, some
+
+
+@dataclass(frozen=True)
+class Pathways:
+    """Gene sets in a fixed order. Names are free text: never use one as a file name."""
+
+    names: tuple[str, ...] = ()
+    genes: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def from_gmt(cls, file: str | Path | Folder) -> Pathways:
+        """Read a GMT file: a set a line, tab separated: name, description, genes.
+
+        Raises DataError naming every line that is no such set, and every name that stands twice.
+        """
+        file = Folder.at(file)
+        sets: dict[str, tuple[str, ...]] = {}
+        problems = []
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            if not line.strip():
+                continue
+            name, *rest = (field.strip() for field in line.split("\t"))
+            genes = tuple(dict.fromkeys(gene for gene in rest[1:] if gene))
+            if not genes:
+                problems.append(
+                    f"{file}:{number}: no genes in pathway {name[:60]!r}; expected name, description and genes "
+                    f"with tabs between them. Mend: replace blanks by tabs, or drop the line."
+                )
+            elif name in sets:
+                problems.append(f"{file}:{number}: pathway {name!r} stands here a second time. Mend: rename or drop it.")
+            else:
+                sets[name] = genes
+        if not sets and not problems:
+            problems.append(f"{file}: holds no pathway.")
+        raise_if_any(problems)
+        return cls(tuple(sets), tuple(sets.values()))
+
+    @classmethod
+    def from_signatures(cls, file: str | Path) -> Pathways:
+        """Read a signature table: a CSV with a column a pathway, its name on top, genes below, short columns blank."""
+        rows = list(csv.reader(io.StringIO(Folder.at(file).read_text())))
+        if len(rows) < 2:
+            raise DataError([f"{file}: no pathways; expected a CSV with a column a pathway and its genes below."])
+        header = rows[0]
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise DataError([f"{file}:1: pathways named twice: {some(twice)}. Mend: rename or drop one of each."])
+        columns = [
+            tuple(dict.fromkeys(row[j].strip() for row in rows[1:] if j < len(row) and row[j].strip()))
+            for j in range(len(header))
+        ]
+        if empty := [name for name, genes in zip(header, columns, strict=True) if not genes]:
+            raise DataError([f"{file}: pathways without genes: {some(empty)}. Mend: drop their columns."])
+        return cls(tuple(header), tuple(columns))
+
+    def to_gmt(self) -> str:
+        lines = ("\t".join((name, "", *genes)) for name, genes in zip(self.names, self.genes, strict=True))
+        return "".join(line + "\n" for line in lines)
+
+    def coverage(self, genes: Collection[str]) -> list[float]:
+        """The share of each pathway's genes that were measured."""
+        measured = set(genes)
+        return [len(measured.intersection(members)) / len(members) for members in self.genes]
+
+    def covered_by(self, genes: Collection[str], coverage: float = 0.9) -> Pathways:
+        """The pathways of whose genes at least the share `coverage` was measured, cut to these genes.
+
+        The paper asks for 90 % (section 4.1).
+        """
+        measured = set(genes)
+        kept = [
+            (name, tuple(gene for gene in members if gene in measured))
+            for name, members, share in zip(self.names, self.genes, self.coverage(measured), strict=True)
+            if share >= coverage and share > 0
+        ]
+        return Pathways(tuple(name for name, _ in kept), tuple(members for _, members in kept))
