@@ -203,7 +203,9 @@ def cases_problems(cases: pd.DataFrame, file: str) -> list[str]:
         return [f"{file}: holds no case."]
     problems = case_id_problems(cases["case_id"], file)
     for case, time in cases.loc[~(pd.to_numeric(cases["time"], errors="coerce") > 0), ["case_id", "time"]].to_numpy():
-        problems.append(f"{file}: case {case!r}: time {time!r}; expected months above 0. Mend: correct it or leave it out.")
+        problems.append(
+            f"{file}: case {case!r}: time {time!r}; expected months above 0. Mend: correct it or leave it out."
+        )
     if not pd.api.types.is_bool_dtype(cases["event"]):
         problems.append(f"{file}: event is {cases['event'].dtype}; expected bool, true where death was observed.")
     elif not cases["event"].any():
@@ -213,9 +215,13 @@ def cases_problems(cases: pd.DataFrame, file: str) -> list[str]:
 
 def case_id_problems(case_ids: pd.Series, file: str) -> list[str]:
     problems = []
-    text = case_ids.map(lambda case: isinstance(case, str) and case.strip() == case and case.isprintable() and case != "")
+    text = case_ids.map(
+        lambda case: isinstance(case, str) and case.strip() == case and case.isprintable() and case != ""
+    )
     for row in np.flatnonzero(~text):
-        problems.append(f"{file}: row {row + 1}: case id {case_ids.iloc[row]!r}; expected printable text, no blanks around.")
+        problems.append(
+            f"{file}: row {row + 1}: case id {case_ids.iloc[row]!r}; expected printable text, no blanks around."
+        )
     twice = case_ids[case_ids.duplicated(keep=False)].unique()
     if len(twice):
         problems.append(f"{file}: cases that stand more than once: {some(twice)}. Mend: keep one row a case.")
@@ -297,7 +303,9 @@ def write_cohort(
     try:
         _write_parquet(cases.reset_index(names="case_id"), unfinished / "cases.parquet")
         if expression is not None:
-            _write_parquet(expression.astype(np.float32).reset_index(names="case_id"), unfinished / "expression.parquet")
+            _write_parquet(
+                expression.astype(np.float32).reset_index(names="case_id"), unfinished / "expression.parquet"
+            )
         if splits is not None:
             _write_parquet(splits, unfinished / "splits.parquet")
         if dropped is not None:
@@ -308,8 +316,11 @@ def write_cohort(
         if pathways is not None:
             replace_file(root / "pathways.gmt", pathways.to_gmt().encode())
         unfinished.chmod(0o755)
-        shutil.rmtree(root / name, ignore_errors=True)
+        replaced = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+        if (root / name).exists():
+            os.rename(root / name, replaced / name)
         os.rename(unfinished, root / name)
+        shutil.rmtree(replaced)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

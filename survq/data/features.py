@@ -125,9 +125,9 @@ class FeatureStore:
             part["row_group"] = np.arange(len(part))
             parts.append(part)
         raise_if_any(problems)
-        if not parts:
-            return pd.DataFrame(columns=[*INDEX, "file", "row_group"]).set_index("slide_id", drop=False)
-        return pd.concat(parts, ignore_index=True).set_index("slide_id", drop=False)
+        none = pd.DataFrame(columns=[*INDEX, "file", "row_group"])
+        index = pd.concat(parts, ignore_index=True) if parts else none
+        return index.set_index("slide_id", drop=False).rename_axis(None)
 
     def read(self, slide_ids: Sequence[str]) -> np.ndarray:
         """The patch features of the slides, one after another: (patch, feature), float16."""
@@ -161,5 +161,7 @@ def _read_rows(folder: Folder, file: str, row_groups: list[int], column: str) ->
         with folder.filesystem.open_input_file(file) as source, pq.ParquetFile(source) as parquet:
             values = parquet.read_row_groups(row_groups, columns=[column]).column(column)
     except (pa.ArrowException, OSError) as error:
-        raise DataError([f"{file}: cannot be read ({str(error)[:120]}). Mend: restore it or import it again."]) from error
+        raise DataError(
+            [f"{file}: cannot be read ({str(error)[:120]}). Mend: restore it or import it again."]
+        ) from error
     return [value.as_buffer() if value.is_valid else None for value in values]

@@ -42,7 +42,9 @@ class Pathways:
                     f"with tabs between them. Mend: replace blanks by tabs, or drop the line."
                 )
             elif name in sets:
-                problems.append(f"{file}:{number}: pathway {name!r} stands here a second time. Mend: rename or drop it.")
+                problems.append(
+                    f"{file}:{number}: pathway {name!r} stands here a second time. Mend: rename or drop it."
+                )
             else:
                 sets[name] = genes
         if not sets and not problems:
