@@ -1,0 +1,158 @@
+"""What several models share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PathwayEncoder(nn.Module):
+    """One self-normalizing network a pathway: two blocks of Linear, ELU, AlphaDropout (Klambauer et al., 2017).
+
+    All pathways run together: those with the same number of genes are one batched product, so nothing is padded and
+    every weight counts. Each pathway is initialised with its own fan-in, as a module of its own would be.
+    """
+
+    genes: Tensor
+    given_order: Tensor
+
+    def __init__(self, pathways: Sequence[Sequence[int]], width: int, dropout: float = 0.25):
+        super().__init__()
+        self.dropout = dropout
+        sizes = [len(genes) for genes in pathways]
+        by_size = sorted(range(len(pathways)), key=sizes.__getitem__)  # stable
+        sorted_sizes = [sizes[p] for p in by_size]
+        self.groups = [(n, sorted_sizes.count(n)) for n in sorted(set(sizes))]  # (genes, pathways)
+
+        fan_in = torch.tensor(sorted_sizes, dtype=torch.float)
+        bound_1 = fan_in.rsqrt()
+        bound_2 = 1 / math.sqrt(width)
+        per_gene = bound_1.repeat_interleave(fan_in.long())
+        self.weight_1 = nn.Parameter(torch.empty(sum(sizes), width).uniform_(-1, 1) * per_gene[:, None])
+        self.bias_1 = nn.Parameter(torch.empty(len(sizes), 1, width).uniform_(-1, 1) * bound_1[:, None, None])
+        self.weight_2 = nn.Parameter(torch.empty(len(sizes), width, width).uniform_(-bound_2, bound_2))
+        self.bias_2 = nn.Parameter(torch.empty(len(sizes), 1, width).uniform_(-bound_2, bound_2))
+
+        genes = torch.tensor([gene for p in by_size for gene in pathways[p]], dtype=torch.long)
+        given_order = torch.tensor(by_size, dtype=torch.long).argsort()
+        self.register_buffer("genes", genes, persistent=False)
+        self.register_buffer("given_order", given_order, persistent=False)
+
+    def forward(self, expression: Float[Tensor, "case gene"]) -> Float[Tensor, "case pathway width"]:
+        x = expression[:, self.genes].T  # (pathway x its gene, case)
+        rows = [n * m for n, m in self.groups]
+        h = torch.cat(
+            [
+                x_n.view(m, n, -1).transpose(1, 2) @ w_n.view(m, n, -1)
+                for (n, m), x_n, w_n in zip(self.groups, x.split(rows), self.weight_1.split(rows), strict=True)
+            ]
+        )  # (pathway, case, width)
+        h = F.alpha_dropout(F.elu(h + self.bias_1), self.dropout, self.training)
+        h = torch.baddbmm(self.bias_2, h, self.weight_2)
+        h = F.alpha_dropout(F.elu(h), self.dropout, self.training)
+        return h[self.given_order].transpose(0, 1)
+
+
+class Attention(nn.Module):
+    """softmax(F_q(Q) F_k(X)^T / sqrt(D)) F_v(X), and nothing else: equations (1)-(3)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+
+    def forward(
+        self,
+        Q: Float[Tensor, "*case query width"],
+        X: Float[Tensor, "*case token width"],
+        present: Bool[Tensor, "case token"] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens that the queries make of X, (*case, query, width), and the weights, (*case, query, token)."""
+        return self._attend(self.query(Q), self.key(X), self.value(X), present)
+
+    def over_bags(
+        self, Q: Float[Tensor, "query width"], X: Float[Tensor, "patch width"], sizes: Sequence[int]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The same for ragged bags that lie in X one after another: (query, width) and (query, patch) a bag."""
+        q = self.query(Q)  # the same for every bag
+        bags = zip(self.key(X).split(sizes), self.value(X).split(sizes), strict=True)
+        return [self._attend(q, k, v) for k, v in bags]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if present is not None:
+            scores = scores.masked_fill(~present[:, None, :], -math.inf)
+        A = scores.softmax(dim=-1)
+        return A @ v, A
+
+
+class ResidualAttention(nn.Module):
+    """Q + Attention(norm(Q), norm(X)) in several heads, with an output projection: deep stacks need it, for plain
+    attention layers on top of each other make all tokens alike. The weights it returns are the mean over heads.
+    """
+
+    def __init__(self, width: int, heads: int = 4):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}.")
+        self.heads = heads
+        self.norm_query = nn.LayerNorm(width)
+        self.norm_token = nn.LayerNorm(width)
+        self.attention = Attention(width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, Q: Tensor, X: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        X = self.norm_token(X)
+        q, k, v = self._split(Q), self._heads(self.attention.key(X)), self._heads(self.attention.value(X))
+        return self._attend(Q, q, k, v, present)
+
+    def over_bags(self, Q: Tensor, X: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        X = self.norm_token(X)
+        q = self._split(Q)
+        bags = zip(self.attention.key(X).split(sizes), self.attention.value(X).split(sizes), strict=True)
+        return [self._attend(Q, q, self._heads(k), self._heads(v), None) for k, v in bags]
+
+    def _split(self, Q: Tensor) -> Tensor:
+        return self._heads(self.attention.query(self.norm_query(Q)))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)  # (*case, head, token, width / head)
+
+    def _attend(self, Q: Tensor, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if present is not None:
+            scores = scores.masked_fill(~present[:, None, None, :], -math.inf)
+        A = scores.softmax(dim=-1)
+        mixed = (A @ v).transpose(-3, -2).flatten(-2)
+        return Q + self.output(mixed), A.mean(dim=-3)
+
+
+def pack(bags: Sequence[Tensor], patches: int = 4096) -> Iterator[tuple[list[int], Tensor, list[int]]]:
+    """Small bags one after another in one tensor of about `patches` rows, for one large product is faster than many
+    small ones; a bag above that size goes alone, as the view it is. Empty bags are passed over.
+
+    Yields the positions of the bags, the patches (patch, feature) and the size of each bag.
+    """
+    members: list[int] = []
+    total = 0
+    for position, bag in enumerate(bags):
+        if not len(bag):
+            continue
+        if members and total + len(bag) > patches:
+            yield _packed(bags, members)
+            members, total = [], 0
+        members.append(position)
+        total += len(bag)
+    if members:
+        yield _packed(bags, members)
+
+
+def _packed(bags: Sequence[Tensor], members: list[int]) -> tuple[list[int], Tensor, list[int]]:
+    chosen = [bags[position] for position in members]
+    return members, chosen[0] if len(chosen) == 1 else torch.cat(chosen), [len(bag) for bag in chosen]

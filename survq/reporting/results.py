@@ -1,0 +1,209 @@
+"""Results: the finished runs of a study, on disk. The files are the only truth; nothing else remembers.
+
+    results/<study>/<cohort>/<run>/config.json           everything the result depends on
+                                   predictions.parquet   case_id, repeat, fold, time, event, risk, ... out of fold
+                                   report.json           state, C-index, learning curves, checksums
+
+A run's folder appears whole or not at all. Starting a study again finds what is finished and does the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+UNFINISHED, DAMAGED, STALE = ".unfinished-", ".damaged-", ".stale-"
+
+
+class StudyInUse(RuntimeError):
+    """Another process works on this study."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run that ended, as it lies on disk."""
+
+    folder: Path
+    config: dict
+    report: dict
+    predictions: pd.DataFrame | None  # None for a run that was stopped early or diverged
+
+    @property
+    def state(self) -> str:
+        return self.report["state"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folder of a study."""
+
+    folder: Path
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes away from this study for as long as this one lives. Raises StudyInUse."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / ".lock"
+        with file.open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                raise StudyInUse(
+                    f"{self.folder} is in use by {handle.read().strip() or 'another process'}. "
+                    f"Mend: wait for it to end, or give --results another folder."
+                ) from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+            handle.flush()
+            self._sweep()
+            yield
+
+    def _sweep(self) -> None:
+        for leftover in self.folder.rglob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def find(self, path: str, config: dict, say: Callable[[str], None] = print) -> Record | None:
+        """The finished run at `path` with exactly this configuration, or None if it has to be done.
+
+        One with another configuration, or damaged, is set aside under a hidden name, never reused and never deleted.
+        """
+        folder = self.folder / path
+        if not folder.exists():
+            return None
+        try:
+            record = read_record(folder)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            aside = _set_aside(folder, DAMAGED)
+            say(f"  {path} is damaged ({error}); kept as {aside.name}, it will be done again")
+            return None
+        if record.config != config:
+            changed = ", ".join(_differences(record.config, config))
+            aside = _set_aside(folder, STALE)
+            say(f"  {path} was made with other {changed}; kept as {aside.name}, it will be done again")
+            return None
+        return record
+
+    def save(self, path: str, config: dict, report: dict, predictions: pd.DataFrame | None) -> Record:
+        """Write a run, whole or not at all. The first writer wins."""
+        folder = self.folder / path
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
+        try:
+            checksums = {"config.json": _write(unfinished / "config.json", _json(config))}
+            if predictions is not None:
+                sink = pa.BufferOutputStream()
+                table = pa.Table.from_pandas(predictions, preserve_index=False)
+                pq.write_table(table, sink, write_page_checksum=True)
+                checksums["predictions.parquet"] = _write(
+                    unfinished / "predictions.parquet", sink.getvalue().to_pybytes()
+                )
+            content = {**report, "checksums": checksums}
+            content["sha256"] = hashlib.sha256(_json(content)).hexdigest()
+            _write(unfinished / "report.json", _json(content))
+            unfinished.chmod(0o755)
+            _sync(unfinished)
+            os.rename(unfinished, folder)  # fails if the folder is there
+            _sync(folder.parent)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not folder.exists():
+                raise
+        return read_record(folder)
+
+    def records(self) -> list[Record]:
+        """All runs that ended, by path."""
+        reports = sorted(self.folder.rglob("report.json"))
+        hidden = (UNFINISHED, DAMAGED, STALE)
+        return [read_record(r.parent) for r in reports if not any(p.startswith(hidden) for p in r.parts)]
+
+
+def read_record(folder: Path) -> Record:
+    """Read a run and check every byte of it. Raises ValueError where it is not what was written."""
+    report = json.loads((folder / "report.json").read_bytes())
+    sha256 = report.pop("sha256")
+    if hashlib.sha256(_json(report)).hexdigest() != sha256:
+        raise ValueError("report.json does not match its checksum")
+    for name, expected in report["checksums"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
+            raise ValueError(f"{name} does not match its checksum")
+    predictions = None
+    if "predictions.parquet" in report["checksums"]:
+        predictions = pq.ParquetFile(folder / "predictions.parquet").read().to_pandas()
+    return Record(folder, json.loads((folder / "config.json").read_bytes()), _with_nan(report), predictions)
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(_without_nan(content), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(report: dict) -> dict:
+    """And back, where numbers are expected: in the learning curves and the C-index of each fold."""
+    curves = [
+        {
+            key: [math.nan if v is None else v for v in values] if isinstance(values, list) else values
+            for key, values in epoch.items()
+        }
+        for epoch in report.get("epochs", [])
+    ]
+    return {**report, "epochs": curves}
+
+
+def _write(file: Path, content: bytes) -> str:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _set_aside(folder: Path, prefix: str) -> Path:
+    for number in range(1, 10_000):
+        aside = folder.with_name(f"{prefix}{folder.name}-{number}")
+        if not aside.exists():
+            return folder.rename(aside)
+    raise OSError(f"{folder} has been set aside 9999 times. Mend: delete its hidden copies.")
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    """The names of what differs, for people."""
+    names = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += _differences(a, b)
+        elif a != b:
+            names.append(key)
+    return names

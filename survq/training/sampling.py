@@ -1,0 +1,76 @@
+"""In which order cases are seen. One order serves all folds of a run, so each slide is read once for all of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from survq.data.folds import Fold, TimeIntervals
+from survq.data.problems import DataError
+
+
+def generator(*key: int | str) -> np.random.Generator:
+    """A random stream of its own for every key: the same in whatever process and order it is asked for."""
+    return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
+
+
+def torch_seed(*key: int | str) -> int:
+    """The same for torch."""
+    return int(generator(*key).integers(2**63))
+
+
+def parts_of(folds: Sequence[Fold]) -> list[list[str]]:
+    """The cases, sorted, in parts that no fold tells apart: with k folds of a cohort the k held-out parts."""
+    membership: dict[str, tuple[int, ...]] = {}
+    for number, fold in enumerate(folds):
+        for case in fold.training:
+            membership[case] = (*membership.get(case, ()), number)
+    parts: dict[tuple[int, ...], list[str]] = {}
+    for case in sorted(membership):
+        parts.setdefault(membership[case], []).append(case)
+    return [parts[key] for key in sorted(parts)]
+
+
+def epoch_batches(
+    folds: Sequence[Fold],
+    cases: pd.DataFrame,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    balanced: bool = False,
+) -> list[list[str]]:
+    """The global batches of an epoch: lists of case ids, each ordered by part.
+
+    Every held-out part is spread evenly over the epoch. So a fold that takes, of each global batch, the cases it trains
+    on, sees each of its cases once and has batches of an even size: of k equal parts, batch_size x k / (k - 1) cases
+    make a global batch and batch_size of them each fold's own. The order does not depend on which folds a process
+    trains.
+
+    `balanced` draws with replacement inside each part, so that each interval of deaths and of censorings weighs the
+    same; `cases` has time and event.
+    """
+    batches: list[list[str]] = [[] for _ in range(max(-(-len(fold.training) // batch_size) for fold in folds))]
+    for number, part in enumerate(parts_of(folds)):
+        random = generator(seed, "order", epoch, number)
+        order = _draw_balanced(part, cases, random) if balanced else list(random.permutation(part))
+        # a random start, so that what does not divide evenly does not always fall on the same batches
+        start = random.random()
+        for position, case in enumerate(order):
+            batches[int((position + start) / len(order) * len(batches)) % len(batches)].append(case)
+    return batches
+
+
+def _draw_balanced(part: list[str], cases: pd.DataFrame, random: np.random.Generator) -> list[str]:
+    chosen = cases.loc[part]
+    time, event = chosen["time"].to_numpy(), chosen["event"].to_numpy()
+    try:
+        interval = TimeIntervals.fit(time, event).interval(time)
+    except DataError:  # too few deaths in this part to tell intervals
+        interval = np.zeros(len(part), dtype=int)
+    _, group, count = np.unique(2 * interval + event, return_inverse=True, return_counts=True)
+    weight = 1 / count[group]
+    return list(random.choice(part, size=len(part), p=weight / weight.sum()))
