@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from survq.data.folder import Folder
+from survq.data.folder import Folder, unreadable
 from survq.data.problems import DataError, raise_if_any
 
 SCHEMA = pa.schema(
@@ -58,7 +58,11 @@ class Slide:
         elif not np.isfinite(self.features).all():
             patch = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
             found.append(f"a feature that is not finite, first in patch {patch}")
-        if self.coordinates is not None and self.coordinates.shape != (len(self.features), 2):
+        if (
+            self.features.ndim == 2
+            and self.coordinates is not None
+            and self.coordinates.shape != (len(self.features), 2)
+        ):
             found.append(f"coordinates of shape {self.coordinates.shape} for {len(self.features)} patches")
         return [f"slide {self.slide_id!r}: {problem}." for problem in found]
 
@@ -80,9 +84,13 @@ class Slide:
 
 
 def write_features(folder: Path, slides: Iterable[Slide], slides_per_file: int = 64) -> None:
-    """Stream slides into `folder`; a file appears under its name only when it is whole."""
+    """Stream slides into `folder`; a file appears under its name only when it is whole.
+
+    Raises DataError with what is wrong with any of the slides, after the last of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     slides = iter(slides)
+    problems: list[str] = []
     number = 0
     while first := next(slides, None):
         file = folder / f"part-{number:05d}.parquet"
@@ -90,10 +98,15 @@ def write_features(folder: Path, slides: Iterable[Slide], slides_per_file: int =
         # features do not compress; leaving them plain lets a reader map them
         with pq.ParquetWriter(unfinished, SCHEMA, compression="none", write_page_checksum=True) as writer:
             for slide in (first, *islice(slides, slides_per_file - 1)):
-                raise_if_any(slide.problems())
-                writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
+                problems += slide.problems()
+                if not problems:
+                    writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
+        if problems:
+            unfinished.unlink()
+            continue
         os.replace(unfinished, file)
         number += 1
+    raise_if_any(problems)
 
 
 class FeatureStore:
@@ -110,7 +123,10 @@ class FeatureStore:
                 continue
             file = self.folder / name
             try:
-                with file.filesystem.open_input_file(file.path) as source, pq.ParquetFile(source) as parquet:
+                with (
+                    file.filesystem.open_input_file(file.path) as source,
+                    pq.ParquetFile(source, page_checksum_verification=True) as parquet,
+                ):
                     if missing := [column for column in SCHEMA.names if column not in parquet.schema_arrow.names]:
                         problems.append(f"{file}: lacks the columns {missing}. Mend: import the features again.")
                         continue
@@ -119,7 +135,7 @@ class FeatureStore:
                         continue
                     part = parquet.read(columns=INDEX).to_pandas()
             except (pa.ArrowException, OSError) as error:
-                problems.append(f"{file}: cannot be read ({str(error)[:120]}). Mend: restore or import it again.")
+                problems.append(unreadable(file, error))
                 continue
             part["file"] = file.path
             part["row_group"] = np.arange(len(part))
@@ -145,23 +161,31 @@ def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
     bags, problems = [], []
     for row in rows:
         (buffer,) = _read_rows(folder, row["file"], [row["row_group"]], "features")
-        if hashlib.sha256(buffer).hexdigest() != row["sha256"]:
+        if buffer is None or hashlib.sha256(buffer).hexdigest() != row["sha256"]:
             problems.append(
                 f"{row['file']}: the features of slide {row['slide_id']!r} are not those that were written "
                 f"(sha256 differs). Mend: restore the file, or import the slide again."
             )
-            continue
-        bags.append(np.frombuffer(buffer, np.float16).reshape(row["patches"], row["width"]))
+        elif len(buffer) != 2 * row["patches"] * row["width"]:
+            problems.append(
+                f"{row['file']}: slide {row['slide_id']!r}: {len(buffer)} bytes of features; expected {row['patches']} "
+                f"patches x {row['width']} features x 2 bytes. Mend: import the slide again."
+            )
+        else:
+            bags.append(np.frombuffer(buffer, np.float16).reshape(row["patches"], row["width"]))
     raise_if_any(problems)
     return bags[0] if len(bags) == 1 else np.concatenate(bags)
 
 
 def _read_rows(folder: Folder, file: str, row_groups: list[int], column: str) -> list:
+    # features have their sha256; the other columns have the checksums of their pages
+    verify = column != "features"
     try:
-        with folder.filesystem.open_input_file(file) as source, pq.ParquetFile(source) as parquet:
+        with (
+            folder.filesystem.open_input_file(file) as source,
+            pq.ParquetFile(source, page_checksum_verification=verify) as parquet,
+        ):
             values = parquet.read_row_groups(row_groups, columns=[column]).column(column)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            [f"{file}: cannot be read ({str(error)[:120]}). Mend: restore it or import it again."]
-        ) from error
+        raise DataError([unreadable(file, error)]) from error
     return [value.as_buffer() if value.is_valid else None for value in values]

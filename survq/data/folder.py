@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
+
+from survq.data.problems import DataError
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,25 @@ class Folder:
 
     def read_text(self) -> str:
         with self.filesystem.open_input_stream(self.path) as stream:
-            return stream.read().decode("utf-8-sig")
+            content = stream.read()
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError([f"{self}: is not UTF-8 text ({error.reason}). Mend: save it as UTF-8."]) from error
 
-    def read_table(self, columns: list[str] | None = None) -> pa.Table:
-        # partitioning=None: a folder named `a=b` on the way is just a name
-        return pq.read_table(
-            self.path,
-            filesystem=self.filesystem,
-            columns=columns,
-            partitioning=None,
-            page_checksum_verification=True,
-        )
+    def read_table(self) -> pd.DataFrame:
+        """A Parquet table. Raises DataError where it cannot be read, or is not what was written."""
+        try:
+            # partitioning=None: a folder named `a=b` on the way is just a name
+            table = pq.read_table(
+                self.path, filesystem=self.filesystem, partitioning=None, page_checksum_verification=True
+            ).to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError([unreadable(self, error)]) from error
+        return table if table.index.name is None else table.reset_index()
+
+
+def unreadable(file: object, error: Exception) -> str:
+    """The sentence for a Parquet file that is cut short, overwritten or damaged."""
+    reason = " ".join(str(error).split())[:120]
+    return f"{file}: cannot be read ({reason}). Mend: restore it or import it again."
