@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from survq.data.problems import DataError, raise_if_any, some
 
@@ -36,7 +35,7 @@ def given_folds(splits: pd.DataFrame, case_ids: Sequence[str]) -> list[Fold]:
     known = set(case_ids)
     folds = []
     for (repeat, index), rows in splits.groupby(["repeat", "fold"], sort=True):
-        roles = {role: tuple(c for c in ids if c in known) for role, ids in rows.groupby("role")["case_id"]}
+        roles = {role: tuple(sorted(known.intersection(ids))) for role, ids in rows.groupby("role")["case_id"]}
         folds.append(Fold(int(repeat), int(index), roles.get("training", ()), roles.get("validation", ())))
     _refuse_unusable(folds)
     return folds
@@ -47,23 +46,51 @@ def make_folds(cases: pd.DataFrame, k: int = 5, repeats: int = 1, seed: int = 0)
 
     `cases` is indexed by case_id and has `event`; with a `site` column of at least k sites, no site is on both
     sides of a fold, for sites differ in staining and sequencing and a model may learn the site.
+    Raises DataError where there are fewer cases or events than folds.
     """
-    case_ids = cases.index.to_numpy()
-    event = cases["event"].to_numpy()
-    if k < 2 or k > len(cases):
-        raise DataError([f"{k} folds of {len(cases)} cases cannot be made. Mend: ask for 2 to {len(cases)}."])
-    grouped = "site" in cases and cases["site"].nunique() >= k
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # takes seconds, given folds need it not
+
+    cases = cases.sort_index()
+    case_ids, event = cases.index.to_numpy(), cases["event"].to_numpy()
+    if not 2 <= k <= event.sum():
+        raise DataError(
+            [
+                f"{k} folds of {len(cases)} cases with {event.sum()} events cannot be made: held-out cases are ranked "
+                f"only where there are events. Mend: ask for 2 to {event.sum()} folds, or add cases with events."
+            ]
+        )
+    sites = cases["site"].fillna("unknown").astype(str).to_numpy() if "site" in cases else np.array([])
+    grouped = len(np.unique(sites)) >= k
     folds = []
     for repeat in range(repeats):
-        splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(
-            n_splits=k, shuffle=True, random_state=seed + repeat
-        )
-        # each event is split over k folds only as far as there are k events; fewer are spread as they come
-        groups = cases["site"].to_numpy() if grouped else None
-        for index, (training, validation) in enumerate(splitter.split(case_ids, event, groups)):
+        kind = StratifiedGroupKFold if grouped else StratifiedKFold
+        splitter = kind(n_splits=k, shuffle=True, random_state=seed + repeat)
+        for index, (training, validation) in enumerate(splitter.split(case_ids, event, sites if grouped else None)):
             folds.append(Fold(repeat, index, tuple(case_ids[training]), tuple(case_ids[validation])))
     _refuse_unusable(folds)
     return folds
+
+
+def fold_problems(folds: Sequence[Fold], cases: pd.DataFrame) -> list[str]:
+    """The folds in which nothing can be learnt or ranked: no event to train on, or no two cases to compare.
+
+    Two cases can be compared where one died and the other lived longer, or was censored at that moment.
+    """
+    problems = []
+    for fold in folds:
+        name = f"fold {fold.index} of repeat {fold.repeat}"
+        held_out = cases.loc[list(fold.validation)]
+        deaths = held_out.loc[held_out["event"], "time"]
+        if not cases.loc[list(fold.training), "event"].any():
+            problems.append(f"{name}: none of its {len(fold.training)} training cases has an event.")
+        if deaths.empty:
+            problems.append(f"{name}: none of its {len(held_out)} held-out cases has an event: no C-index.")
+            continue
+        longer = held_out["time"] > deaths.min()
+        together = (held_out["time"] == deaths.min()) & ~held_out["event"]
+        if not (longer | together).any():
+            problems.append(f"{name}: no two of its {len(held_out)} held-out cases can be compared: no C-index.")
+    return [f"{problem} Mend: use fewer folds, or move cases between them." for problem in problems]
 
 
 def _refuse_unusable(folds: list[Fold]) -> None:
