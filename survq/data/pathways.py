@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from survq.data.folder import Folder
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import raise_if_any
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,24 @@ class Pathways:
     def from_signatures(cls, file: str | Path) -> Pathways:
         """Read a signature table: a CSV with a column a pathway, its name on top, genes below, short columns blank."""
         rows = list(csv.reader(io.StringIO(Folder.at(file).read_text())))
-        if len(rows) < 2:
-            raise DataError([f"{file}: no pathways; expected a CSV with a column a pathway and its genes below."])
-        header = rows[0]
-        if twice := sorted({name for name in header if header.count(name) > 1}):
-            raise DataError([f"{file}:1: pathways named twice: {some(twice)}. Mend: rename or drop one of each."])
+        names = [name.strip() for name in rows[0]] if rows else []
         columns = [
             tuple(dict.fromkeys(row[j].strip() for row in rows[1:] if j < len(row) and row[j].strip()))
-            for j in range(len(header))
+            for j in range(len(names))
         ]
-        if empty := [name for name, genes in zip(header, columns, strict=True) if not genes]:
-            raise DataError([f"{file}: pathways without genes: {some(empty)}. Mend: drop their columns."])
-        return cls(tuple(header), tuple(columns))
+        problems = []
+        for j, (name, genes) in enumerate(zip(names, columns, strict=True)):
+            if not name.isprintable() or (not name and genes):
+                problems.append(f"{file}: column {j + 1}: pathway name {name!r}; expected printable text on top.")
+            elif name and not genes:
+                problems.append(f"{file}: column {j + 1}: no genes in pathway {name!r}. Mend: drop the column.")
+            elif name and name in names[:j]:
+                problems.append(f"{file}: column {j + 1}: pathway {name!r} stands here a second time. Mend: rename it.")
+        sets = {name: genes for name, genes in zip(names, columns, strict=True) if name}
+        if not sets and not problems:
+            problems.append(f"{file}: no pathways; expected a CSV with a column a pathway and its genes below.")
+        raise_if_any(problems)
+        return cls(tuple(sets), tuple(sets.values()))
 
     def to_gmt(self) -> str:
         lines = ("\t".join((name, "", *genes)) for name, genes in zip(self.names, self.genes, strict=True))
