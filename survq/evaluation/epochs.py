@@ -1,0 +1,32 @@
+"""Epoch: how all folds of a run stand after an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A value a fold, in the order of the run's folds. An undefined C-index is NaN."""
+
+    epoch: int  # from 1
+    training_loss: Sequence[float]
+    validation_loss: Sequence[float]
+    c_index: Sequence[float]
+
+    @property
+    def mean_c_index(self) -> float:
+        """Over the folds where it is defined; NaN if it is nowhere."""
+        return mean_defined(self.c_index)
+
+    @property
+    def mean_validation_loss(self) -> float:
+        return mean_defined(self.validation_loss)
+
+
+def mean_defined(values: Sequence[float]) -> float:
+    """The mean of the values that are not NaN; NaN where there is none."""
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan

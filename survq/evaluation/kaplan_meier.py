@@ -1,0 +1,72 @@
+"""Risk groups at the median of each fold's validation set, their survival curves and log-rank test (Figure 3).
+
+The p value is to be read with care. Out-of-fold risks are not independent of each other, and so under the null the
+test falls below 0.05 in 8 to 12 % of cohorts (simulated with 113 and 37 events), more if anything was chosen by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from lifelines import KaplanMeierFitter
+from lifelines.statistics import logrank_test
+
+from survq.evaluation.concordance import check_predictions
+
+
+@dataclass(frozen=True)
+class LogRank:
+    """The log-rank test of two risk groups. Where it does not exist both numbers are NaN and `reason` says why."""
+
+    statistic: float
+    p_value: float
+    reason: str | None = None
+
+
+def risk_groups(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row a case: case_id, time, event, and `high`, whether its risk is above the median of its fold.
+
+    Risks are compared within a fold only, and the groups then pooled over folds. A case that was held out several times
+    (repeated cross-validation) is one case still: high if it was so more often than not.
+    """
+    check_predictions(predictions)
+    median = predictions.groupby(["repeat", "fold"])["risk"].transform("median")
+    votes = predictions.assign(high=predictions["risk"] > median).groupby("case_id", sort=True)
+    cases = votes.agg(time=("time", "first"), event=("event", "first"), high=("high", "mean")).reset_index()
+    return cases.assign(event=cases["event"].astype(bool), high=cases["high"] > 0.5)
+
+
+def log_rank(groups: pd.DataFrame) -> LogRank:
+    """Do the two groups of a table from `risk_groups` differ in survival?"""
+    high = groups["high"].to_numpy(bool)
+    if not high.any() or high.all():
+        return LogRank(np.nan, np.nan, "all cases are in one risk group")
+    if not groups["event"].any():
+        return LogRank(np.nan, np.nan, "no events")
+    low_risk, high_risk = groups[~high], groups[high]
+    # lifelines answers p = 1 here, which would read as a finding
+    if groups.loc[groups["event"], "time"].min() > min(low_risk["time"].max(), high_risk["time"].max()):
+        return LogRank(np.nan, np.nan, "no event while both groups were under observation")
+    test = logrank_test(low_risk["time"], high_risk["time"], low_risk["event"], high_risk["event"])
+    return LogRank(float(test.test_statistic), float(test.p_value))
+
+
+def survival_curve(time: Float[np.ndarray, "case"], event: Bool[np.ndarray, "case"]) -> pd.DataFrame:
+    """The Kaplan-Meier estimate as steps: time (months), survival, its 95 % interval low and high, and censored.
+
+    `censored` counts the cases last seen alive at that time. The first row is time 0.
+    """
+    fitted = KaplanMeierFitter().fit(time, event)
+    interval = fitted.confidence_interval_
+    return pd.DataFrame(
+        {
+            "time": fitted.survival_function_.index.to_numpy(float),
+            "survival": fitted.survival_function_.iloc[:, 0].to_numpy(float),
+            "low": interval.iloc[:, 0].to_numpy(float),
+            "high": interval.iloc[:, 1].to_numpy(float),
+            "censored": fitted.event_table["censored"].to_numpy(int),
+        }
+    )

@@ -1,0 +1,128 @@
+"""Intervals by resampling patients, and the paired difference of two models.
+
+The deviation over folds that papers print is no measure of certainty: it mixes the sampling of patients with the size
+of a fold. Here patients are drawn again, with replacement and within their folds, the C-index of every fold is taken
+anew and averaged, and the middle 95 % of the averages is the interval.
+
+What such an interval answers: would *these fitted models* do the same, or differ in the same sense, on new patients? It
+does not cover training again on other patients. For "is this method better" it is too narrow: at a nominal 5 % it
+rejects an equal method in 11 to 14 % of cohorts (simulated with 113 and 37 events).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from survq.evaluation.concordance import check_predictions, comparable_pairs, risk_time_event
+
+COVERED = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval; NaN where no fold has a comparable pair."""
+
+    estimate: float
+    low: float
+    high: float
+    resamples: int  # those in which at least one fold had a comparable pair
+
+
+def bootstrap_interval(predictions: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> Interval:
+    """The C-index averaged over folds, with its patient-bootstrap interval.
+
+    `predictions` has one row a held-out case and fold: case_id, repeat, fold, time (months), event, risk. A fold that
+    has no comparable pair in a resample is left out of that resample's mean, as it is out of the estimate's.
+    """
+    check_predictions(predictions)
+    draws = _draw_patients(predictions, resamples, seed)
+    return _interval(_mean_concordance(predictions, draws))
+
+
+def bootstrap_difference(
+    predictions: pd.DataFrame, reference: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """The C-index of `predictions` minus that of `reference`, on the same resampled patients.
+
+    Both tables must hold the same cases in the same repeats and folds, with the same time and event (ValueError).
+    """
+    for table in (predictions, reference):
+        check_predictions(table)
+    _refuse_unpaired(predictions, reference)
+    draws = _draw_patients(predictions, resamples, seed)
+    return _interval(_mean_concordance(predictions, draws) - _mean_concordance(reference, draws))
+
+
+def _refuse_unpaired(predictions: pd.DataFrame, reference: pd.DataFrame) -> None:
+    """Refuse to compare models that were not evaluated on the same cases."""
+    keys = ["repeat", "fold", "case_id"]
+    both = predictions[[*keys, "time", "event"]].merge(
+        reference[[*keys, "time", "event"]], on=keys, how="outer", suffixes=("", "_reference"), indicator="side"
+    )
+    unpaired = both[both["side"] != "both"]
+    if len(unpaired):
+        raise ValueError(
+            f"{len(unpaired)} cases stand in one of the two tables only, the first is "
+            f"{unpaired.iloc[0]['case_id']!r} in repeat {unpaired.iloc[0]['repeat']}, fold {unpaired.iloc[0]['fold']}. "
+            "A paired comparison needs both models run on the same cases and folds."
+        )
+    differs = both[(both["time"] != both["time_reference"]) | (both["event"] != both["event_reference"])]
+    if len(differs):
+        raise ValueError(
+            f"{len(differs)} cases have another time or event in the other table, the first is "
+            f"{differs.iloc[0]['case_id']!r}. Run both models on the same clinical table."
+        )
+
+
+def _draw_patients(predictions: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """How often each case is drawn: a column a resample, indexed by case_id; column 0 is the data as they are.
+
+    Cases are drawn within the fold that first held them out, and a case weighs the same in every repeat: repeats are
+    the same patients over again, and to draw them anew for each would make the interval too narrow.
+    """
+    rng = np.random.default_rng(seed)
+    # sorted, so that the draws belong to the cases and not to the order of the rows
+    first = predictions.sort_values(["repeat", "fold", "case_id"]).drop_duplicates("case_id")
+    strata = []
+    for _, cases in first.groupby(["repeat", "fold"], sort=True):
+        n = len(cases)
+        drawn = np.vstack([np.ones(n, int), rng.multinomial(n, np.full(n, 1 / n), size=resamples)])
+        strata.append(pd.DataFrame(drawn.T, index=cases["case_id"]))
+    return pd.concat(strata)
+
+
+def _mean_concordance(predictions: pd.DataFrame, draws: pd.DataFrame) -> Float[np.ndarray, "resample"]:
+    """The C-index averaged over folds, in every resample."""
+    folds = []
+    for _, cases in predictions.groupby(["repeat", "fold"], sort=True):
+        weight = draws.loc[cases["case_id"]].to_numpy().T  # (resample, case)
+        folds.append(_weighted_concordance(weight, *risk_time_event(cases)))
+    defined = ~np.isnan(folds)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(folds, axis=0) / defined.sum(axis=0)
+
+
+def _weighted_concordance(
+    weight: Int[np.ndarray, "resample case"],
+    risk: Float[np.ndarray, "case"],
+    time: Float[np.ndarray, "case"],
+    event: Bool[np.ndarray, "case"],
+) -> Float[np.ndarray, "resample"]:
+    """The C-index of cases that each stand `weight` times in a resample; copies of one case are never comparable."""
+    w = weight.astype(float)
+    comparable = comparable_pairs(time, event).astype(float)
+    concordant = (risk[:, None] > risk[None, :]) + 0.5 * (risk[:, None] == risk[None, :])
+    won = ((w @ (comparable * concordant)) * w).sum(axis=1)
+    pairs = ((w @ comparable) * w).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return won / pairs
+
+
+def _interval(values: Float[np.ndarray, "resample"]) -> Interval:
+    estimate, drawn = values[0], values[1:][~np.isnan(values[1:])]
+    low, high = np.quantile(drawn, COVERED) if len(drawn) else (np.nan, np.nan)
+    return Interval(float(estimate), float(low), float(high), len(drawn))
