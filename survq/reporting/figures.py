@@ -1,0 +1,147 @@
+"""Figures of survival and of studies. Each function returns a matplotlib Figure that belongs to nobody else.
+
+Colours are those of Okabe and Ito, told apart by colour-blind readers; groups and cohorts differ in line or mark too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from survq.evaluation.kaplan_meier import log_rank, risk_groups, survival_curve
+from survq.reporting.tables import Table
+
+BLUE, VERMILION = "#0072B2", "#D55E00"
+COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+QUERIES = {"histology_queries": "histology queries", "genomic_queries": "genomic queries"}
+
+
+def kaplan_meier_figure(predictions: pd.DataFrame, title: str) -> Figure:
+    """Survival of the high- and low-risk cases, with its 95 % band, numbers at risk and log-rank p (Figure 3).
+
+    `predictions` has one row a held-out case and fold: case_id, repeat, fold, time (months), event, risk.
+    """
+    groups = risk_groups(predictions)
+    test = log_rank(groups)
+    figure = Figure(figsize=(6, 4.8), layout="constrained")
+    axes, at_risk = figure.subplots(2, 1, sharex=True, height_ratios=[6, 1])
+    shown = [
+        (name, groups[groups["high"] == high], colour, line)
+        for name, high, colour, line in [("low", False, BLUE, "-"), ("high", True, VERMILION, "--")]
+        if (groups["high"] == high).any()
+    ]
+    for name, cases, colour, line in shown:
+        time, event = cases["time"].to_numpy(float), cases["event"].to_numpy(bool)
+        curve = survival_curve(time, event)
+        label = f"{name} risk: {event.sum()} of {len(cases)} died"
+        axes.step(curve["time"], curve["survival"], line, where="post", color=colour, linewidth=1.8, label=label)
+        axes.fill_between(
+            curve["time"], curve["low"], curve["high"], step="post", color=colour, alpha=0.15, linewidth=0
+        )
+        censored = curve[curve["censored"] > 0]
+        axes.plot(censored["time"], censored["survival"], "|", color=colour, markersize=6, alpha=0.7)
+    axes.set(xlim=(0, None), ylim=(0, 1.03), ylabel="survival", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.legend(frameon=False, loc="lower left")
+    _say(axes, f"log-rank test: {test.reason}" if test.reason else f"log-rank {_p_value(test.p_value)}")
+    _plain(axes)
+
+    limit = axes.get_xlim()[1]
+    ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= limit]
+    for row, (_, cases, colour, _) in enumerate(shown):
+        for tick in ticks:
+            at_risk.text(tick, row, f"{(cases['time'] >= tick).sum()}", color=colour, ha="center", va="center")
+    at_risk.set(ylim=(len(shown) - 0.5, -0.5), xlabel="months", yticks=range(len(shown)))
+    at_risk.set_yticklabels([name for name, *_ in shown])
+    at_risk.set_title("number at risk", loc="left", fontsize="medium")
+    at_risk.tick_params(length=0)
+    at_risk.tick_params(axis="y", pad=16)
+    at_risk.spines[:].set_visible(False)
+    return figure
+
+
+def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) -> Figure:
+    """C-index against the number of queries, a panel a modality and a line a cohort (Table 3).
+
+    `table` has histology_queries and genomic_queries among its rows. Each panel varies one of them and keeps the other
+    at the value that was combined with most. The bars are 95 % patient-bootstrap intervals: lines that run inside each
+    other's bars tell no trend. `oracle` gives, by cohort, the C-index of the true risk, known for simulated cohorts.
+    """
+    if missing := [name for name in QUERIES if name not in table.rows]:
+        raise ValueError(f"The table has the rows {list(table.rows)}, without {missing}. Make it with {list(QUERIES)}.")
+    if others := [name for name in table.rows if name not in QUERIES and table.cells[name].nunique(dropna=False) > 1]:
+        raise ValueError(f"The table varies {others} beside the numbers of queries. Choose one value of each.")
+    cohorts = list(table.cells[table.columns].unique())
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (varied, kept) in zip(panels, [tuple(QUERIES), tuple(QUERIES)[::-1]], strict=True):
+        companion = table.cells.groupby(kept, sort=False)[varied].nunique().idxmax()
+        cells = table.cells[table.cells[kept] == companion].sort_values(varied)
+        counts = sorted(cells[varied].unique())
+        axes.set_xscale("symlog", base=2, linthresh=1)  # logarithmic, and yet with a place for no query at all
+        axes.xaxis.set_major_locator(FixedLocator(counts))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"{count:g}" for count in counts])
+        octaves = max(1.0, math.log2(max(*counts, 1) / max(min(counts), 1)))
+        for i, cohort in enumerate(cohorts):
+            line = cells[cells[table.columns] == cohort]
+            colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
+            # side by side, or the bars of the cohorts would hide one another
+            x = line[varied] * 2 ** (0.02 * octaves * (i - (len(cohorts) - 1) / 2))
+            axes.plot(x, line["mean"], "-", color=colour, marker=mark, markersize=5, label=cohort)
+            axes.vlines(x, line["low"], line["high"], color=colour, linewidth=1.2, alpha=0.6)
+            if oracle and cohort in oracle:
+                axes.axhline(oracle[cohort], color=colour, linestyle=":", linewidth=1.2)
+        axes.margins(x=0.15)
+        axes.set(xlabel=QUERIES[varied], title=f"with {companion:g} {QUERIES[kept]}")
+        axes.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
+        _plain(axes)
+    panels[0].set_ylabel("C-index, mean over folds")
+    handles, _ = panels[0].get_legend_handles_labels()
+    handles.append(Line2D([], [], color="0.4", marker="|", linestyle="", markersize=12, label="95 % interval"))
+    if oracle:
+        handles.append(Line2D([], [], color="0.4", linestyle=":", label="true risk"))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return figure
+
+
+def learning_curves_figure(curves: pd.DataFrame) -> Figure:
+    """Loss and C-index by epoch, a faint line a fold and their mean in bold.
+
+    `curves` has one row a fold and epoch: repeat, fold, epoch, loss (of training), c_index (of the held-out cases). A
+    C-index of NaN leaves a gap in its fold's line and is left out of the mean.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, name, label in zip(
+        panels, ["loss", "c_index"], ["training loss", "C-index, held-out cases"], strict=True
+    ):
+        by_fold = curves.pivot(index="epoch", columns=["repeat", "fold"], values=name).sort_index()
+        axes.plot(by_fold.index, by_fold, color=BLUE, alpha=0.3, linewidth=1)
+        mean = f"mean of {by_fold.shape[1]} folds"
+        axes.plot(by_fold.index, by_fold.mean(axis=1), color=BLUE, linewidth=2.5, label=mean)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch", ylabel=label)
+        _plain(axes)
+    panels[1].axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.98, 0.97, text, transform=axes.transAxes, ha="right", va="top")
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
