@@ -113,25 +113,28 @@ def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) 
 
 
 def learning_curves_figure(curves: pd.DataFrame) -> Figure:
-    """Loss and C-index by epoch, a faint line a fold and their mean in bold.
+    """Losses and C-index by epoch, a faint line a fold and their mean in bold.
 
-    `curves` has one row a fold and epoch: repeat, fold, epoch, loss (of training), c_index (of the held-out cases). A
-    C-index of NaN leaves a gap in its fold's line and is left out of the mean.
+    `curves` has one row a fold and epoch: repeat, fold, epoch, training_loss, validation_loss, c_index (of the held-out
+    cases). A C-index of NaN leaves a gap in its fold's line and is left out of the mean.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, name, label in zip(
-        panels, ["loss", "c_index"], ["training loss", "C-index, held-out cases"], strict=True
-    ):
+    loss, c_index = figure.subplots(1, 2)
+    for axes, name, label, colour, line in [
+        (loss, "training_loss", "training cases", BLUE, "-"),
+        (loss, "validation_loss", "held-out cases", VERMILION, "--"),
+        (c_index, "c_index", "held-out cases", VERMILION, "--"),
+    ]:
         by_fold = curves.pivot(index="epoch", columns=["repeat", "fold"], values=name).sort_index()
-        axes.plot(by_fold.index, by_fold, color=BLUE, alpha=0.3, linewidth=1)
-        mean = f"mean of {by_fold.shape[1]} folds"
-        axes.plot(by_fold.index, by_fold.mean(axis=1), color=BLUE, linewidth=2.5, label=mean)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.plot(by_fold.index, by_fold, line, color=colour, alpha=0.3, linewidth=1)
+        mean = f"{label}, mean of {by_fold.shape[1]} folds"
+        axes.plot(by_fold.index, by_fold.mean(axis=1), line, color=colour, linewidth=2.5, label=mean)
+    c_index.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
+    for axes, label in [(loss, "loss"), (c_index, "C-index")]:
         axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False)
         _plain(axes)
-    panels[1].axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
-    panels[0].legend(frameon=False)
     return figure
 
 

@@ -135,17 +135,19 @@ def test_query_counts_refuse_a_table_that_varies_something_else():
 def test_learning_curves_are_a_line_a_fold_and_their_mean(tmp_path):
     curves = pd.DataFrame(
         [
-            {"repeat": 0, "fold": fold, "epoch": epoch, "loss": fold + epoch, "c_index": 0.5 + 0.1 * fold}
+            {"repeat": 0, "fold": fold, "epoch": epoch, "training_loss": fold + epoch, "c_index": 0.5 + 0.1 * fold}
             for fold in range(3)
             for epoch in (3, 1, 2)
         ]
-    )
+    ).assign(validation_loss=lambda rows: 10 * rows["training_loss"])
     curves.loc[curves["fold"] == 2, "c_index"] = np.nan
     figure = drawn(learning_curves_figure(curves), tmp_path)
     loss, c_index = figure.axes
-    *folds, mean = loss.lines
-    assert len(folds) == 3 and mean.get_linewidth() > folds[0].get_linewidth()
-    assert mean.get_xdata().tolist() == [1, 2, 3] and mean.get_ydata().tolist() == [2, 3, 4]
+    assert (len(loss.lines), len(c_index.lines)) == (8, 5)  # folds and means; and the line of chance
+    *folds, training, _, _, _, validation = loss.lines
+    assert training.get_linewidth() > folds[0].get_linewidth()
+    assert training.get_xdata().tolist() == [1, 2, 3]
+    assert (training.get_ydata().tolist(), validation.get_ydata().tolist()) == ([2, 3, 4], [20, 30, 40])
     assert c_index.lines[3].get_ydata().tolist() == pytest.approx([0.55, 0.55, 0.55])
 
 
