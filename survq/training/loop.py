@@ -21,25 +21,11 @@ from survq.data.batch import Bags, Batch, CaseTable
 from survq.data.cohort import Cohort
 from survq.data.folds import Fold
 from survq.evaluation.concordance import concordance_index
+from survq.evaluation.epochs import Epoch
 from survq.models import MODELS, Prediction
 from survq.training.config import Run, TrainConfig
 from survq.training.losses import nll_by_case, nll_survival_loss
 from survq.training.sampling import epoch_batches, generator, torch_seed
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """How all folds of a run stand after an epoch; a value a fold. An undefined C-index is NaN."""
-
-    epoch: int  # from 1
-    training_loss: list[float]
-    validation_loss: list[float]
-    c_index: list[float]
-
-    @property
-    def mean_c_index(self) -> float:
-        defined = [c for c in self.c_index if not math.isnan(c)]
-        return float(np.mean(defined)) if defined else math.nan
 
 
 @dataclass(frozen=True)
@@ -149,7 +135,7 @@ class FoldLearner:
             (loss * (len(batch) / cases)).backward()
         sum_gradients(self.model)
         self.optimizer.step()
-        return float(loss) * len(batch)
+        return float(loss.detach()) * len(batch)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> pd.DataFrame:

@@ -1,0 +1,69 @@
+"""The Ray session: a private one on this machine, or the cluster that RAY_ADDRESS names. Import `ray` from here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import warnings
+
+ON_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
+
+# These are read when ray is imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run` must not ship the project folder to workers
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without GPUs need not be blinded
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # survq writes its own results and curves
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # Tune schedules, it does not remember
+os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "1000")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+if not ON_CLUSTER:
+    # Without this a local Ray listens on all network interfaces, whatever address it is given.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # A token of this process alone; Ray would otherwise leave one in the home folder, readable by all.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "150")
+
+import ray  # noqa: E402
+
+__all__ = ["ON_CLUSTER", "connect", "ray", "resources", "silence"]
+
+
+def connect(cpus: int | None = None, verbose: bool = False) -> None:
+    """Start a private Ray on this machine, or join the cluster that RAY_ADDRESS names; once a process.
+
+    Raises ConnectionError with the mend where the cluster cannot be joined.
+    """
+    if ray.is_initialized():
+        return
+    quiet = {} if verbose else {"logging_level": logging.ERROR, "log_to_driver": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if ON_CLUSTER:
+            try:
+                ray.init(address="auto" if os.environ["RAY_ADDRESS"] == "auto" else None, **quiet)
+            except ConnectionError as error:
+                raise ConnectionError(
+                    f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: the cluster cannot be joined ({error}). Mend: unset "
+                    f"RAY_ADDRESS to run on this machine; on a cluster, check that it is up and that this process has "
+                    f"its token (RAY_AUTH_MODE=token and ~/.ray/auth_token)."
+                ) from error
+        else:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    if not verbose:
+        silence()
+
+
+def silence() -> None:
+    """Ray's parts set up their loggers when first used, so this is said again then."""
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def resources() -> tuple[int, int, int]:
+    """How many nodes, CPUs and GPUs the session has."""
+    total = ray.cluster_resources()
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return nodes, int(total.get("CPU", 1)), int(total.get("GPU", 0))
