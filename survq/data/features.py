@@ -6,6 +6,7 @@ Half floats are kept as plain bytes: lists of half floats decode ten times slowe
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -151,9 +152,7 @@ class FeatureStore:
 
     def coordinates(self, slide_id: str) -> np.ndarray | None:
         """(patch, 2), int32: level-0 pixels of each patch's top-left corner; None where the tool left none."""
-        row = self.index.loc[slide_id]
-        (buffer,) = _read_rows(self.folder, row["file"], [row["row_group"]], "coordinates")
-        return None if buffer is None else np.frombuffer(buffer, np.int32).reshape(-1, 2)
+        return read_coordinates(self.folder, self.index.loc[slide_id].to_dict())
 
 
 def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
@@ -175,6 +174,34 @@ def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
             bags.append(np.frombuffer(buffer, np.float16).reshape(row["patches"], row["width"]))
     raise_if_any(problems)
     return bags[0] if len(bags) == 1 else np.concatenate(bags)
+
+
+def read_case(cases: pa.Table, folder: Folder) -> pa.Table:
+    """The patches of one case: a row of (case_id, slides as JSON rows of the index) to (case_id, patches, features)."""
+    (case,) = cases.to_pylist()
+    bag = read_slides(folder, json.loads(case["slides"]))
+    features = pa.array([bag.tobytes()], type=pa.large_binary())
+    return pa.table({"case_id": [case["case_id"]], "patches": [len(bag)], "features": features})
+
+
+def case_of_row(table: pa.Table) -> str:
+    (case_id,) = table["case_id"].to_pylist()
+    return case_id
+
+
+def read_coordinates(folder: Folder, row: dict) -> np.ndarray | None:
+    """The coordinates of the slide named by a row of the index, (patch, 2), int32; None where there are none."""
+    (buffer,) = _read_rows(folder, row["file"], [row["row_group"]], "coordinates")
+    if buffer is None:
+        return None
+    if len(buffer) != 8 * row["patches"]:
+        raise DataError(
+            [
+                f"{row['file']}: slide {row['slide_id']!r}: {len(buffer)} bytes of coordinates for {row['patches']} "
+                f"patches; expected 8 a patch. Mend: import the slide again."
+            ]
+        )
+    return np.frombuffer(buffer, np.int32).reshape(-1, 2)
 
 
 def _read_rows(folder: Folder, file: str, row_groups: list[int], column: str) -> list:
