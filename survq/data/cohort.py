@@ -411,6 +411,7 @@ def write_cohort(
     """Write one cohort of a data folder, whole or not at all; a cohort of that name that is there is replaced.
 
     `cases` and `expression` are indexed by case_id. `attachments` are further small files, by name.
+    All cohorts of a folder share its pathways: others cannot be put there while there are other cohorts.
     Raises DataError before anything is visible under the cohort's name.
     """
     root = Path(root).expanduser()
@@ -425,6 +426,10 @@ def write_cohort(
     problems = table_problems(tables, name)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         problems.append(f"{name!r} cannot be the name of a cohort; expected a plain name such as BLCA.")
+    others = [other for other in cohort_names(root) if other != name]
+    gmt = root / "pathways.gmt"
+    if pathways is not None and others and gmt.is_file() and gmt.read_bytes() != pathways.to_gmt().encode():
+        problems.append(f"{gmt}: is there with other pathways, which {some(others)} need. Mend: choose another folder.")
     raise_if_any(problems)
 
     is_new = not root.exists()
@@ -441,7 +446,7 @@ def write_cohort(
         tables = replace(tables, slides=FeatureStore(unfinished / "features").index)
         raise_if_any(slides_problems(tables.slides, f"{name}/features") + join_problems(tables, name))
         if pathways is not None:
-            replace_file(root / "pathways.gmt", pathways.to_gmt().encode())
+            replace_file(gmt, pathways.to_gmt().encode())
         unfinished.chmod(0o755)
         _replace_folder(root / name, unfinished)
     except BaseException:

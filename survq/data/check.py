@@ -1,0 +1,205 @@
+"""What a data folder holds, and everything that is wrong with it, in one pass over all its cohorts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from survq.data.cohort import COVERAGE, Tables, cases_problems, expression_problems, read_tables, splits_problems
+from survq.data.features import read_coordinates, read_slides
+from survq.data.folder import Folder
+from survq.data.folds import fold_problems, given_folds
+from survq.data.pathways import Pathways
+from survq.data.problems import DataError, some
+
+TABLES = ("cases.parquet", "expression.parquet", "splits.parquet", "features")
+LONGEST_MEDIAN = 600  # months; beyond it, times are more likely days
+
+Progress = Callable[[int, int], None]
+"""Called with slides read and slides in all."""
+
+
+@dataclass
+class CohortReport:
+    """One cohort: figures for people, by name; what is wrong; and what is worth a look."""
+
+    name: str
+    figures: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    cohorts: list[CohortReport]
+    problems: list[str]  # of the folder, then of its cohorts
+    notes: list[str]
+
+    def table(self) -> str:
+        """The figures as aligned text, a column a cohort."""
+        rows = list(dict.fromkeys(name for cohort in self.cohorts for name in cohort.figures))
+        cells = [["cohort", *(cohort.name for cohort in self.cohorts)]]
+        cells += [[row, *(cohort.figures.get(row, "-") for cohort in self.cohorts)] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ("   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells)
+        return "\n".join(lines)
+
+
+def check(root: str | Path | Folder, deep: bool = False, progress: Progress | None = None) -> Report:
+    """Look at every cohort of a data folder. `deep` reads every feature, and holds it against its checksum.
+
+    Raises FileNotFoundError where there is no such folder; whatever else is wrong is in the report.
+    """
+    root = Folder.at(root)
+    if not root.is_folder():
+        raise FileNotFoundError(f"{root}: no such folder.")
+    report = Report([], [], [])
+    pathways = Pathways()
+    if (root / "pathways.gmt").is_file():
+        try:
+            pathways = Pathways.from_gmt(root / "pathways.gmt")
+        except DataError as error:
+            report.problems += error.problems
+    folders = [name for name in root.names() if (root / name).is_folder()]
+    names = [name for name in folders if set(TABLES).intersection((root / name).names())]
+    if not names:
+        report.problems.append(
+            f"{root}: holds no cohort; expected folders with cases.parquet in them. "
+            f"Mend: make some with `survq import` or `survq simulate`."
+        )
+    read = {name: read_tables(root / name) for name in names}
+    slides = sum(len(tables.slides) for tables, _ in read.values())
+    done = 0
+    for name, (tables, problems) in read.items():
+        cohort = _look_at(name, tables, pathways, str(root / name))
+        for row in tables.slides.to_dict("records") if deep else ():
+            cohort.problems += _slide_problems(root / name / "features", row)
+            done += 1
+            if progress is not None:
+                progress(done, slides)
+        report.cohorts.append(cohort)
+        report.problems += problems + cohort.problems
+        report.notes += [f"{name}: {note}" for note in cohort.notes]
+    features = {cohort.name: cohort.figures["features"] for cohort in report.cohorts if "features" in cohort.figures}
+    if len(set(features.values())) > 1:
+        report.notes.append(f"cohorts differ in their features: {features}")
+    return report
+
+
+def _look_at(name: str, tables: Tables, pathways: Pathways, folder: str) -> CohortReport:
+    """Figures, notes, and the problems that show only in a cohort as a whole."""
+    found = CohortReport(name)
+    figures = found.figures
+    cases = None
+    if tables.cases is not None and not cases_problems(tables.cases, folder):
+        cases = tables.cases.set_index("case_id").sort_index()
+        _look_at_cases(cases, found)
+    figures["slides"] = f"{len(tables.slides):,}"
+    if len(tables.slides):
+        figures["patches"] = f"{tables.slides['patches'].sum():,}"
+        kinds = tables.slides[["width", "encoder"]].drop_duplicates()
+        figures["features"] = ", ".join(f"{width} ({encoder})" for width, encoder in kinds.to_numpy())
+    expression = tables.expression
+    if expression is not None and not expression_problems(expression, folder):
+        expression = expression.set_index("case_id")
+        _look_at_expression(expression, pathways, folder, found)
+    else:
+        expression = None
+    if cases is not None:
+        _look_at_modalities(cases, tables, expression, folder, found)
+    if tables.splits is None:
+        figures["folds"] = "none given"
+    elif cases is not None and not splits_problems(tables.splits, folder):
+        _look_at_folds(tables.splits, cases, f"{folder}/splits.parquet", found)
+    figures["left out"] = str(len(tables.dropped))
+    return found
+
+
+def _look_at_cases(cases: pd.DataFrame, found: CohortReport) -> None:
+    events = int(cases["event"].sum())
+    found.figures |= {"cases": str(len(cases)), "events": str(events)}
+    median = cases["time"].median()
+    if median > LONGEST_MEDIAN:
+        found.notes.append(f"the median time is {median:g} months. Is it in days?")
+    if events > 0.95 * len(cases):
+        found.notes.append(f"{events} of {len(cases)} cases have an event. Is the coding reversed?")
+
+
+def _look_at_expression(expression: pd.DataFrame, pathways: Pathways, folder: str, found: CohortReport) -> None:
+    covered = pathways.covered_by(expression.columns, COVERAGE)
+    found.figures |= {"genes": f"{expression.shape[1]:,}", "pathways": f"{len(covered)} of {len(pathways)}"}
+    if not len(pathways):
+        found.notes.append("there is no pathways.gmt, so models that read pathways cannot run")
+    elif not len(covered):
+        found.problems.append(
+            f"{folder}/expression.parquet: covers no pathway of pathways.gmt to {COVERAGE:.0%}. Its genes are called "
+            f"{some(expression.columns)}, those of the pathways {some(pathways.genes[0])}. Mend: use the same names."
+        )
+    values = expression.to_numpy()
+    constant = expression.columns[(values == values[:1]).all(axis=0)]
+    if len(constant):
+        found.notes.append(f"genes that are the same in all cases: {some(constant)}")
+    if values.max() > 50:
+        found.notes.append(f"expression goes up to {values.max():g}, so it may not be on a log scale as is expected")
+
+
+def _look_at_modalities(
+    cases: pd.DataFrame, tables: Tables, expression: pd.DataFrame | None, folder: str, found: CohortReport
+) -> None:
+    histology = cases.index.isin(tables.slides["case_id"])
+    genomics = np.zeros_like(histology) if expression is None else cases.index.isin(expression.index)
+    present = [name for name, there in (("histology", histology), ("genomics", genomics)) if there.any()]
+    found.figures |= {
+        "modalities": " + ".join(present) or "none",
+        "lacking slides": str((~histology).sum()),
+        "lacking expression": str((~genomics).sum()),
+    }
+    neither = cases.index[~(histology | genomics)]
+    if len(neither) == len(cases):
+        found.problems.append(f"{folder}: no case has slides or expression. Mend: import either.")
+    elif len(neither):
+        found.notes.append(
+            f"{len(neither)} cases have neither slides nor expression, studies skip them: {some(neither)}"
+        )
+
+
+def _look_at_folds(splits: pd.DataFrame, cases: pd.DataFrame, file: str, found: CohortReport) -> None:
+    try:
+        folds = given_folds(splits, cases.index)
+    except DataError as error:
+        found.problems += [f"{file}: {problem}" for problem in error.problems]
+        return
+    found.problems += [f"{file}: {problem}" for problem in fold_problems(folds, cases)]
+    events = [int(cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
+    found.figures["folds"] = str(len(folds))
+    found.figures["events held out"] = (
+        " ".join(map(str, events)) if len(events) <= 10 else f"{min(events)}-{max(events)}"
+    )
+    unsplit = cases.index.difference(pd.Index([case for fold in folds for case in fold.validation]))
+    if len(unsplit):
+        found.notes.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
+    if "site" in cases:
+        sites = cases["site"].dropna()
+        for fold in folds:
+            both = set(sites.reindex(fold.training).dropna()) & set(sites.reindex(fold.validation).dropna())
+            if both:
+                found.notes.append(f"fold {fold.index} of repeat {fold.repeat}: {len(both)} sites are on both sides")
+
+
+def _slide_problems(folder: Folder, row: dict) -> list[str]:
+    problems = []
+    try:
+        features = read_slides(folder, [row])
+        if not np.isfinite(features).all():
+            problems.append(f"{row['file']}: slide {row['slide_id']!r}: features that are not finite.")
+    except DataError as error:
+        problems += error.problems
+    try:
+        read_coordinates(folder, row)
+    except DataError as error:
+        problems += error.problems
+    return problems
