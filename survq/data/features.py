@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from survq.data.folder import Folder, unreadable
+from survq.data.folder import UNREADABLE, Folder, unreadable
 from survq.data.problems import DataError, raise_if_any
 
 SCHEMA = pa.schema(
@@ -128,14 +128,18 @@ class FeatureStore:
                     file.filesystem.open_input_file(file.path) as source,
                     pq.ParquetFile(source, page_checksum_verification=True) as parquet,
                 ):
-                    if missing := [column for column in SCHEMA.names if column not in parquet.schema_arrow.names]:
-                        problems.append(f"{file}: lacks the columns {missing}. Mend: import the features again.")
+                    there = {field.name: field.type for field in parquet.schema_arrow}
+                    if missing := [field.name for field in SCHEMA if there.get(field.name) != field.type]:
+                        problems.append(
+                            f"{file}: lacks the columns {missing}, or they have other types. "
+                            f"Mend: import the features again."
+                        )
                         continue
                     if parquet.num_row_groups != parquet.metadata.num_rows:
                         problems.append(f"{file}: its slides do not have a row group each. Mend: import them again.")
                         continue
                     part = parquet.read(columns=INDEX).to_pandas()
-            except (pa.ArrowException, OSError) as error:
+            except UNREADABLE as error:
                 problems.append(unreadable(file, error))
                 continue
             part["file"] = file.path
@@ -159,7 +163,7 @@ def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
     """The features of slides named by rows of the index; every byte is checked against the row's sha256."""
     bags, problems = [], []
     for row in rows:
-        (buffer,) = _read_rows(folder, row["file"], [row["row_group"]], "features")
+        buffer = _read_cell(folder, row, "features")
         if buffer is None or hashlib.sha256(buffer).hexdigest() != row["sha256"]:
             problems.append(
                 f"{row['file']}: the features of slide {row['slide_id']!r} are not those that were written "
@@ -191,7 +195,7 @@ def case_of_row(table: pa.Table) -> str:
 
 def read_coordinates(folder: Folder, row: dict) -> np.ndarray | None:
     """The coordinates of the slide named by a row of the index, (patch, 2), int32; None where there are none."""
-    (buffer,) = _read_rows(folder, row["file"], [row["row_group"]], "coordinates")
+    buffer = _read_cell(folder, row, "coordinates")
     if buffer is None:
         return None
     if len(buffer) != 8 * row["patches"]:
@@ -204,15 +208,15 @@ def read_coordinates(folder: Folder, row: dict) -> np.ndarray | None:
     return np.frombuffer(buffer, np.int32).reshape(-1, 2)
 
 
-def _read_rows(folder: Folder, file: str, row_groups: list[int], column: str) -> list:
+def _read_cell(folder: Folder, row: dict, column: str) -> pa.Buffer | None:
     # features have their sha256; the other columns have the checksums of their pages
     verify = column != "features"
     try:
         with (
-            folder.filesystem.open_input_file(file) as source,
+            folder.filesystem.open_input_file(row["file"]) as source,
             pq.ParquetFile(source, page_checksum_verification=verify) as parquet,
         ):
-            values = parquet.read_row_groups(row_groups, columns=[column]).column(column)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError([unreadable(file, error)]) from error
-    return [value.as_buffer() if value.is_valid else None for value in values]
+            (value,) = parquet.read_row_group(int(row["row_group"]), columns=[column]).column(column)
+    except UNREADABLE as error:
+        raise DataError([unreadable(row["file"], error)]) from error
+    return value.as_buffer() if value.is_valid else None

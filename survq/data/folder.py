@@ -12,6 +12,9 @@ from pyarrow import fs
 
 from survq.data.problems import DataError
 
+UNREADABLE = (pa.ArrowException, OSError, ValueError)
+"""What pyarrow may raise for a Parquet file that is cut short, overwritten or damaged."""
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -62,12 +65,12 @@ class Folder:
             table = pq.read_table(
                 self.path, filesystem=self.filesystem, partitioning=None, page_checksum_verification=True
             ).to_pandas()
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise DataError([unreadable(self, error)]) from error
         return table if table.index.name is None else table.reset_index()
 
 
 def unreadable(file: object, error: Exception) -> str:
-    """The sentence for a Parquet file that is cut short, overwritten or damaged."""
+    """The sentence for such a file."""
     reason = " ".join(str(error).split())[:120]
     return f"{file}: cannot be read ({reason}). Mend: restore it or import it again."
