@@ -113,6 +113,8 @@ class Simulate:
     """Name of the cohort."""
 
     def run(self) -> int:
+        if self.seed < 0 or (self.cases is not None and self.cases < 1):
+            return _complain("--seed must be 0 or more, --cases 1 or more", USAGE)
         from survq.data.check import check
         from survq.data.simulate import write_simulated
 

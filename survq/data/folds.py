@@ -56,7 +56,7 @@ def make_folds(cases: pd.DataFrame, k: int = 5, repeats: int = 1, seed: int = 0)
         raise DataError(
             [
                 f"{k} folds of {len(cases)} cases with {event.sum()} events cannot be made: held-out cases are ranked "
-                f"only where there are events. Mend: ask for 2 to {event.sum()} folds, or add cases with events."
+                f"only where there are events. Mend: ask for at least 2 and at most as many folds as events."
             ]
         )
     sites = cases["site"].fillna("unknown").astype(str).to_numpy() if "site" in cases else np.array([])
