@@ -1,0 +1,74 @@
+"""Table 3: how many queries does SurvQ need?
+
+    python studies/query_counts.py                                                # a simulated cohort, 3 min on 2 CPUs
+    python studies/query_counts.py --data DATA --cohorts BLCA COADREAD            # real data, one machine
+    ray submit cluster/cluster.yaml studies/query_counts.py -- --data s3://BUCKET/DATA
+
+The paper reports a mean C-index of 0.724 over five cohorts with 300 histology and 128 genomic queries.
+"""
+
+from dataclasses import dataclass
+
+import tyro
+
+from survq.reporting.figures import kaplan_meier_figure, query_count_figure
+from survq.settings import StudySettings
+from survq.study import open_study
+from survq.training.config import Run, TrainConfig
+
+QUERY_COUNTS = [(400, 128), (300, 128), (200, 128), (300, 256), (300, 64)]  # histology, genomic
+PAPER = (300, 128)
+
+
+@dataclass(frozen=True)
+class QueryCounts(StudySettings):
+    """Table 3: the C-index of SurvQ by its numbers of histology and genomic queries.
+
+    Without flags: a small simulated cohort. Protocol: the paper's (fixed settings, last epoch reported, interval edges
+    from the whole cohort). Nothing is chosen, so nothing that chose a setting reports it.
+    """
+
+
+def main(settings: QueryCounts) -> None:
+    with open_study("query_counts", settings) as study:
+        # a small cohort is learnt by a small model in few, larger steps
+        small = {"width": 32} if study.simulated else {}
+        pace = {"epochs": 20, "learning_rate": 2e-3} if study.simulated else {"epochs": 50}
+        if settings.epochs:
+            pace["epochs"] = settings.epochs
+        runs = []
+        for name, cohort in study.cohorts.items():
+            if "histology" not in cohort.modalities:
+                print(f"  {name} has no slides: genomic queries alone, rows that differ in histology queries are one")
+            for histology, genomic in QUERY_COUNTS:
+                counts = {
+                    "histology_queries": histology if "histology" in cohort.modalities else 0,
+                    "genomic_queries": genomic if "genomics" in cohort.modalities else 0,
+                }
+                runs += [
+                    Run(
+                        cohort=name,
+                        config=TrainConfig(hyperparameters=counts | small, interval_edges="cohort", seed=seed, **pace),
+                        folds=study.folds(cohort),
+                    )
+                    for seed in range(settings.seeds)
+                ]
+        records = study.train(runs)
+        if not records:
+            return
+        table = study.table(records, rows=["histology_queries", "genomic_queries"])
+        figures = {"query_counts": query_count_figure(table, study.oracle())}
+        for record in records:
+            hyperparameters = record.config["config"]["hyperparameters"]
+            if hyperparameters["genomic_queries"] == PAPER[1] and hyperparameters["histology_queries"] in (0, PAPER[0]):
+                name = record.config["cohort"]
+                figures[f"kaplan_meier_{name}"] = kaplan_meier_figure(record.predictions, name)
+        print(f"\nTable 3: C-index by numbers of queries\n\n{table}\n")
+        for name, c_index in study.oracle().items():
+            print(f"  {name} is simulated: the truth itself reaches {c_index:.3f}")
+        for path in study.save("table_3", table, figures):
+            print(f"  written   {path}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(QueryCounts))

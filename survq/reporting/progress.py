@@ -1,0 +1,80 @@
+"""Progress for people: a line a finished run, and now and then a line on those that run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from survq.evaluation.epochs import Epoch
+from survq.reporting.results import Record
+
+EVERY = 15.0  # seconds between lines on what is running
+
+
+class Progress:
+    """Prints plain lines: they read the same in a terminal, in a file and through `ray submit`."""
+
+    def __init__(self, total: Callable[[], int], prefix: str = ""):
+        self._total, self._prefix = total, prefix  # the prefix that all paths share need not be read every time
+        self._start = self._last = time.monotonic()
+        self._running: dict[str, tuple[int, int, float]] = {}  # path: epoch, of, C-index
+        self._ended = self._found = self._epochs_done = 0
+        self._epochs_of_a_run = 1
+
+    def started(self, path: str, epochs: int) -> None:
+        self._epochs_of_a_run = epochs
+        self._running[path] = (0, epochs, math.nan)
+
+    def epoch(self, path: str, epoch: Epoch) -> None:
+        _, of, _ = self._running.get(path, (0, epoch.epoch, math.nan))
+        self._running[path] = (epoch.epoch, of, epoch.mean_c_index)
+        self._epochs_done += 1
+        if time.monotonic() - self._last > EVERY:
+            self._last = time.monotonic()
+            now = "; ".join(f"{p}: epoch {e}/{of}, C {_c(c)}" for p, (e, of, c) in self._running.items() if e)
+            print(f"  ... {self._done()}, {clock(self._elapsed())} elapsed{self._left()}  |  {now}", flush=True)
+
+    def ended(self, path: str, record: Record, *, found: bool) -> None:
+        self._running.pop(path, None)
+        self._ended += 1
+        self._found += found
+        seconds = record.report.get("seconds")
+        how = "found" if found else clock(seconds) if seconds is not None else ""
+        print(f"  {self._done():>14}  {_outcome(record):<22} {how:>6}  {path}", flush=True)
+
+    def failed(self, path: str, reason: str) -> None:
+        self._running.pop(path, None)
+        print(f"  FAILED {path}\n    {reason.strip().splitlines()[-1]}", flush=True)
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def _done(self) -> str:
+        return f"{self._ended} of {self._total()} done"
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+    def _left(self) -> str:
+        runs = self._total() - self._ended
+        epochs = runs * self._epochs_of_a_run - sum(epoch for epoch, _, _ in self._running.values())
+        return f", about {clock(self._elapsed() / self._epochs_done * epochs)} left" if self._epochs_done else ""
+
+
+def clock(seconds: float) -> str:
+    """1:05:09, or 5:09."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _outcome(record: Record) -> str:
+    if record.state == "finished":
+        c_index = record.report["c_index"]
+        return f"C {_c(c_index['mean'])} ± {_c(c_index['deviation'])}"
+    return f"{record.state} at epoch {len(record.report['epochs'])}"
+
+
+def _c(value: float | None) -> str:
+    return "undefined" if value is None or math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,63 @@
+"""What TensorBoard shows of a study: loss and C-index a fold and epoch, hyperparameters, a Kaplan-Meier figure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from survq.evaluation.epochs import Epoch
+from survq.reporting.figures import kaplan_meier_figure
+from survq.reporting.results import Record
+
+
+class Board:
+    """Writes event files, a folder a run: results/<study>/tensorboard/<cohort>/<run>/. They are a view, never read."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._writers: dict[str, SummaryWriter] = {}
+
+    def started(self, path: str, epochs: int) -> None:
+        """An earlier try of the same run leaves no curve behind."""
+        if writer := self._writers.pop(path, None):
+            writer.close()
+        shutil.rmtree(self.folder / path, ignore_errors=True)
+        self._writers[path] = SummaryWriter(str(self.folder / path), flush_secs=10)
+
+    def epoch(self, path: str, epoch: Epoch) -> None:
+        writer = self._writers[path]
+        curves = {
+            "C-index": (epoch.c_index, epoch.mean_c_index),
+            "validation loss": (epoch.validation_loss, epoch.mean_validation_loss),
+            "training loss": (epoch.training_loss, sum(epoch.training_loss) / len(epoch.training_loss)),
+        }
+        for name, (values, mean) in curves.items():
+            writer.add_scalar(f"{name}/mean of folds", mean, epoch.epoch)
+            for fold, value in enumerate(values):
+                writer.add_scalar(f"{name}/fold {fold}", value, epoch.epoch)
+
+    def ended(self, path: str, record: Record, *, found: bool) -> None:
+        writer = self._writers.pop(path, None)
+        if writer is None:
+            return
+        epochs = len(record.report["epochs"])
+        if record.predictions is not None:
+            figure = kaplan_meier_figure(record.predictions, title=path)
+            writer.add_figure("Kaplan-Meier, median risk of each fold", figure, epochs)
+        config = record.config["config"]
+        settings = {**{k: v for k, v in config.items() if k != "hyperparameters"}, **config["hyperparameters"]}
+        settings = {k: v if isinstance(v, (bool, int, float, str)) else json.dumps(v) for k, v in settings.items()}
+        measured = {"C-index/mean of folds": float(record.report.get("c_index", {}).get("mean") or float("nan"))}
+        for summary in hparams({**settings, "cohort": record.config["cohort"]}, measured):
+            writer.file_writer.add_summary(summary)
+        writer.close()
+
+    def failed(self, path: str, reason: str) -> None:
+        if writer := self._writers.pop(path, None):
+            writer.close()
+
+    def say(self, text: str) -> None: ...

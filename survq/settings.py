@@ -1,0 +1,32 @@
+"""The few flags that every study shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What every study can be told."""
+
+    data: str | None = None
+    """A data folder or bucket URI, as `survq import` makes it. Left out: a small simulated cohort."""
+    cohorts: tuple[str, ...] = ()
+    """Names of cohorts in the data folder, such as BLCA COADREAD. Left out: all of them."""
+    results: Path = Path("results")
+    """Where results go, a folder a study. Start the same command again to continue."""
+    epochs: int | None = None
+    """Epochs of training. Left out: the paper's 50, or what the study says for simulated data."""
+    folds: int | None = None
+    """Make this many folds, stratified by event and grouped by site. Left out: the folds given with the data, else 5."""
+    seeds: int = 1
+    """Train each configuration with this many seeds."""
+    cpus: int | None = None
+    """CPUs that a private Ray on this machine may use. Left out: all."""
+    gpus_per_trial: float | None = None
+    """GPUs a trial; 0.5 puts two trials on a GPU. Left out: one, if there are any."""
+    workers_per_trial: int = 0
+    """Spread the folds of a trial over this many Ray Train workers, a GPU each. 0: the trial's own process does all."""
+    verbose: bool = False
+    """Show what Ray has to say."""

@@ -1,0 +1,121 @@
+"""A run spread over Ray Train workers: its folds over the workers, and with more workers than folds, the batches of a
+fold over several. The training loop is the same; this file gives each worker its share and sums gradients.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from survq.data.batch import Bags
+from survq.data.cohort import Cohort
+from survq.data.session import ray
+from survq.training.config import Run
+from survq.training.loop import Share, train_folds
+
+# isort: split
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
+
+
+def train_over_workers(run: Run, cohort: Cohort, bags: Bags, workers: int, worker: Mapping[str, float] | None) -> None:
+    """Train a run on several workers, from inside a Tune trial. What they report reaches Tune as if it were its own."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # reports are collected this often
+    folds = len(run.folds)
+    if workers > folds and workers % folds:
+        raise ValueError(
+            f"--workers-per-trial {workers} does not spread over {folds} folds. Mend: ask for at most {folds}, or for "
+            f"a multiple of it."
+        )
+    whole_gpus = worker is not None and worker.get("GPU", 0) >= 1
+    TorchTrainer(
+        _worker,
+        train_loop_config={"run": run, "cohort": cohort, "bags": bags},
+        # NCCL refuses two ranks on one GPU
+        torch_config=TorchConfig(backend="nccl" if whole_gpus else "gloo", timeout_s=600),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=bool(worker and worker.get("GPU")), resources_per_worker=dict(worker or {})
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"train-{ray.tune.get_context().get_trial_id()}",
+            storage_path=ray.tune.get_context().get_trial_dir(),
+            # Tune tries again, not Train: two layers of retries fight over the workers' places
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=2),
+            callbacks=[TuneReportCallback()],
+        ),
+    ).fit()
+
+
+def free_workers(result: dict | None) -> None:
+    """Give back the places of a trial's workers. Ray leaks them when a trial is stopped early."""
+    place = (result or {}).get("place")
+    if place:
+        group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(place)))
+        if placement_group_table(group).get("state") not in (None, "REMOVED"):
+            remove_placement_group(group)
+
+
+def share_of(rank: int, workers: int, folds: int) -> tuple[tuple[int, ...], int, int]:
+    """Which folds a worker trains, and which part of how many of their batches.
+
+    >>> share_of(rank=1, workers=2, folds=5)
+    ((1, 3), 0, 1)
+    >>> share_of(rank=3, workers=4, folds=2)
+    ((1,), 1, 2)
+    """
+    if workers <= folds:
+        return tuple(range(rank, folds, workers)), 0, 1
+    parts = workers // folds
+    return (rank // parts,), rank % parts, parts
+
+
+def _worker(config: dict[str, Any]) -> None:
+    run: Run = config["run"]
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    folds, part, parts = share_of(rank, workers, len(run.folds))
+    messages = dist.new_group(backend="gloo")  # tables and numbers, whatever the gradients travel by
+    mates = None
+    if parts > 1:
+        for first in range(0, workers, parts):  # every process has to make every group
+            ranks = list(range(first, first + parts))
+            group = dist.new_group(ranks)
+            mates = group if rank in ranks else mates
+
+    def gather(mine: Any) -> list[Any]:
+        everyone: list[Any] = [None] * workers
+        dist.all_gather_object(everyone, mine, group=messages)
+        return everyone
+
+    def sum_gradients(model: nn.Module) -> None:
+        if parts == 1:
+            return
+        learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in learnable])
+        dist.all_reduce(flat, group=mates)
+        for parameter, gradient in zip(learnable, flat.split([p.numel() for p in learnable]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+
+    place = ray.util.get_current_placement_group()
+
+    def report(epoch: int, message: Any) -> None:
+        # a barrier: every worker reports, the first one speaks
+        said = {"epoch": epoch, "message": message, "place": place.id.hex() if place else ""}
+        ray.train.report(said if rank == 0 else {})
+
+    outcome = train_folds(
+        run,
+        config["cohort"],
+        config["bags"],
+        device=get_device(),
+        share=Share(folds, part, parts, sum_gradients, gather),
+        report=lambda epoch: report(epoch.epoch, epoch),
+    )
+    report(run.config.epochs, outcome)

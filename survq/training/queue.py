@@ -1,0 +1,178 @@
+"""From a schedule of runs to records on disk. Plain Python: who executes the runs, and where, is not known here."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+import lifelines
+import torch
+
+import survq
+from survq.data.cohort import Cohort
+from survq.evaluation.concordance import fold_concordance, summarise
+from survq.evaluation.epochs import Epoch
+from survq.evaluation.significance import bootstrap_interval
+from survq.reporting.results import Record, Results
+from survq.training.config import Run
+from survq.training.loop import Outcome
+
+
+class Schedule(Protocol):
+    """Which runs there are to do. It may decide on what has ended, never on how long it took or where."""
+
+    def next(self) -> Run | None:
+        """The next run that can start now. None: something has to end first, or nothing is left."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing is left, whatever may still end."""
+
+    def ended(self, run: Run, record: Record) -> None: ...
+
+    def failed(self, run: Run) -> None: ...
+
+    def stops(self, run: Run, epochs: Sequence[Epoch]) -> bool:
+        """Whether a run is to be stopped after the last of these epochs."""
+
+    @property
+    def total(self) -> int:
+        """How many runs it has in all."""
+
+
+class Grid:
+    """All of these runs, each to its end."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self._waiting = list(runs)
+        self.total = len(runs)
+
+    def next(self) -> Run | None:
+        return self._waiting.pop(0) if self._waiting else None
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._waiting
+
+    def ended(self, run: Run, record: Record) -> None: ...
+
+    def failed(self, run: Run) -> None: ...
+
+    def stops(self, run: Run, epochs: Sequence[Epoch]) -> bool:
+        return False
+
+
+class Monitor(Protocol):
+    """Who watches a study."""
+
+    def started(self, path: str, epochs: int) -> None: ...
+
+    def epoch(self, path: str, epoch: Epoch) -> None: ...
+
+    def ended(self, path: str, record: Record, *, found: bool) -> None: ...
+
+    def failed(self, path: str, reason: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class RunQueue:
+    """Hands out the runs of a schedule that are not on disk yet, and writes what comes back."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        results: Results,
+        cohorts: dict[str, Cohort],
+        monitors: Sequence[Monitor] = (),
+    ):
+        self.schedule, self.results, self.cohorts, self.monitors = schedule, results, cohorts, monitors
+        self.records: dict[str, Record] = {}  # by path
+        self.failures: dict[str, str] = {}
+        self._epochs: dict[str, list[Epoch]] = {}
+        self._ahead: Run | None = None
+
+    def has_work(self) -> bool:
+        """Whether there is a run to do, so that machines need be started at all."""
+        self._ahead = self.take()
+        return self._ahead is not None
+
+    def take(self) -> Run | None:
+        """The next run to do; those that are finished on disk are passed over."""
+        if self._ahead is not None:
+            run, self._ahead = self._ahead, None
+            return run
+        while (run := self.schedule.next()) is not None:
+            record = self.results.find(run.path, self._describe(run), self._say)
+            if record is None:
+                self._tell(lambda monitor: monitor.started(run.path, run.config.epochs))
+                return run
+            self._ended(run, record, found=True)
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        return self.schedule.exhausted
+
+    def epoch(self, run: Run, epoch: Epoch) -> bool:
+        """Take note of an epoch. True: the run is to stop, and its record is written."""
+        epochs = self._epochs.setdefault(run.path, [])
+        if epoch.epoch == 1:
+            epochs.clear()  # a run that died and was tried again starts from the beginning
+        epochs.append(epoch)
+        self._tell(lambda monitor: monitor.epoch(run.path, epoch))
+        if epoch.epoch < run.config.epochs and self.schedule.stops(run, epochs):
+            self.end(run, Outcome("stopped", epochs))
+            return True
+        return False
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """Write the record of a run; one that failed leaves none."""
+        if outcome.state == "failed":
+            self.failures[run.path] = outcome.details["reason"]
+            self.schedule.failed(run)
+            self._tell(lambda monitor: monitor.failed(run.path, outcome.details["reason"]))
+            return
+        record = self.results.save(run.path, self._describe(run), report(outcome), outcome.predictions)
+        self._ended(run, record, found=False)
+
+    def _ended(self, run: Run, record: Record, *, found: bool) -> None:
+        self.records[run.path] = record
+        self.schedule.ended(run, record)
+        self._tell(lambda monitor: monitor.ended(run.path, record, found=found))
+
+    def _describe(self, run: Run) -> dict:
+        return run.describe(self.cohorts[run.cohort].fingerprint)
+
+    def _tell(self, what: Callable[[Monitor], None]) -> None:
+        for monitor in self.monitors:
+            what(monitor)
+
+    def _say(self, text: str) -> None:
+        self._tell(lambda monitor: monitor.say(text))
+
+
+def report(outcome: Outcome) -> dict:
+    """What report.json says of a run. The headline is the last epoch; what was picked by looking says so."""
+    content = {
+        "state": outcome.state,
+        **outcome.details,
+        "epochs": [asdict(epoch) for epoch in outcome.epochs],
+        "versions": {"survq": survq.__version__, "torch": torch.__version__, "lifelines": lifelines.__version__}
+        | {"python": platform.python_version()},
+    }
+    if outcome.predictions is not None:
+        folds = fold_concordance(outcome.predictions)
+        summary, interval = summarise(folds), bootstrap_interval(outcome.predictions)
+        content["c_index"] = {
+            "mean": summary.c_index,
+            "deviation": summary.deviation,  # population deviation over folds
+            "low": interval.low,
+            "high": interval.high,
+            "folds": folds.to_dict("records"),
+        }
+        best = max(outcome.epochs, key=lambda epoch: (epoch.mean_c_index == epoch.mean_c_index, epoch.mean_c_index))
+        content["optimistic_best_epoch"] = {"epoch": best.epoch, "c_index": best.mean_c_index}
+    return content

@@ -1,0 +1,159 @@
+"""Runs under Ray: Tune schedules trials over the machines, and the queue remembers. Each trial is a run."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from survq.data.batch import Bags
+from survq.data.cohort import Cohort
+from survq.data.session import resources
+from survq.evaluation.epochs import Epoch
+from survq.settings import StudySettings
+from survq.training.config import Run
+from survq.training.distributed import free_workers, train_over_workers
+from survq.training.loop import Outcome, train_folds
+from survq.training.queue import RunQueue
+
+# isort: split
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+RETRIES = 2  # of a trial whose process died; one that raised is not tried again
+
+
+def execute(queue: RunQueue, bags: Mapping[str, Bags], settings: StudySettings) -> None:
+    """Do all runs that the queue hands out, as many at a time as the session has room for."""
+    room = Room.of(settings)
+    # Tune wants a place for what it remembers; nothing of it is read again
+    scratch = tempfile.mkdtemp(prefix="survq-tune-")
+    try:
+        trial = tune.with_parameters(_trial, cohorts=queue.cohorts, bags=dict(bags), room=room)
+        tune.Tuner(
+            tune.with_resources(trial, room.trial),
+            tune_config=tune.TuneConfig(
+                search_alg=_Searcher(queue),
+                scheduler=_Scheduler(queue),
+                num_samples=-1,
+                max_concurrent_trials=room.trials,
+                reuse_actors=not room.workers,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="survq",
+                storage_path=scratch,
+                verbose=2 if settings.verbose else 0,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Room:
+    """How the session's machines are shared out among trials."""
+
+    trials: int  # at a time
+    trial: dict[str, float]  # what a trial takes of Ray's resources
+    threads: int  # of a trial's process, or of each of its workers
+    workers: int = 0  # Ray Train workers a trial
+    worker: dict[str, float] | None = None
+
+    @classmethod
+    def of(cls, settings: StudySettings) -> Room:
+        """Raises ValueError where there is no room for a single trial."""
+        _, cpus, gpus = resources()
+        gpu = 0.0 if not gpus else 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
+        if workers := settings.workers_per_trial:
+            worker = {"CPU": 1, "GPU": gpu} if gpu else {"CPU": 1}
+            places = int(gpus / gpu) if gpu else cpus
+            if places < workers:
+                raise ValueError(f"--workers-per-trial {workers}: there is room for {places}. Mend: ask for fewer.")
+            # the trial's own process only waits; a request of nothing at all is refused
+            return cls(places // workers, {"CPU": 0, "node:__internal_head__": 0.001}, 1, workers, worker)
+        if not gpu:
+            # one CPU a trial, however many there are: the result must not depend on it
+            return cls(cpus, {"CPU": 1}, 1)
+        trials = int(gpus / gpu)
+        if not trials:
+            raise ValueError(f"--gpus-per-trial {gpu:g}: there are {gpus} GPUs. Mend: ask for fewer.")
+        threads = max(1, min(8, cpus // trials))
+        return cls(trials, {"CPU": threads, "GPU": gpu}, threads)
+
+    def __str__(self) -> str:
+        spread = f", {self.workers} workers each" if self.workers else ""
+        return f"{self.trials} trial{'s' if self.trials > 1 else ''} at a time{spread}"
+
+
+def _trial(parameters: dict, *, cohorts: Mapping[str, Cohort], bags: Mapping[str, Bags], room: Room) -> None:
+    """What a trial's process does: one run. `reuse_actors` lets the process live on for the next one."""
+    run: Run = parameters["run"]
+    torch.set_num_threads(room.threads)
+
+    def report(epoch: Epoch) -> None:
+        tune.report({"epoch": epoch.epoch, "message": epoch})
+
+    try:
+        if room.workers:
+            train_over_workers(run, cohorts[run.cohort], bags[run.cohort], room.workers, room.worker)
+            return
+        outcome = train_folds(run, cohorts[run.cohort], bags[run.cohort], report=report)
+    except Exception:
+        outcome = Outcome("failed", [], details={"reason": traceback.format_exc()})
+    tune.report({"epoch": run.config.epochs, "message": outcome})
+
+
+class _OfThisProcess:
+    """Tune pickles what it is given, to remember it. There is nothing to remember: the queue stays here."""
+
+    def __getstate__(self) -> dict:
+        return {}
+
+
+class _Searcher(_OfThisProcess, Searcher):
+    """What Tune asks for the next trial. (Optuna is asked by the schedule, see survq/tuning/search.py.)"""
+
+    def __init__(self, queue: RunQueue):
+        super().__init__(metric="epoch", mode="max")  # Tune insists on one
+        self._queue = queue
+
+    def suggest(self, trial_id: str) -> dict | str | None:
+        run = self._queue.take()
+        if run is not None:
+            return {"run": run}
+        return Searcher.FINISHED if self._queue.exhausted else None
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None: ...
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+class _Scheduler(_OfThisProcess, FIFOScheduler):
+    """What Tune tells of every report, and what it asks whether to go on."""
+
+    def __init__(self, queue: RunQueue):
+        super().__init__()
+        self._queue = queue
+
+    def on_trial_result(self, controller, trial, result: dict) -> str:
+        message, run = result.get("message"), trial.config["run"]
+        if isinstance(message, Outcome):
+            self._queue.end(run, message)
+        elif isinstance(message, Epoch) and self._queue.epoch(run, message):
+            free_workers(result)
+            return self.STOP
+        return self.CONTINUE
+
+    def on_trial_error(self, controller, trial) -> None:
+        free_workers(trial.last_result)
+        reason = f"its process died {RETRIES + 1} times: {trial.error_filename and trial.get_pickled_error()}"
+        self._queue.end(trial.config["run"], Outcome("failed", [], details={"reason": reason}))
