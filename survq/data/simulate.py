@@ -63,6 +63,7 @@ class Section:
     """The tissue on one slide, before it is painted."""
 
     case: int
+    number: int  # within the case, from 1
     cells: Int[np.ndarray, "patch 2"]  # where on the grid of patches, in raster order
     morphology: Int[np.ndarray, "patch"]
 
@@ -82,18 +83,18 @@ class World:
         """Draw cases; the same ones for the same world, number of cases and seed."""
         config = self.config
 
-        def random(purpose: str) -> np.random.Generator:
+        def random_for(purpose: str) -> np.random.Generator:
             return stream(config.world, seed, purpose)
 
-        site = random("sites").integers(0, config.sites, cases)
-        latent = self.latent(cases, random("latent"))
-        sections = self.tissue(latent, random("tissue"))
-        shares = _shares(sections, cases, config.morphologies)
-        h, g, eta = self.truth(latent, _log_shares(sections, cases, config.morphologies))
-        time, event = self.outcome(eta, random("outcome"))
-        expression = self.expression(latent.activity, site, random("expression"))
-        age = _age(eta, random("age"))
-        has_slides, has_expression = self.present(age, random("missing"))
+        site = random_for("sites").integers(0, config.sites, cases)
+        latent = self.latent(cases, random_for("latent"))
+        sections = self.tissue(latent, random_for("tissue"))
+        counts = patch_counts(sections, cases, config.morphologies)
+        h, g, eta = self.truth(latent, counts)
+        time, event = self.outcome(eta, random_for("outcome"))
+        expression = self.expression(latent.activity, site, random_for("expression"))
+        age = _age(eta, random_for("age"))
+        has_slides, has_expression = self.present(age, random_for("missing"))
 
         case_ids = pd.Index([f"SIM-{s + 1:02d}-{n + 1:04d}" for n, s in enumerate(site)], name="case_id")
         return SimulatedCohort(
@@ -109,10 +110,10 @@ class World:
             expression=pd.DataFrame(expression, index=case_ids, columns=list(self.transcriptome.genes))[has_expression],
             latent=latent,
             site=site,
-            shares=shares,
+            shares=counts / counts.sum(axis=1, keepdims=True),
             sections={
-                f"{case_ids[section.case]}-01Z-00-DX{number}": section
-                for number, section in _numbered(sections)
+                f"{case_ids[section.case]}-01Z-00-DX{section.number}": section
+                for section in sections
                 if has_slides[section.case]
             },
         )
@@ -140,19 +141,19 @@ class World:
             patches = round(config.patches * (1 + jitter))
             slides = 1 + random.choice(len(SLIDES_A_CASE), p=SLIDES_A_CASE)
             sizes = 1 + random.multinomial(patches - slides, random.dirichlet(np.full(slides, 5.0)))
-            cells = [tissue_cells(size, random) for size in sizes]
+            cells = [tissue_cells(size, random) for size in sizes.tolist()]
             pull = np.concatenate([inclination + morphology_pull(c, config.morphologies, random) for c in cells])
             morphology = _with_prognostic_patches(pull.argmax(axis=1), pull)
             parts = np.split(morphology, sizes.cumsum()[:-1])
-            sections += [Section(case, c, m) for c, m in zip(cells, parts, strict=True)]
+            sections += [Section(case, n, c, m) for n, (c, m) in enumerate(zip(cells, parts, strict=True), start=1)]
         return sections
 
     def truth(
-        self, latent: Latent, log_shares: Float[np.ndarray, "case morphology"]
+        self, latent: Latent, counts: Int[np.ndarray, "case morphology"]
     ) -> tuple[Float[np.ndarray, "case"], Float[np.ndarray, "case"], Float[np.ndarray, "case"]]:
-        """h, g and eta."""
+        """h, g and eta, where `counts` are the patches of each morphology that the slides show."""
         config = self.config
-        h = (self._histology(latent, log_shares) - self.histology_mean) / self.histology_deviation
+        h = (self._histology(latent, counts) - self.histology_mean) / self.histology_deviation
         g = latent.activity[:, self.transcriptome.planted] @ self.transcriptome.weight
         eta = config.effect_histology * h + config.effect_genomics * g + config.effect_interaction * h * g
         return h, g, eta
@@ -206,20 +207,21 @@ class World:
         of_patch = noise(len(morphology), len(space.nuisance)) @ space.nuisance.astype(np.float32)
         return ((seen + shift).astype(np.float32)[morphology] + of_patch + noise(*of_patch.shape)).astype(np.float16)
 
-    def _histology(self, latent: Latent, log_shares: Float[np.ndarray, "case morphology"]) -> np.ndarray:
+    def _histology(self, latent: Latent, counts: Int[np.ndarray, "case morphology"]) -> Float[np.ndarray, "case"]:
+        """h, before it is standardised: a difference of log shares, or of severities."""
         worse, better = PROGNOSTIC
-        shown = log_shares if self.config.histology == "share" else latent.severity
+        shown = np.log(counts + 0.5) if self.config.histology == "share" else latent.severity
         return shown[:, worse] - shown[:, better]
 
     def _calibrate(self) -> None:
         """Set the scale of h, and the rate of drop-out that censors the wanted share, on cases of no cohort."""
         random = stream(self.config.world, "reference")
         latent = self.latent(REFERENCE_CASES, random)
-        log_shares = _log_shares(self.tissue(latent, random), REFERENCE_CASES, self.config.morphologies)
-        histology = self._histology(latent, log_shares)
+        counts = patch_counts(self.tissue(latent, random), REFERENCE_CASES, self.config.morphologies)
+        histology = self._histology(latent, counts)
         self.histology_mean, self.histology_deviation = float(histology.mean()), float(histology.std())
 
-        _, _, eta = self.truth(latent, log_shares)
+        _, _, eta = self.truth(latent, counts)
         death = time_of_death(eta.repeat(20), random)
         # a case is censored when it outlives the study, or when exponential / rate < death
         needed = np.where(death > STUDY_END_MONTHS, 0.0, random.exponential(size=len(death)) / death)
@@ -325,7 +327,6 @@ def write_simulated(
         expression=cohort.expression,
         slides=cohort.slides(),
         splits=_splits(folds),
-        dropped=pd.DataFrame(columns=["case_id", "reason"]),
         pathways=cohort.world.transcriptome.pathways,
         attachments={
             "truth.parquet": _parquet(cohort.truth.reset_index()),
@@ -363,12 +364,6 @@ def morphology_pull(
     return REGION_STRENGTH * regions + GRAIN * random.gumbel(size=regions.shape)
 
 
-def time_of_death(eta: Float[np.ndarray, "case"], random: np.random.Generator) -> Float[np.ndarray, "case"]:
-    """Months, from a Weibull distribution whose log hazard is shifted by eta."""
-    exponential = -np.log1p(-random.uniform(size=len(eta)))
-    return MEDIAN_MONTHS * (exponential / (np.log(2) * np.exp(eta))) ** (1 / WEIBULL_SHAPE)
-
-
 def _with_prognostic_patches(
     morphology: Int[np.ndarray, "patch"], pull: Float[np.ndarray, "patch morphology"]
 ) -> Int[np.ndarray, "patch"]:
@@ -383,20 +378,17 @@ def _with_prognostic_patches(
     return morphology
 
 
-def _counts(sections: Sequence[Section], cases: int, morphologies: int) -> Int[np.ndarray, "case morphology"]:
+def patch_counts(sections: Sequence[Section], cases: int, morphologies: int) -> Int[np.ndarray, "case morphology"]:
+    """How many patches of each morphology the sections of each case show."""
     case = np.concatenate([np.full(len(section.morphology), section.case) for section in sections])
     morphology = np.concatenate([section.morphology for section in sections])
     return np.bincount(case * morphologies + morphology, minlength=cases * morphologies).reshape(cases, morphologies)
 
 
-def _shares(sections: Sequence[Section], cases: int, morphologies: int) -> Float[np.ndarray, "case morphology"]:
-    counts = _counts(sections, cases, morphologies)
-    return counts / counts.sum(axis=1, keepdims=True)
-
-
-def _log_shares(sections: Sequence[Section], cases: int, morphologies: int) -> Float[np.ndarray, "case morphology"]:
-    counts = _counts(sections, cases, morphologies)
-    return np.log((counts + 0.5) / counts.sum(axis=1, keepdims=True))
+def time_of_death(eta: Float[np.ndarray, "case"], random: np.random.Generator) -> Float[np.ndarray, "case"]:
+    """Months, from a Weibull distribution whose log hazard is shifted by eta."""
+    exponential = -np.log1p(-random.uniform(size=len(eta)))
+    return MEDIAN_MONTHS * (exponential / (np.log(2) * np.exp(eta))) ** (1 / WEIBULL_SHAPE)
 
 
 def _age(eta: Float[np.ndarray, "case"], random: np.random.Generator) -> Float[np.ndarray, "case"]:
@@ -411,15 +403,6 @@ def _highest(score: Float[np.ndarray, "case"], share: float) -> Bool[np.ndarray,
     chosen = np.zeros(len(score), dtype=bool)
     chosen[np.argsort(-score, kind="stable")[: round(share * len(score))]] = True
     return chosen
-
-
-def _numbered(sections: Sequence[Section]) -> Iterator[tuple[int, Section]]:
-    """The sections, each with its number within its case, from 1."""
-    case, number = -1, 0
-    for section in sections:
-        number = number + 1 if section.case == case else 1
-        case = section.case
-        yield number, section
 
 
 def _folds(cohort: SimulatedCohort, seed: int) -> list[Fold]:

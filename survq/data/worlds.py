@@ -8,6 +8,7 @@ morphologies 0 and 1 are *prognostic*: one worsens a case's outlook, the other b
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,7 +54,7 @@ class WorldConfig:
     pathways: int = 20
     planted_pathways: int = 3
     pathway_correlation: float = 0.3  # of activities within a block
-    gene_level_spread: float = 3.0  # deviation of the genes' mean log expression
+    gene_level_spread: float = 3.0  # deviation of the genes' mean log expression; one scale for all genes drowns in it
     gene_noise: float = 0.5  # deviation of a gene, where an activity of deviation 1 moves it by 0.4 to 1
 
     histology: Literal["share", "severity"] = "share"  # what of the prognostic morphologies weighs on the hazard
@@ -70,7 +71,9 @@ class WorldConfig:
         if problems := list(self._problems()):
             raise ValueError(f"This world cannot be simulated: {'; '.join(problems)}.")
 
-    def _problems(self):
+    def _problems(self) -> Iterator[str]:
+        if self.cases < 1 or self.held_out < 0:
+            yield f"cases={self.cases}, held_out={self.held_out}; expected at least 1 and at least 0"
         if self.morphologies < 3:
             yield f"morphologies={self.morphologies}; expected 3 or more, for 2 are prognostic"
         if not self.morphologies + 2 <= self.width <= 1024:
@@ -100,9 +103,9 @@ class WorldConfig:
 _RARE = WorldConfig()
 
 PRESETS: dict[str, WorldConfig] = {
-    # small and easy, for a first look: a small SurvQ learns it from 140 cases
+    # small and easy, for a first look: a small SurvQ reaches a C-index above 0.7 in ten epochs of 160 cases
     "demo": WorldConfig(
-        cases=210,
+        cases=240,
         held_out=0,
         folds=3,
         sites=8,
@@ -110,13 +113,15 @@ PRESETS: dict[str, WorldConfig] = {
         patch_jitter=0.5,
         width=64,
         morphologies=4,
-        prognostic_share=0.1,
+        prognostic_share=0.15,
         severity_norm=0.3,
-        nuisance_rank=6,
-        nuisance_norm=2.0,
-        stain_shift=0.2,
+        nuisance_rank=4,
+        nuisance_norm=1.0,
+        stain_shift=0.1,
         pathways=24,
+        planted_pathways=1,
         pathway_correlation=0.1,
+        gene_level_spread=1.0,
         gene_noise=0.3,
         effect_histology=1.5,
         effect_genomics=1.5,
@@ -136,6 +141,7 @@ PRESETS: dict[str, WorldConfig] = {
         stain_shift=0.3,
         pathways=12,
         pathway_correlation=0.1,
+        gene_level_spread=1.0,
         gene_noise=0.3,
         effect_histology=1.5,
         effect_genomics=1.5,
