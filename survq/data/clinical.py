@@ -10,7 +10,7 @@ import pandas as pd
 
 from survq.data.cohort import usable_id
 from survq.data.problems import raise_if_any
-from survq.data.text_table import MISSING, numbers, read_text_table
+from survq.data.text_table import numbers, read_text_table
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_labels(
     for line, code in table.loc[~table[censorship].isin([0, 1, float("nan"), float("inf")]), censorship].items():
         problems.append(f"{file}:{line}: {censorship} {code:g}; expected 1 for a censored case, 0 for a death.")
     for column in text:
-        table[column] = table[column].map(lambda cell: None if cell.lower() in MISSING else cell)
+        table[column] = table[column].map(lambda cell: cell or None)  # NA is a name too: that of a TCGA site
     kept = [time, censorship, *text, *figures]
     problems += _contradictions(table, kept, str(file))
     raise_if_any(problems)

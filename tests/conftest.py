@@ -1,0 +1,121 @@
+"""Fixtures for all tests: the real tables (where they lie beside the repository), a small cohort, a small SurvPath."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from survq.data.features import Slide
+from survq.data.pathways import Pathways
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real tables for development. They are not part of the repository."""
+    if not (REAL / "survpath").is_dir():
+        pytest.skip(f"no real data in {REAL}")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def real_folder(real_data, tmp_path_factory) -> Path:
+    """BLCA and COADREAD as a data folder."""
+    from survq.data.survpath import import_survpath
+
+    folder = tmp_path_factory.mktemp("real")
+    import_survpath(real_data / "survpath", folder)
+    return folder
+
+
+@pytest.fixture
+def small() -> dict:
+    """What write_cohort needs for 24 cases, two of them without slides and one without expression."""
+    random = np.random.default_rng(0)
+    ids = [f"CASE-{number:02d}" for number in range(24)]
+    index = pd.Index(ids, name="case_id")
+    cases = pd.DataFrame(
+        {
+            "time": random.exponential(30, 24) + 0.5,
+            "event": np.arange(24) % 2 == 0,
+            "site": [f"S{number % 6}" for number in range(24)],
+        },
+        index=index,
+    )
+    genes = list("ABCDEFGH")
+    expression = pd.DataFrame(random.normal(5, 2, (24, 8)).astype(np.float32), index=index, columns=genes)
+    slides = [
+        Slide(
+            slide_id=f"{case}-DX{slide}",
+            case_id=case,
+            features=random.normal(size=(3 + number % 4, 16)).astype(np.float16),
+            coordinates=random.integers(0, 9999, (3 + number % 4, 2)).astype(np.int32),
+            patch_size=448,
+            magnification=40.0,
+            encoder="uni",
+        )
+        for number, case in enumerate(ids[2:])
+        for slide in range(1 + number % 2)
+    ]
+    splits = pd.DataFrame(
+        [
+            (0, fold, case, "validation" if number % 3 == fold else "training")
+            for fold in range(3)
+            for number, case in enumerate(ids)
+        ],
+        columns=["repeat", "fold", "case_id", "role"],
+    )
+    return {
+        "cases": cases,
+        "expression": expression.drop(index="CASE-23"),
+        "slides": slides,
+        "splits": splits,
+        "dropped": pd.DataFrame({"case_id": ["CASE-99"], "reason": ["no time"]}),
+        "pathways": Pathways(("first/part", "second", "unmeasured"), (("A", "B", "C"), ("D",), ("X", "Y"))),
+    }
+
+
+@pytest.fixture
+def small_survpath(tmp_path) -> Path:
+    """A SurvPath folder with a cohort of 12 cases; every third has two slides."""
+    source = tmp_path / "SurvPath"
+    cases = [f"TCGA-{site}-{number:04d}" for number, site in enumerate(["AA", "BB", "NA"] * 4)]
+    labels = [["", "case_id", "slide_id", "age", "site", "survival_months_dss", "censorship_dss", "is_female"]]
+    for number, case in enumerate(cases):
+        for slide in range(1 + (number % 3 == 0)):
+            row = [f"{case}-01Z-00-DX{slide}.svs", 50 + number, case[5:7], 1.5 + number, number % 2, 1]
+            labels.append([len(labels) - 1, case, *row])
+    write_csv(source / "datasets_csv/metadata/tcga_blca.csv", labels)
+    expression = [["", "G1", "G2", "HLA-A"], *([case, number, 0.5, -number] for number, case in enumerate(cases))]
+    write_csv(source / "datasets_csv/raw_rna_data/xena/blca/rna_clean.csv", expression)
+    write_csv(source / "datasets_csv/metadata/combine_signatures.csv", [["p/1", "p 2"], ["G1", "HLA-A"], ["G2", ""]])
+    for fold in range(3):
+        held_out = [case for number, case in enumerate(cases) if number // 2 % 3 == fold]
+        training = [case for case in cases if case not in held_out]
+        padded = held_out + [""] * (len(training) - len(held_out))
+        rows = [[number, *row] for number, row in enumerate(zip(training, padded, strict=True))]
+        write_csv(source / f"splits/5foldcv/tcga_blca/splits_{fold}.csv", [["", "train", "val"], *rows])
+    return source
+
+
+def write_csv(file: Path, rows: list[list]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+
+
+@pytest.fixture
+def tree():
+    """tree(folder): every path below it with a hash of its content, to see that nothing was written."""
+
+    def tree(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return tree

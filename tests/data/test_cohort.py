@@ -1,0 +1,305 @@
+"""A cohort comes back as it was written, joined by case id, or not at all."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from survq.data.cohort import Cohort, cohort_names, write_cohort
+from survq.data.features import Slide
+from survq.data.pathways import Pathways
+from survq.data.problems import DataError
+
+
+def test_round_trip(tmp_path, small):
+    write_cohort(tmp_path / "data", "TINY", **small)
+    cohort = Cohort.load(tmp_path / "data", "TINY")
+    pd.testing.assert_frame_equal(cohort.cases, small["cases"])
+    pd.testing.assert_frame_equal(cohort.expression, small["expression"], check_names=False)
+    pd.testing.assert_frame_equal(cohort.dropped, small["dropped"])
+    pd.testing.assert_frame_equal(cohort.splits, small["splits"])
+    assert cohort.pathways == Pathways(small["pathways"].names[:2], small["pathways"].genes[:2])
+    assert cohort.spec.pathways == ((0, 1, 2), (3,))
+    assert (cohort.spec.patch_features, cohort.spec.genes) == (16, 8)
+    assert list(cohort.cases.index[~cohort.has_slides]) == ["CASE-00", "CASE-01"]
+    assert list(cohort.cases.index[~cohort.has_expression]) == ["CASE-23"]
+    assert cohort.modalities == ("histology", "genomics")
+    assert cohort_names(tmp_path / "data") == ["TINY"]
+    assert "24 cases, 12 events, 33 slides" in cohort.summary()
+    assert "2 cases without slides" in cohort.summary()
+    assert "2 of 3 pathways" in cohort.summary()
+
+
+def test_tables_are_joined_by_case_id_and_not_by_position(tmp_path, small):
+    write_cohort(tmp_path, "A", **small)
+    shuffled = small | {
+        "cases": small["cases"].sample(frac=1, random_state=1),
+        "expression": small["expression"].sample(frac=1, random_state=2),
+        "slides": [small["slides"][i] for i in np.random.default_rng(3).permutation(len(small["slides"]))],
+        "splits": small["splits"].sample(frac=1, random_state=4),
+    }
+    write_cohort(tmp_path, "B", **shuffled)
+    one, other = Cohort.load(tmp_path, "A"), Cohort.load(tmp_path, "B")
+    pd.testing.assert_frame_equal(one.cases, other.cases)
+    pd.testing.assert_frame_equal(one.expression, other.expression)
+    kept = ["slide_id", "case_id", "patches", "sha256"]
+    pd.testing.assert_frame_equal(one.slides[kept], other.slides[kept])
+    assert one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("part", ["time", "event", "site", "expression", "pathways", "slides", "splits"])
+def test_the_fingerprint_knows_all_that_a_result_depends_on(tmp_path, small, part):
+    write_cohort(tmp_path / "before", "X", **small)
+    case = small["cases"].index[5]
+    match part:
+        case "time" | "event" | "site":
+            changed = {"time": 9.25, "event": True, "site": "S9"}[part]
+            small["cases"].loc[case, part] = changed
+        case "expression":
+            small["expression"].loc[case, "A"] += 0.01
+        case "pathways":
+            small["pathways"] = replace(small["pathways"], genes=(("A", "B"), ("D",), ("X", "Y")))
+        case "slides":
+            features = small["slides"][0].features.copy()
+            features[0, 0] += 1
+            small["slides"][0] = replace(small["slides"][0], features=features)
+        case "splits":
+            fold = small["splits"]["fold"]
+            small["splits"]["fold"] = (fold + 1) % 3
+    write_cohort(tmp_path / "after", "X", **small)
+    assert Cohort.load(tmp_path / "before", "X").fingerprint != Cohort.load(tmp_path / "after", "X").fingerprint
+
+
+@pytest.mark.parametrize("lacking", ["expression", "slides", "splits", "dropped", "pathways"])
+def test_parts_may_be_missing(tmp_path, small, lacking):
+    del small[lacking]
+    write_cohort(tmp_path, "X", **small)
+    cohort = Cohort.load(tmp_path, "X")
+    # CASE-23 has slides only, CASE-00 and CASE-01 expression only
+    assert len(cohort.cases) == {"expression": 22, "slides": 23}.get(lacking, 24)
+    assert len(cohort.dropped) == {"expression": 3, "slides": 2, "dropped": 0}.get(lacking, 1)
+
+
+def test_select(tmp_path, small):
+    write_cohort(tmp_path, "X", **small)
+    cohort = Cohort.load(tmp_path, "X").select(["CASE-05", "CASE-03"])
+    assert list(cohort.cases.index) == ["CASE-05", "CASE-03"]
+    assert set(cohort.slides["case_id"]) == {"CASE-05", "CASE-03"}
+    with pytest.raises(DataError, match="has no case 'CASE-77'"):
+        cohort.select(["CASE-77"])
+
+
+def change(column, row, value):
+    def apply(parts):
+        parts["cases"] = parts["cases"].astype({column: object})
+        parts["cases"].iloc[row, parts["cases"].columns.get_loc(column)] = value
+
+    return apply
+
+
+def rename(table, **ids):
+    def apply(parts):
+        parts[table] = parts[table].rename(index={"CASE-05": ids["to"]})
+
+    return apply
+
+
+def slide(**changes):
+    def apply(parts):
+        parts["slides"][0] = replace(parts["slides"][0], **changes)
+
+    return apply
+
+
+def part(name, build):
+    def apply(parts):
+        parts[name] = build(parts[name])
+
+    return apply
+
+
+BAD = {
+    "time missing": (change("time", 5, float("nan")), "case 'CASE-05': time nan; expected months above 0"),
+    "time zero": (change("time", 5, 0.0), "case 'CASE-05': time 0.0; expected months above 0"),
+    "time negative": (change("time", 5, -2.0), "case 'CASE-05': time -2.0; expected months above 0"),
+    "time infinite": (change("time", 5, float("inf")), "case 'CASE-05': time inf; expected months above 0"),
+    "time text": (change("time", 5, "12 months"), "case 'CASE-05': time '12 months'; expected months above 0"),
+    "event missing": (change("event", 5, None), "case 'CASE-05': no event status"),
+    "event coded 1 and 2": (part("cases", lambda c: c.assign(event=c["event"] + 1)), "event is int64; expected bool"),
+    "event as words": (part("cases", lambda c: c.assign(event="dead")), "event is object; expected bool"),
+    "no events": (part("cases", lambda c: c.assign(event=False)), "no case has an event"),
+    "no cases": (part("cases", lambda c: c.iloc[:0]), "holds no case"),
+    "no time column": (part("cases", lambda c: c.drop(columns="time")), "lacks the columns ['time']"),
+    "case twice": (part("cases", lambda c: pd.concat([c, c.iloc[:1]])), "cases that stand more than once: 'CASE-00'"),
+    "id is a path": (rename("cases", to="../../x"), "row 6: case id '../../x'; expected up to 200 printable"),
+    "id is a formula": (rename("cases", to="=HYPERLINK()"), "row 6: case id '=HYPERLINK()'; expected"),
+    "id with a zero byte": (rename("cases", to="A\0B"), r"row 6: case id 'A\x00B'; expected"),
+    "id with blanks": (rename("cases", to="A "), "row 6: case id 'A '; expected"),
+    "id too long": (rename("cases", to="A" * 300), "row 6: case id 'AAAA"),
+    "id is a number": (rename("cases", to=7), "row 6: case id 7; expected"),
+    "samples of a patient": (
+        lambda parts: parts.update(
+            cases=parts["cases"].rename(index={"CASE-05": "TCGA-AA-0001-01A", "CASE-06": "TCGA-AA-0001-06A"})
+        ),
+        "'TCGA-AA-0001-01A', 'TCGA-AA-0001-06A' are one patient",
+    ),
+    "ids that differ in case": (rename("cases", to="case-06"), "'case-06', 'CASE-06' are one patient"),
+    "expression missing": (
+        part("expression", lambda e: e.mask((e.index == "CASE-05")[:, None] & (e.columns == "C")[None])),
+        "gene 'C': not a finite number in 'CASE-05'",
+    ),
+    "expression infinite": (
+        part("expression", lambda e: e.assign(B=np.inf)),
+        "gene 'B': not a finite number in 'CASE-00'",
+    ),
+    "expression without genes": (part("expression", lambda e: e[[]]), "holds 23 cases and 0 genes"),
+    "gene twice": (part("expression", lambda e: e.rename(columns={"A": "B"})), "genes that stand more than once: 'B'"),
+    "expression of strangers": (
+        rename("expression", to="CASE-5"),
+        "expression.parquet: ids that are no case: 'CASE-5'",
+    ),
+    "expression of strangers only": (
+        part("expression", lambda e: e.set_axis([f"P{i}" for i in range(len(e))])),
+        "none of its 23 ids is a case",
+    ),
+    "expression twice": (part("expression", lambda e: pd.concat([e, e.iloc[:1]])), "stand more than once: 'CASE-00'"),
+    "slide of a stranger": (slide(case_id="CASE-2"), "features: ids that are no case: 'CASE-2'"),
+    "slide twice": (slide(slide_id="CASE-03-DX0"), "slides that stand more than once: 'CASE-03-DX0'"),
+    "slide id is a path": (slide(slide_id="../x"), "slide ids"),
+    "other encoder": (slide(encoder="resnet50"), "mixed patch encoders: uni (32 slides), resnet50 (1 slides)"),
+    "other width": (slide(features=np.zeros((3, 8), np.float16)), "mixed feature widths: 16 (32 slides), 8 (1 slides)"),
+    "bad slide": (slide(features=np.zeros((3, 16))), "features of type float64; expected float16"),
+    "unknown role": (part("splits", lambda s: s.replace({"role": {"training": "train"}})), "roles 'train'; expected"),
+    "case twice in a fold": (
+        part("splits", lambda s: pd.concat([s, s.iloc[:1]])),
+        "fold 0: 'CASE-00' stand more than once",
+    ),
+    "held out twice": (
+        part("splits", lambda s: s.assign(role=s["role"].mask(s["case_id"] == "CASE-05", "validation"))),
+        "repeat 0: 'CASE-05' are held out in two folds",
+    ),
+    "fold missing": (
+        part("splits", lambda s: s.assign(fold=s["fold"].where(s.index > 0))),
+        "fold is float64; expected whole",
+    ),
+    "splits of a stranger": (
+        part("splits", lambda s: s.replace({"case_id": {"CASE-05": "CASE-5"}})),
+        "splits.parquet: ids that are no case: 'CASE-5'",
+    ),
+    "dropped and kept": (
+        part("dropped", lambda d: d.assign(case_id="CASE-05")),
+        "'CASE-05' are left out, yet stand in",
+    ),
+    "dropped without reason": (part("dropped", lambda d: d[["case_id"]]), "expected case_id, reason"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_parts_are_refused_and_nothing_is_written(tmp_path, small, tree, spoil, message):
+    write_cohort(tmp_path / "old", "TINY", **small)
+    before = tree(tmp_path)
+    spoil(small)
+    for folder in ("old", "new"):
+        with pytest.raises(DataError) as error:
+            write_cohort(tmp_path / folder, "TINY", **small)
+        assert message in str(error.value)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0b", "=x", "x" * 200])
+def test_names_that_are_no_plain_names_are_refused(tmp_path, small, tree, name):
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match="cannot be the name of a cohort"):
+        write_cohort(tmp_path, name, **small)
+    assert tree(tmp_path) == before
+
+
+def test_ids_never_become_paths(tmp_path, small, tree):
+    """Ids inside the allowed alphabet that look like paths are data like any other."""
+    evil = "C/../../../escaped"
+    small["cases"] = small["cases"].rename(index={"CASE-05": evil})
+    small["expression"] = small["expression"].rename(index={"CASE-05": evil})
+    small["splits"] = small["splits"].replace({"case_id": {"CASE-05": evil}})
+    small["slides"] = [s for s in small["slides"] if s.case_id != "CASE-05"]
+    small["slides"].append(Slide(evil, evil, np.ones((2, 16), np.float16), encoder="uni"))
+    write_cohort(tmp_path / "a" / "data", "X", **small)
+    assert evil in Cohort.load(tmp_path / "a" / "data", "X").cases.index
+    files = [path for path in tree(tmp_path) if not path.startswith("a/data")]
+    assert files == ["a"]
+    assert not any("escaped" in path for path in tree(tmp_path))
+
+
+def test_all_problems_come_at_once(tmp_path, small):
+    for name in ("time missing", "expression infinite", "unknown role"):
+        BAD[name][0](small)
+    with pytest.raises(DataError) as error:
+        write_cohort(tmp_path, "X", **small)
+    assert len(error.value.problems) == 3
+
+
+def test_a_failed_replacement_keeps_the_old_cohort(tmp_path, small, tree, monkeypatch):
+    write_cohort(tmp_path, "X", **small)
+    before = tree(tmp_path)
+
+    def breaks(*_):
+        yield small["slides"][0]
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_cohort(tmp_path, "X", **small | {"slides": breaks()})
+    assert tree(tmp_path) == before
+
+    rename, renamed = os.rename, []
+
+    def second_fails(old, new):
+        renamed.append(old)
+        if len(renamed) == 2:
+            raise OSError("no space")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(OSError, match="no space"):
+        write_cohort(tmp_path, "X", **small)
+    assert len(renamed) == 3  # old one aside, new one in its place, old one back
+    assert tree(tmp_path) == before
+
+
+def test_pathways_are_shared_and_not_changed_under_other_cohorts(tmp_path, small):
+    write_cohort(tmp_path, "A", **small)
+    other = small | {"pathways": Pathways(("p",), (("A",),))}
+    with pytest.raises(DataError, match="is there with other pathways, which 'A' need"):
+        write_cohort(tmp_path, "B", **other)
+    write_cohort(tmp_path, "A", **other)
+    assert len(Cohort.load(tmp_path, "A").pathways) == 1
+
+
+def test_unknown_cohort_and_no_join(tmp_path, small):
+    write_cohort(tmp_path, "A", **small)
+    with pytest.raises(DataError, match=r"no cohort 'B'; expected B/cases\.parquet\. It has: 'A'"):
+        Cohort.load(tmp_path, "B")
+    del small["slides"], small["expression"]
+    write_cohort(tmp_path, "B", **small)
+    with pytest.raises(DataError, match="no case has slides or expression"):
+        Cohort.load(tmp_path, "B")
+
+
+def test_damaged_tables_are_refused_together(tmp_path, small):
+    write_cohort(tmp_path, "A", **small)
+    for table in ("cases", "splits"):
+        file = tmp_path / "A" / f"{table}.parquet"
+        file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DataError) as error:
+        Cohort.load(tmp_path, "A")
+    assert [problem.split(":")[0].rsplit("/", 1)[1] for problem in error.value.problems] == [
+        "cases.parquet",
+        "splits.parquet",
+    ]
+    assert all("cannot be read" in problem for problem in error.value.problems)
+
+
+def test_a_table_with_case_id_as_pandas_index_is_read(tmp_path, small):
+    write_cohort(tmp_path, "A", **small)
+    small["cases"].to_parquet(tmp_path / "A" / "cases.parquet")
+    assert len(Cohort.load(tmp_path, "A").cases) == 24
