@@ -19,7 +19,7 @@ class StudySettings:
     epochs: int | None = None
     """Epochs of training. Left out: the paper's 50, or what the study says for simulated data."""
     folds: int | None = None
-    """Make this many folds, stratified by event and grouped by site. Left out: the folds given with the data, else 5."""
+    """Make this many folds, stratified by event, grouped by site. Left out: the folds given with the data, else 5."""
     seeds: int = 1
     """Train each configuration with this many seeds."""
     cpus: int | None = None

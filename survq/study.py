@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from survq.data.folder import Folder
 from survq.data.folds import Fold, given_folds, make_folds
 from survq.data.problems import DataError, some
 from survq.models import MODELS
-from survq.reporting.progress import Progress, clock
+from survq.reporting.progress import Progress, clock, distinct
 from survq.reporting.results import Record, Results, StudyInUse
 from survq.reporting.tables import Table, paper_table
 from survq.reporting.tensorboard import Board
@@ -106,13 +106,13 @@ class Study:
     def train(self, runs: Sequence[Run]) -> list[Record]:
         """Do the runs that are not done yet. Returns the records of the finished ones, in the order given."""
         by_path = {run.path: run for run in runs}
-        records = self.do(Grid(list(by_path.values())))
+        records = self.do(Grid(list(by_path.values())), distinct(list(by_path)))
         return [records[path] for path in by_path if path in records and records[path].state == "finished"]
 
-    def do(self, schedule: Schedule) -> dict[str, Record]:
-        """Do what a schedule asks for. Returns the records of what ended, by path."""
+    def do(self, schedule: Schedule, label: Callable[[str], str] = str) -> dict[str, Record]:
+        """Do what a schedule asks for. Returns the records of what ended, by path; `label` is what people see of it."""
         board = Board(self.results.folder / "tensorboard")
-        queue = RunQueue(schedule, self.results, self.cohorts, [Progress(lambda: schedule.total), board])
+        queue = RunQueue(schedule, self.results, self.cohorts, [Progress(lambda: schedule.total, label), board])
         if queue.has_work():
             self._execute(queue)
         self.failures |= queue.failures

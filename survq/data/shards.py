@@ -45,7 +45,12 @@ def share_bags(cohort: Cohort) -> SharedBags:
     """
     slides = cohort.slides
     by_case = [
-        {"case_id": case, "slides": json.dumps(rows[["file", "row_group", "slide_id", "patches", "width", "sha256"]].to_dict("records"))}
+        {
+            "case_id": case,
+            "slides": json.dumps(
+                rows[["file", "row_group", "slide_id", "patches", "width", "sha256"]].to_dict("records")
+            ),
+        }
         for case, rows in slides.groupby("case_id")
     ]
     if not by_case:
@@ -60,7 +65,6 @@ def share_bags(cohort: Cohort) -> SharedBags:
         read = cases.map_batches(read_case, batch_size=1, batch_format="pyarrow", fn_kwargs={"folder": cohort.features})
         read = read.materialize()
     blocks = [block for bundle in read.iter_internal_ref_bundles() for block in bundle.block_refs]
-    case_of = ray.remote(num_cpus=0.01)(case_of_row)  # the order in which blocks come is nobody's promise
+    case_of = ray.remote(case_of_row)  # the order in which blocks come is nobody's promise
     names = ray.get([case_of.remote(block) for block in blocks])
     return SharedBags(dict(zip(names, blocks, strict=True)))
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from survq.evaluation.epochs import Epoch
 from survq.reporting.results import Record
@@ -15,9 +15,9 @@ EVERY = 15.0  # seconds between lines on what is running
 class Progress:
     """Prints plain lines: they read the same in a terminal, in a file and through `ray submit`."""
 
-    def __init__(self, total: Callable[[], int], prefix: str = ""):
-        self._total, self._prefix = total, prefix  # the prefix that all paths share need not be read every time
-        self._start = self._last = time.monotonic()
+    def __init__(self, total: Callable[[], int], label: Callable[[str], str] = str):
+        self._total, self._label = total, label
+        self._start = self._last = self._first_epoch = time.monotonic()
         self._running: dict[str, tuple[int, int, float]] = {}  # path: epoch, of, C-index
         self._ended = self._found = self._epochs_done = 0
         self._epochs_of_a_run = 1
@@ -29,10 +29,14 @@ class Progress:
     def epoch(self, path: str, epoch: Epoch) -> None:
         _, of, _ = self._running.get(path, (0, epoch.epoch, math.nan))
         self._running[path] = (epoch.epoch, of, epoch.mean_c_index)
+        if not self._epochs_done:
+            self._first_epoch = time.monotonic()
         self._epochs_done += 1
         if time.monotonic() - self._last > EVERY:
             self._last = time.monotonic()
-            now = "; ".join(f"{p}: epoch {e}/{of}, C {_c(c)}" for p, (e, of, c) in self._running.items() if e)
+            now = "; ".join(
+                f"{self._label(p)}: epoch {e} of {of}, C {_c(c)}" for p, (e, of, c) in self._running.items() if e
+            )
             print(f"  ... {self._done()}, {clock(self._elapsed())} elapsed{self._left()}  |  {now}", flush=True)
 
     def ended(self, path: str, record: Record, *, found: bool) -> None:
@@ -41,11 +45,11 @@ class Progress:
         self._found += found
         seconds = record.report.get("seconds")
         how = "found" if found else clock(seconds) if seconds is not None else ""
-        print(f"  {self._done():>14}  {_outcome(record):<22} {how:>6}  {path}", flush=True)
+        print(f"  {self._done():>14}  {_outcome(record):<22} {how:>6}  {self._label(path)}", flush=True)
 
     def failed(self, path: str, reason: str) -> None:
         self._running.pop(path, None)
-        print(f"  FAILED {path}\n    {reason.strip().splitlines()[-1]}", flush=True)
+        print(f"  FAILED {self._label(path)}\n    {reason.strip().splitlines()[-1]}", flush=True)
 
     def say(self, text: str) -> None:
         print(text, flush=True)
@@ -57,9 +61,23 @@ class Progress:
         return time.monotonic() - self._start
 
     def _left(self) -> str:
+        if self._epochs_done < 3:
+            return ""
+        pace = (time.monotonic() - self._first_epoch) / (self._epochs_done - 1)
         runs = self._total() - self._ended
         epochs = runs * self._epochs_of_a_run - sum(epoch for epoch, _, _ in self._running.values())
-        return f", about {clock(self._elapsed() / self._epochs_done * epochs)} left" if self._epochs_done else ""
+        return f", about {clock(pace * epochs)} left"
+
+
+def distinct(paths: Sequence[str]) -> Callable[[str], str]:
+    """A short label for each path: without the settings that all of them share."""
+    settings = [set(path.replace("/", ",").split(",")) for path in paths]
+    shared = set.intersection(*settings) if len(settings) > 1 else set()
+
+    def label(path: str) -> str:
+        return " ".join(part for part in path.replace("/", ",").split(",") if part not in shared)
+
+    return label
 
 
 def clock(seconds: float) -> str:
