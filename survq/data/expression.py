@@ -25,7 +25,7 @@ def minmax(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
     It keeps the genes' levels, and lets genes of high variance weigh more. Held-out values may leave [-1, 1].
     """
     low, high = float(training.min()), float(training.max())
-    return ExpressionScale(offset=(low + high) / 2, factor=2 / (high - low) if high > low else 0.0)
+    return ExpressionScale(offset=(low + high) / 2, factor=2 / (high - low) if high - low > 1e-8 else 0.0)
 
 
 def zscore(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:

@@ -64,10 +64,11 @@ class Folder:
             # partitioning=None: a folder named `a=b` on the way is just a name
             table = pq.read_table(
                 self.path, filesystem=self.filesystem, partitioning=None, page_checksum_verification=True
-            ).to_pandas()
+            )
+            # what pandas noted about an index is not needed: a named one is a column, one of numbers is nothing
+            return table.to_pandas(ignore_metadata=True).filter(regex=r"^(?!__index_level_\d+__$)")
         except UNREADABLE as error:
             raise DataError([unreadable(self, error)]) from error
-        return table if table.index.name is None else table.reset_index()
 
 
 def unreadable(file: object, error: Exception) -> str:
