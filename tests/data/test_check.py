@@ -1,0 +1,250 @@
+"""Everything wrong with a data folder is found in one pass, with file, place and mend; a good one is described."""
+
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from survq.data.check import check
+from survq.data.cohort import Cohort, write_cohort
+from survq.data.features import write_features
+from survq.data.problems import DataError
+
+
+@pytest.fixture
+def folder(tmp_path, small):
+    """A sound data folder of two cohorts, ONE and TWO."""
+    write_cohort(tmp_path / "data", "ONE", **small)
+    write_cohort(tmp_path / "data", "TWO", **small)
+    return tmp_path / "data"
+
+
+def test_a_sound_folder(folder):
+    report = check(folder, deep=True)
+    assert report.problems == []
+    lines = report.table().splitlines()
+    assert len({len(line) for line in lines}) == 1  # aligned
+    assert [re.split(r" {3,}", line) for line in lines] == [
+        ["cohort", "ONE", "TWO"],
+        ["cases", "24", "24"],
+        ["events", "12", "12"],
+        ["slides", "33", "33"],
+        ["patches", "151", "151"],
+        ["features", "16 (uni)", "16 (uni)"],
+        ["genes", "8", "8"],
+        ["pathways", "2 of 3", "2 of 3"],
+        ["modalities", "histology + genomics", "histology + genomics"],
+        ["lacking slides", "2", "2"],
+        ["lacking expression", "1", "1"],
+        ["folds", "3", "3"],
+        ["events held out", "4 4 4", "4 4 4"],
+        ["left out", "1", "1"],
+    ]
+
+
+def test_the_real_folder(real_folder):
+    report = check(real_folder)
+    assert report.problems == []
+    assert [cohort.figures["events held out"] for cohort in report.cohorts] == ["25 24 23 25 16", "5 13 5 9 5"]
+    assert report.notes == [f"{name}: genes that are the same in all cases: 'VAMP7'" for name in ("BLCA", "COADREAD")]
+
+
+def rewrite(file, change):
+    """Write a Parquet table anew, past all the checks of write_cohort."""
+    table = change(pq.read_table(file).to_pandas())
+    table.to_parquet(file, index=False)
+
+
+def flip(file, place):
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+def rewrite_table(name, change):
+    return lambda folder: rewrite(folder / name, change)
+
+
+def set_cell(column, value, row=5):
+    def change(table):
+        table[column] = table[column].astype(object)
+        table.loc[row, column] = value
+        return table
+
+    return change
+
+
+BAD = {
+    "cases missing": (lambda f: os.remove(f / "cases.parquet"), "ONE/cases.parquet is missing. Mend: import"),
+    "cases cut short": (lambda f: os.truncate(f / "cases.parquet", 500), "ONE/cases.parquet: cannot be read"),
+    "expression cut short": (lambda f: os.truncate(f / "expression.parquet", 9), "expression.parquet: cannot be read"),
+    "splits empty": (lambda f: os.truncate(f / "splits.parquet", 0), "splits.parquet: cannot be read"),
+    "features cut short": (
+        lambda f: os.truncate(f / "features/part-00000.parquet", 500),
+        "part-00000.parquet: cannot be read",
+    ),
+    "time not a number": (rewrite_table("cases.parquet", set_cell("time", None)), "case 'CASE-05': time"),
+    "case twice": (
+        rewrite_table("cases.parquet", lambda t: pd.concat([t, t.iloc[:1]])),
+        "cases that stand more than once: 'CASE-00'",
+    ),
+    "expression not a number": (
+        rewrite_table("expression.parquet", set_cell("B", float("nan"))),
+        "gene 'B': not a finite number in 'CASE-05'",
+    ),
+    "expression of another study": (
+        rewrite_table("expression.parquet", lambda t: t.assign(case_id="P" + t["case_id"])),
+        "expression.parquet: ids that are no case: 'PCASE-00'",
+    ),
+    "splits of strangers": (
+        rewrite_table("splits.parquet", lambda t: t.replace({"case_id": {"CASE-05": "CASE-55"}})),
+        "splits.parquet: ids that are no case: 'CASE-55'",
+    ),
+    "unknown role": (
+        rewrite_table("splits.parquet", lambda t: t.replace({"role": {"validation": "test"}})),
+        "roles 'test'; expected training or validation",
+    ),
+    "case in two folds": (
+        rewrite_table("splits.parquet", lambda t: t.assign(role="validation")),
+        "'CASE-00', 'CASE-01', 'CASE-02' and 21 more are held out in two folds",
+    ),
+    "fold without events": (
+        rewrite_table("cases.parquet", lambda t: t.assign(event=t["event"] & (t.index % 3 != 1))),
+        "splits.parquet: fold 1 of repeat 0: none of its 8 held-out cases has an event",
+    ),
+    "fold without pairs": (
+        rewrite_table("cases.parquet", lambda t: t.assign(time=t["time"].mask(t["event"] & (t.index % 3 == 1), 9e3))),
+        "splits.parquet: fold 1 of repeat 0: no two of its 8 held-out cases can be compared",
+    ),
+    "fold without training": (
+        rewrite_table("splits.parquet", lambda t: t[(t["fold"] > 0) | (t["role"] == "validation")]),
+        "splits.parquet: fold 0 of repeat 0 has 0 training",
+    ),
+    "dropped no table": (lambda f: (f / "dropped.csv").write_text("a\n1,2,3\n"), "dropped.csv"),
+    "dropped not utf-8": (lambda f: (f / "dropped.csv").write_bytes(b"\xff"), "dropped.csv: is not UTF-8 text"),
+    "pathways of other names": (
+        lambda f: (f.parent / "pathways.gmt").write_text("p\t\tENSG1\tENSG2\n"),
+        "covers no pathway of pathways.gmt to 90%. Its genes are called 'A', 'B', 'C' and 5 more, those of the "
+        "pathways 'ENSG1', 'ENSG2'",
+    ),
+    "pathways with blanks": (
+        lambda f: (f.parent / "pathways.gmt").write_text("p A B\n"),
+        "pathways.gmt:1: no genes in pathway 'p A B'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD.keys())
+def test_faults_are_found(folder, spoil, message):
+    spoil(folder / "ONE")
+    report = check(folder)
+    assert any(message in problem for problem in report.problems), report.problems
+    assert any("TWO" in line and "ONE" in line for line in report.table().splitlines())  # still described
+    assert report.cohorts[1].figures["cases"] == "24"
+
+
+@pytest.mark.parametrize("fault", [name for name in BAD if not name.startswith(("fold without", "pathways of"))])
+def test_what_check_finds_a_study_refuses(folder, fault):
+    BAD[fault][0](folder / "ONE")
+    with pytest.raises(DataError):
+        Cohort.load(folder, "ONE")
+
+
+def test_all_cohorts_in_one_pass(folder):
+    BAD["time not a number"][0](folder / "ONE")
+    BAD["unknown role"][0](folder / "ONE")
+    BAD["splits empty"][0](folder / "TWO")
+    problems = check(folder).problems
+    assert len(problems) == 3
+    assert sum("TWO" in problem for problem in problems) == 1
+
+
+def test_mixed_encoders_and_misjoined_slides(folder, small):
+    """A second tool added its slides to the folder."""
+    other = folder / "other"
+    slides = [
+        replace(slide, slide_id=f"again-{slide.slide_id}", encoder="conch", case_id="CASE-77")
+        for slide in small["slides"][:2]
+    ]
+    write_features(other, [*slides, small["slides"][0]])
+    os.rename(other / "part-00000.parquet", folder / "ONE/features/part-10000.parquet")
+    other.rmdir()
+    problems = " ".join(check(folder).problems)
+    assert "mixed patch encoders: uni (34 slides), conch (2 slides)" in problems
+    assert "slides that stand more than once: 'CASE-02-DX0'" in problems
+    assert "features: ids that are no case: 'CASE-77'" in problems
+
+
+def test_deep_reads_every_byte(folder, small):
+    file = folder / "ONE/features/part-00000.parquet"
+    data = file.read_bytes()
+    for slide in (small["slides"][0], small["slides"][7]):
+        flip(file, data.index(slide.features.tobytes()) + 5)
+    flip(file, data.index(small["slides"][9].coordinates.tobytes()) + 1)
+    assert check(folder).problems == []  # the index alone is sound
+    calls = []
+    problems = check(folder, deep=True, progress=lambda done, of: calls.append((done, of))).problems
+    assert [("sha256 differs" in problem, "cannot be read" in problem) for problem in problems] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
+    assert f"slide '{small['slides'][7].slide_id}'" in problems[1]
+    assert calls == [(n, 66) for n in range(1, 67)]
+
+
+def test_what_is_worth_a_look(tmp_path, small):
+    small["cases"]["time"] *= 60
+    small["cases"].loc[small["cases"].index[:2], "site"] = "S9"
+    small["expression"]["C"] = 2.0
+    small["expression"].iloc[0, 0] = 70.0
+    small["splits"] = small["splits"][small["splits"]["fold"] > 0]
+    del small["pathways"]
+    write_cohort(tmp_path, "X", **small)
+    small["slides"] = [replace(slide, encoder="conch") for slide in small["slides"]]
+    write_cohort(tmp_path, "Y", **small)
+    notes = " ".join(check(tmp_path).notes)
+    assert check(tmp_path).problems == []
+    assert "Is it in days?" in notes
+    assert "X: genes that are the same in all cases: 'C'" in notes
+    assert "expression goes up to 70" in notes
+    assert "8 cases are held out in no fold: 'CASE-00', 'CASE-03', 'CASE-06' and 5 more" in notes
+    assert "sites are on both sides" in notes
+    assert "there is no pathways.gmt" in notes
+    assert "cohorts differ in their features: {'X': '16 (uni)', 'Y': '16 (conch)'}" in notes
+
+
+def test_a_case_with_nothing_is_pointed_out(tmp_path, small):
+    small["expression"] = small["expression"].drop(index="CASE-00")
+    write_cohort(tmp_path, "X", **small)
+    assert check(tmp_path).notes == ["X: 1 cases have neither slides nor expression, studies skip them: 'CASE-00'"]
+    del small["expression"], small["slides"]
+    write_cohort(tmp_path, "X", **small)
+    assert "no case has slides or expression" in check(tmp_path).problems[0]
+
+
+def test_no_folder_and_no_cohort(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        check(tmp_path / "absent")
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    assert "holds no cohort" in check(tmp_path).problems[0]
+
+
+def test_check_survives_any_damage(folder, small):
+    """Bits flipped anywhere in the tables: a report in every case, never a traceback."""
+    random = np.random.default_rng(0)
+    files = [folder / "ONE" / name for name in ("cases.parquet", "expression.parquet", "splits.parquet", "dropped.csv")]
+    for file in [*files, folder / "pathways.gmt"]:
+        whole = file.read_bytes()
+        for _ in range(5):
+            damaged = bytearray(whole)
+            for place in random.choice(len(whole), 3):
+                damaged[place] ^= 1 << int(random.integers(8))
+            file.write_bytes(damaged)
+            assert check(folder).table()
+        file.write_bytes(whole)

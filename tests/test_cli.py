@@ -1,0 +1,107 @@
+"""The command: what it prints, its exit codes, and that errors are sentences and not tracebacks."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from survq.cli import main
+from survq.data.cohort import write_cohort
+
+
+def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):
+    data = str(tmp_path / "data")
+    assert main(["import", "survpath", str(real_data / "survpath"), data]) == 0
+    out = capsys.readouterr().out
+    assert "BLCA: 359 cases, 113 events, 1577 genes, 281 of 331 pathways covered" in out
+    assert "COADREAD: 296 cases, 37 events" in out
+    assert "left out, expression without a label: 21" in out
+    assert "left out, no expression and no slides: 2" in out
+    assert "'TCGA-G4-6317', 'TCGA-G5-6572', 'TCGA-NH-A8F7'" in out
+    assert f"Next: python studies/query_counts.py --data {data} --cohorts BLCA COADREAD" in out
+    assert main(["check", data]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"events held out +25 24 23 25 16 +5 13 5 9 5", out)
+    assert "No problems found" in out
+
+
+def test_cohorts_can_be_chosen(real_data, tmp_path, capsys):
+    assert main(["import", "survpath", str(real_data / "survpath"), str(tmp_path), "--cohorts", "coadread"]) == 0
+    assert "BLCA" not in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ["COADREAD", "pathways.gmt"]
+
+
+def test_problems_end_with_65_and_all_are_shown(tmp_path, small, capsys):
+    write_cohort(tmp_path, "X", **small)
+    for table in ("expression", "splits"):
+        os.truncate(tmp_path / "X" / f"{table}.parquet", 10)
+    assert main(["check", str(tmp_path), "--deep"]) == 65
+    captured = capsys.readouterr()
+    assert "2 problems:" in captured.out
+    assert "33 of 33 slides read" in captured.err
+
+
+def test_bad_source_is_told_on_stderr(small_survpath, tmp_path, tree, capsys):
+    labels = small_survpath / "datasets_csv/metadata/tcga_blca.csv"
+    labels.write_text(labels.read_text().replace("AA,10.5", "AA,ten"))
+    before = tree(tmp_path)
+    assert main(["import", "survpath", str(small_survpath), str(tmp_path / "data")]) == 65
+    captured = capsys.readouterr()
+    assert captured.err.startswith("survq: 2 problem")
+    assert "survival_months_dss 'ten'; expected a number. Mend" in captured.err
+    assert captured.out == ""
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["chek"], 64, "Unrecognized"),
+        ([], 64, ""),
+        (["check"], 64, ""),
+        (["import", "trident", "a", "b"], 64, ""),
+        (["simulate", "d", "--preset", "demu"], 64, ""),
+        (["simulate", "d", "--cases", "0"], 64, "--cases 1 or more"),
+        (["simulate", "d", "--seed", "-1"], 64, "--seed must be 0 or more"),
+        (["check", "/absent"], 66, "survq: /absent: no such folder"),
+        (["import", "survpath", "/absent", "d"], 66, "survq: /absent: no such folder"),
+        (["simulate", "d", "--cases", "30", "--name", "../x"], 65, "cannot be the name of a cohort"),
+    ],
+)
+def test_exit_codes(arguments, code, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_ends_with_74(small_survpath, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["import", "survpath", str(small_survpath), str(tmp_path / "file" / "data")]) == 74
+    assert capsys.readouterr().err.startswith("survq: ")
+
+
+def test_simulate(tmp_path, capsys):
+    assert main(["simulate", str(tmp_path), "--cases", "40", "--seed", "3", "--name", "TOY"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"cases +40\n", out)
+    assert "The truth itself ranks the cases with a C-index of 0." in out
+    assert main(["check", str(tmp_path), "--deep"]) == 0
+
+
+@pytest.mark.parametrize("command", ["", "import", "check", "simulate"])
+def test_help_teaches(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "survq simulate data" in out if not command else f"example:  survq {command}" in out
+    assert "next:" in out
+
+
+def test_it_starts_quickly_and_without_heavy_imports():
+    heavy = ("torch", "ray", "sklearn", "pandas", "lifelines")
+    code = f"import sys, survq.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
