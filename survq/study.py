@@ -20,6 +20,7 @@ from survq.data.cohort import Cohort, cohort_names, replace_file
 from survq.data.folder import Folder
 from survq.data.folds import Fold, given_folds, make_folds
 from survq.data.problems import DataError, some
+from survq.evaluation.measure import measure
 from survq.models import MODELS
 from survq.reporting.progress import Progress, clock, distinct
 from survq.reporting.results import Record, Results, StudyInUse
@@ -140,24 +141,27 @@ class Study:
         print(flush=True)
         execute(queue, self._bags, self.settings)
 
-    def table(self, records: Sequence[Record], rows: Sequence[str], configurations: int = 1) -> Table:
+    def table(self, records: Sequence[Record], rows: Sequence[str]) -> Table:
         """The table of some records, with these hyperparameters or settings as rows and a column a cohort.
 
-        `configurations`: how many were tried to arrive at what a cell says; 1 where nothing was chosen.
+        For settings that were fixed beforehand: nothing was chosen by looking at what the table says.
         """
         lines = []
         for record in records:
             config = record.config["config"]
-            values = {**config, **config["hyperparameters"]}
-            cases = record.predictions.drop_duplicates("case_id")  # type: ignore[union-attr]
-            lines.append(
-                {row: values[row] for row in rows}
-                | {"cohort": record.config["cohort"], "seed": config["seed"]}
-                | {k: _number(record.report["c_index"][k]) for k in ("mean", "deviation", "low", "high")}
-                | {"folds": record.config["folds"]["count"], "n_cases": len(cases), "n_events": cases["event"].sum()}
-                | {"configurations": configurations}
-            )
-        return paper_table(pd.DataFrame(lines).rename(columns={"mean": "c_index"}), list(rows))
+            settings = {**config, **config["hyperparameters"]}
+            what = {"cohort": record.config["cohort"], "seed": config["seed"], "configurations": 1}
+            lines.append({row: settings[row] for row in rows} | what | _measured(record.predictions))
+        return paper_table(pd.DataFrame(lines), list(rows))
+
+    def nested_table(self, predictions: Mapping[tuple[str, int], pd.DataFrame], configurations: int) -> Table:
+        """The table of out-of-fold predictions, by cohort and seed, of what searches of so many settings chose."""
+        lines = [
+            {"protocol": "nested search", "cohort": cohort, "seed": seed, "configurations": configurations}
+            | _measured(table)
+            for (cohort, seed), table in predictions.items()
+        ]
+        return paper_table(pd.DataFrame(lines), ["protocol"])
 
     def oracle(self) -> dict[str, float]:
         """The C-index that the truth itself reaches on a simulated cohort, by cohort; empty for real ones."""
@@ -216,8 +220,17 @@ def _demo(settings: StudySettings) -> Folder:
     return Folder.at(root)
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+def _measured(predictions: pd.DataFrame) -> dict:
+    """A line of `paper_table`."""
+    found = measure(predictions)
+    cases = predictions.drop_duplicates("case_id")
+    return {
+        "c_index": found["mean"],
+        **{key: found[key] for key in ("deviation", "low", "high")},
+        "folds": len(found["folds"]),
+        "n_cases": len(cases),
+        "n_events": int(cases["event"].sum()),
+    }
 
 
 def _complain(error: object, code: int) -> int:

@@ -90,7 +90,8 @@ def clock(seconds: float) -> str:
 def _outcome(record: Record) -> str:
     if record.state == "finished":
         c_index = record.report["c_index"]
-        return f"C {_c(c_index['mean'])} ± {_c(c_index['deviation'])}"
+        spread = f" ± {_c(c_index['deviation'])}" if len(c_index["folds"]) > 1 else ""
+        return f"C {_c(c_index['mean'])}{spread}"
     return f"{record.state} at epoch {len(record.report['epochs'])}"
 
 

@@ -53,7 +53,7 @@ class Board:
         settings = {k: v if isinstance(v, (bool, int, float, str)) else json.dumps(v) for k, v in settings.items()}
         measured = {"C-index/mean of folds": float(record.report.get("c_index", {}).get("mean") or float("nan"))}
         for summary in hparams({**settings, "cohort": record.config["cohort"]}, measured):
-            writer.file_writer.add_summary(summary)
+            writer._get_file_writer().add_summary(summary)
         writer.close()
 
     def failed(self, path: str, reason: str) -> None:

@@ -12,9 +12,8 @@ import torch
 
 import survq
 from survq.data.cohort import Cohort
-from survq.evaluation.concordance import fold_concordance, summarise
 from survq.evaluation.epochs import Epoch
-from survq.evaluation.significance import bootstrap_interval
+from survq.evaluation.measure import measure
 from survq.reporting.results import Record, Results
 from survq.training.config import Run
 from survq.training.loop import Outcome
@@ -101,9 +100,9 @@ class RunQueue:
 
     def take(self) -> Run | None:
         """The next run to do; those that are finished on disk are passed over."""
-        if self._ahead is not None:
-            run, self._ahead = self._ahead, None
-            return run
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            return ahead
         while (run := self.schedule.next()) is not None:
             record = self.results.find(run.path, self._describe(run), self._say)
             if record is None:
@@ -164,15 +163,7 @@ def report(outcome: Outcome) -> dict:
         | {"python": platform.python_version()},
     }
     if outcome.predictions is not None:
-        folds = fold_concordance(outcome.predictions)
-        summary, interval = summarise(folds), bootstrap_interval(outcome.predictions)
-        content["c_index"] = {
-            "mean": summary.c_index,
-            "deviation": summary.deviation,  # population deviation over folds
-            "low": interval.low,
-            "high": interval.high,
-            "folds": folds.to_dict("records"),
-        }
+        content["c_index"] = measure(outcome.predictions)
         best = max(outcome.epochs, key=lambda epoch: (epoch.mean_c_index == epoch.mean_c_index, epoch.mean_c_index))
         content["optimistic_best_epoch"] = {"epoch": best.epoch, "c_index": best.mean_c_index}
     return content

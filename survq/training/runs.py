@@ -72,7 +72,7 @@ class Room:
         _, cpus, gpus = resources()
         gpu = 0.0 if not gpus else 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
         if workers := settings.workers_per_trial:
-            worker = {"CPU": 1, "GPU": gpu} if gpu else {"CPU": 1}
+            worker = {"CPU": 1.0, "GPU": gpu} if gpu else {"CPU": 1.0}
             places = int(gpus / gpu) if gpu else cpus
             if places < workers:
                 raise ValueError(f"--workers-per-trial {workers}: there is room for {places}. Mend: ask for fewer.")

@@ -1,0 +1,293 @@
+"""Nested search: what is chosen is chosen on inner folds of each outer training part; the outer fold reports once.
+
+Optuna suggests, the results on disk remember. Trials come in generations: what trial n tries follows from the seed, n
+and the trials of earlier generations alone, and so does whether it is stopped early. Hence a search that was killed, or
+that ran on other machines, ends with the same table.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.trial import TrialState
+
+from survq.data.cohort import Cohort
+from survq.data.folds import Fold, make_folds
+from survq.evaluation.epochs import Epoch, mean_defined
+from survq.reporting.results import Record
+from survq.training.config import Run, TrainConfig
+from survq.training.sampling import torch_seed
+
+GENERATION = 4  # trials that are suggested without knowing of each other
+STARTUP = 8  # trials before Optuna leans on what it has seen
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched."""
+
+    configure: Callable[[optuna.Trial], TrainConfig]  # asks the trial for values
+    first: Mapping[str, Any]  # what the first trial tries: a setting known to be sound
+    complexity: Callable[[TrainConfig], float]  # of settings that are equally good the simplest is taken
+
+
+@dataclass
+class Trial:
+    """One point of a search, and how it went on the inner folds."""
+
+    number: int
+    config: TrainConfig
+    params: dict[str, Any]
+    distributions: dict[str, Any]
+    record: Record | None = None
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        return [] if self.record is None else [Epoch(**epoch) for epoch in self.record.report["epochs"]]
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch with the lowest mean loss on the held-out parts of the inner folds."""
+        return min(self.epochs, key=lambda epoch: epoch.mean_validation_loss)
+
+    @property
+    def state(self) -> str:
+        return "waiting" if self.record is None else self.record.state
+
+    def as_optuna_trial(self) -> optuna.trial.FrozenTrial:
+        finished = self.state == "finished" and not math.isnan(self.best.mean_c_index)
+        states = {"finished": TrialState.COMPLETE if finished else TrialState.FAIL, "stopped": TrialState.PRUNED}
+        return optuna.trial.create_trial(
+            state=states.get(self.state, TrialState.FAIL),
+            value=self.best.mean_c_index if finished else None,
+            params=self.params,
+            distributions=self.distributions,
+            intermediate_values={epoch.epoch: epoch.mean_c_index for epoch in self.epochs},
+        )
+
+
+@dataclass
+class Search:
+    """The search for one outer fold: it knows the cases of its training part and no others."""
+
+    cohort: Cohort
+    outer: Fold
+    inner: tuple[Fold, ...]
+    space: Space
+    trials_wanted: int
+    seeds: int
+    seed: int
+    trials: list[Trial] = field(default_factory=list)
+    given: int = 0  # trials handed out
+    refits: dict[int, Record | None] = field(default_factory=dict)  # by seed: how the choice does on the outer fold
+    abandoned: bool = False
+
+    def next(self) -> Run | None:
+        if self.abandoned:
+            return None
+        if self.given < self.trials_wanted and self.given < self._known_generation():
+            trial = self._suggest(self.given)
+            self.trials.append(trial)
+            self.given += 1
+            return Run(self.cohort.name, trial.config, self.inner, f"{self._group}/trial={trial.number}")
+        if self._searched and len(self.refits) < self.seeds and self.chosen is not None:
+            seed = len(self.refits)
+            self.refits[seed] = None
+            config = replace(self.chosen.config, epochs=self.chosen.best.epoch, seed=seed)
+            return Run(self.cohort.name, config, (self.outer,), f"{self._group}/chosen")
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        if self.abandoned:
+            return True
+        return self._searched and (self.chosen is None or len(self.refits) == self.seeds)
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The simplest setting whose mean inner C-index is within one standard error of the best one."""
+        candidates = [t for t in self.trials if t.state == "finished" and not math.isnan(t.best.mean_c_index)]
+        if not candidates:
+            return None
+        best = max(candidates, key=lambda trial: (trial.best.mean_c_index, -trial.number))
+        folds = [c for c in best.best.c_index if not math.isnan(c)]
+        error = statistics.stdev(folds) / math.sqrt(len(folds)) if len(folds) > 1 else 0.0
+        good = [t for t in candidates if t.best.mean_c_index >= best.best.mean_c_index - error]
+        complexity = self.space.complexity
+        return min(good, key=lambda t: (complexity(t.config), t.best.mean_validation_loss, t.number))
+
+    def stops(self, trial: Trial, epochs: Sequence[Epoch]) -> bool:
+        """Whether a trial's loss is above the median that trials of earlier generations had reached by this epoch."""
+        now = len(epochs)
+        earlier = [t.epochs[:now] for t in self._before(trial.number) if t.state == "finished"]
+        if now < max(2, trial.config.epochs // 4) or len(earlier) < GENERATION // 2:
+            return False
+        return _lowest(epochs) > statistics.median(_lowest(others) for others in earlier)
+
+    @property
+    def total(self) -> int:
+        return self.trials_wanted + self.seeds
+
+    @property
+    def _group(self) -> str:
+        return f"outer={self.outer.repeat}.{self.outer.index}"
+
+    @property
+    def _searched(self) -> bool:
+        return self.given == self.trials_wanted and all(trial.record is not None for trial in self.trials)
+
+    def _known_generation(self) -> int:
+        """Trials below this number may be suggested: all of the generations before theirs have ended."""
+        generation = 0
+        while all(t.record is not None for t in self.trials[:generation]) and generation <= len(self.trials):
+            generation += GENERATION
+        return generation
+
+    def _before(self, number: int) -> list[Trial]:
+        """The trials of earlier generations."""
+        return self.trials[: number // GENERATION * GENERATION]
+
+    def _suggest(self, number: int) -> Trial:
+        key = (self.seed, "search", self.cohort.name, self.outer.repeat, self.outer.index, number)
+        # a sampler of its own for each trial: one that is seeded anew on resuming would repeat itself
+        sampler = optuna.samplers.TPESampler(
+            seed=torch_seed(*key) % 2**32, n_startup_trials=STARTUP, constant_liar=False
+        )
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.add_trials([trial.as_optuna_trial() for trial in self._before(number)])
+        if number == 0:
+            study.enqueue_trial(dict(self.space.first))
+        suggestion = study.ask()
+        config = self.space.configure(suggestion)
+        return Trial(number, config, suggestion.params, suggestion.distributions)
+
+
+class NestedSearch:
+    """The searches for all outer folds of all cohorts: a schedule whose idle moments are filled by one another."""
+
+    def __init__(self, searches: Sequence[Search]):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.searches = list(searches)
+        self._out: dict[str, tuple[Search, Trial | int]] = {}  # by path: the trial, or the seed of a refit
+
+    def next(self) -> Run | None:
+        for search in self.searches:
+            run = search.next()
+            if run is not None:
+                refit = run.folds == (search.outer,)
+                self._out[run.path] = (search, run.config.seed if refit else search.trials[-1])
+                return run
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        return all(search.exhausted for search in self.searches)
+
+    def ended(self, run: Run, record: Record) -> None:
+        search, what = self._out[run.path]
+        if isinstance(what, Trial):
+            what.record = record
+        else:
+            search.refits[what] = record
+
+    def failed(self, run: Run) -> None:
+        # what comes after would depend on a result that is not there
+        search, _ = self._out[run.path]
+        search.abandoned = True
+
+    def stops(self, run: Run, epochs: Sequence[Epoch]) -> bool:
+        search, what = self._out[run.path]
+        return isinstance(what, Trial) and search.stops(what, epochs)
+
+    @property
+    def total(self) -> int:
+        return sum(search.total for search in self.searches)
+
+    def label(self, path: str) -> str:
+        """A run for people: which search, and what it tries."""
+        search, what = self._out[path]
+        whose = f"{search.cohort.name} outer {search.outer.repeat}.{search.outer.index}"
+        if not isinstance(what, Trial):
+            return f"{whose} chosen" + (f", seed {what}" if search.seeds > 1 else "")
+        values = (f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in what.params.items())
+        return f"{whose} trial {what.number}: {' '.join(values)}"
+
+
+def nested_searches(
+    cohort: Cohort,
+    outer: Sequence[Fold],
+    space: Space,
+    *,
+    trials: int,
+    inner_folds: int = 3,
+    seeds: int = 1,
+    seed: int = 0,
+) -> list[Search]:
+    """A search for each outer fold; inner folds are made of its training cases, by event and site as all folds are."""
+    searches = []
+    for fold in outer:
+        inner = make_folds(cohort.cases.loc[list(fold.training)], inner_folds, seed=seed)
+        searches.append(Search(cohort, fold, tuple(inner), space, trials, seeds, seed))
+    return searches
+
+
+def trials_table(searches: Sequence[Search]) -> pd.DataFrame:
+    """A row a trial: what it tried, how it went on the inner folds, and whether it was chosen."""
+    return pd.DataFrame(
+        [
+            {"cohort": search.cohort.name, "repeat": search.outer.repeat, "outer_fold": search.outer.index}
+            | {"trial": trial.number, "state": trial.state, "chosen": trial is search.chosen}
+            | ({"epoch": trial.best.epoch, "inner_c_index": trial.best.mean_c_index} if trial.epochs else {})
+            | trial.params
+            for search in searches
+            for trial in search.trials
+        ]
+    )
+
+
+def outer_table(searches: Sequence[Search]) -> pd.DataFrame:
+    """A row an outer fold: the choice, its score in the search (optimistic) and on the outer fold (honest)."""
+    rows = []
+    for search in searches:
+        if search.chosen is None or any(record is None for record in search.refits.values()) or not search.refits:
+            continue
+        measured = [_c_index(record) for record in search.refits.values()]
+        rows.append(
+            {"cohort": search.cohort.name, "repeat": search.outer.repeat, "fold": search.outer.index}
+            | search.chosen.params
+            | {"epochs": search.chosen.best.epoch, "trial": search.chosen.number, "trials": len(search.trials)}
+            | {"search_c_index_optimistic": search.chosen.best.mean_c_index, "c_index": mean_defined(measured)}
+        )
+    return pd.DataFrame(rows)
+
+
+def outer_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame:
+    """The predictions of the choices on the outer folds that had no say in them: each case once."""
+    records = [search.refits.get(seed) for search in searches]
+    return pd.concat([record.predictions for record in records if record is not None], ignore_index=True)
+
+
+def write_optuna_view(searches: Sequence[Search], file: Path) -> None:
+    """All trials as an SQLite file for optuna-dashboard. A view: survq writes it and never reads it."""
+    file.unlink(missing_ok=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")
+    for search in searches:
+        name = f"{search.cohort.name}, outer fold {search.outer.repeat}.{search.outer.index}"
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+        study.add_trials([trial.as_optuna_trial() for trial in search.trials])
+
+
+def _lowest(epochs: Sequence[Epoch]) -> float:
+    return min(epoch.mean_validation_loss for epoch in epochs)
+
+
+def _c_index(record: Record | None) -> float:
+    value = record.report["c_index"]["mean"] if record is not None and record.state == "finished" else None
+    return math.nan if value is None else value
