@@ -169,7 +169,7 @@ def _look_at_modalities(
 
 def _look_at_folds(splits: pd.DataFrame, cases: pd.DataFrame, file: str, found: CohortReport) -> None:
     try:
-        folds = given_folds(splits, cases.index)
+        folds = given_folds(splits, list(cases.index))
     except DataError as error:
         found.problems += [f"{file}: {problem}" for problem in error.problems]
         return

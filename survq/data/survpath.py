@@ -66,7 +66,7 @@ class Imported:
             f"{len(covered)} of {len(self.pathways)} pathways covered",
         ]
         if self.splits is not None:
-            folds = given_folds(self.splits, self.cases.index)
+            folds = given_folds(self.splits, list(self.cases.index))
             held_out = [int(self.cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
             lines.append(f"{len(folds)} given folds, with {' '.join(map(str, held_out))} events held out")
         for reason, count in self.dropped["reason"].value_counts().items():

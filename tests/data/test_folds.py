@@ -143,7 +143,7 @@ def test_folds_without_a_comparable_pair_are_named():
 @pytest.mark.parametrize(("name", "events"), [("BLCA", [25, 24, 23, 25, 16]), ("COADREAD", [5, 13, 5, 9, 5])])
 def test_published_folds(real_folder, name, events):
     cohort = Cohort.load(real_folder, name)
-    folds = given_folds(cohort.splits, cohort.cases.index)
+    folds = given_folds(cohort.splits, list(cohort.cases.index))
     assert sorted(case for fold in folds for case in fold.validation) == list(cohort.cases.index)
     for fold in folds:
         assert set(fold.training) | set(fold.validation) == set(cohort.cases.index)
