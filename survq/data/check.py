@@ -76,13 +76,14 @@ def check(root: str | Path | Folder, deep: bool = False, progress: Progress | No
     done = 0
     for name, (tables, problems) in read.items():
         cohort = _look_at(name, tables, pathways, str(root / name))
+        cohort.problems[:0] = problems
         for row in tables.slides.to_dict("records") if deep else ():
             cohort.problems += _slide_problems(root / name / "features", row)
             done += 1
             if progress is not None:
                 progress(done, slides)
         report.cohorts.append(cohort)
-        report.problems += problems + cohort.problems
+        report.problems += cohort.problems
         report.notes += [f"{name}: {note}" for note in cohort.notes]
     features = {cohort.name: cohort.figures["features"] for cohort in report.cohorts if "features" in cohort.figures}
     if len(set(features.values())) > 1:
