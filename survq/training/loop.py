@@ -49,10 +49,6 @@ class Share:
     gather: Callable[[Any], list[Any]] = lambda mine: [mine]  # from all processes of the run, to all of them
 
 
-class Diverged(ArithmeticError):
-    """The loss is no longer a number."""
-
-
 def train_folds(
     run: Run,
     cohort: Cohort,
@@ -75,14 +71,14 @@ def train_folds(
         learner.prepare(bags)
 
     epochs: list[Epoch] = []
-    try:
-        for number in range(1, config.epochs + 1):
-            losses = _train_epoch(number, run, cohort, learners, bags, share)
-            predictions = _evaluate(learners, bags, share)
-            epochs.append(_epoch(number, run, share, losses, predictions))
-            report(epochs[-1])
-    except Diverged as error:
-        return Outcome("diverged", epochs, details={"reason": str(error)})
+    for number in range(1, config.epochs + 1):
+        losses = _train_epoch(number, run, cohort, learners, bags, share)
+        predictions = _evaluate(learners, bags, share)
+        # a process that stopped by itself would leave the others waiting for its gradients
+        if reasons := [r for mine in share.gather([learner.diverged for learner in learners]) for r in mine if r]:
+            return Outcome("diverged", epochs, details={"reason": min(reasons)})
+        epochs.append(_epoch(number, run, share, losses, predictions))
+        report(epochs[-1])
     learnt = _by_fold(share, [learner.summary() for learner in learners])
     details = {
         "parameters": sum(parameter.numel() for parameter in learners[0].model.parameters()),
@@ -99,6 +95,7 @@ class FoldLearner:
     def __init__(self, config: TrainConfig, cohort: Cohort, fold: Fold, device: torch.device):
         self.config, self.fold, self.device = config, fold, device
         self.width = cohort.spec.patch_features
+        self.diverged = ""  # where its numbers ceased to be finite
         self.training, self.validation = frozenset(fold.training), frozenset(fold.validation)
         self.table = CaseTable.fit(
             cohort,
@@ -143,8 +140,8 @@ class FoldLearner:
         self.model.eval()
         with _autocast(self.device):
             logits = self.model(batch).logits
-        if not logits.isfinite().all():
-            raise Diverged(f"a prediction of fold {self.fold.index} is not a number; a lower learning rate may help")
+        if not self.diverged and not logits.isfinite().all():
+            self.diverged = f"a prediction of fold {self.fold.index} is not a number; a lower learning rate may help"
         prediction = Prediction(logits.double())
         hazards = prediction.hazards.cpu().numpy()
         known = {
@@ -194,9 +191,9 @@ def _train_epoch(
             batch = learner.table.batch(mine[position], [loaded[case] for case in mine[position]])
             seed = torch_seed(config.seed, "step", learner.fold.repeat, learner.fold.index, number, step, share.part)
             loss = learner.step(batch, len(own[position]), seed, share.sum_gradients)
-            if not math.isfinite(loss):
+            if not learner.diverged and not math.isfinite(loss):
                 where = f"fold {learner.fold.index}, epoch {number}, step {step + 1}"
-                raise Diverged(f"the loss became {loss} in {where}; a lower learning rate may help")
+                learner.diverged = f"the loss became {loss} in {where}; a lower learning rate may help"
             sums[position] += loss
     seen = [sum(case in learner.training for case_ids in batches for case in case_ids) for learner in learners]
     return list(zip(sums.tolist(), seen, strict=True))
