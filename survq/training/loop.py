@@ -113,6 +113,7 @@ class FoldLearner:
         )
 
     def prepare(self, bags: Bags) -> None:
+        torch.manual_seed(torch_seed(self.config.seed, "prepare", self.fold.repeat, self.fold.index))
         chunks = _chunks(sorted(self.fold.training), self.config.batch_size)
         self.model.prepare(self.table.batch(chunk, _load(bags, chunk, self)) for chunk in chunks)
 
@@ -201,13 +202,11 @@ def _train_epoch(
 
 def _evaluate(learners: list[FoldLearner], bags: Bags, share: Share) -> pd.DataFrame:
     """Predictions of all held-out cases of all folds of the run: each case by the fold that did not train on it."""
-    held_out = sorted({case for learner in learners for case in learner.validation})
     rows = []
-    for chunk in _chunks(held_out[share.part :: share.parts], learners[0].config.batch_size):
-        loaded = dict(zip(chunk, _load(bags, chunk, learners[0]), strict=True))
-        for learner in learners:
-            if chosen := [case for case in chunk if case in learner.validation]:
-                rows.append(learner.predict(learner.table.batch(chosen, [loaded[case] for case in chosen])))
+    for learner in learners:
+        # batches of a fold's own cases: which other folds a process has must not show, not even in the last bit
+        for chunk in _chunks(sorted(learner.validation)[share.part :: share.parts], learner.config.batch_size):
+            rows.append(learner.predict(learner.table.batch(chunk, _load(bags, chunk, learner))))
     gathered = [table for tables in share.gather(rows) for table in tables]
     predictions = pd.concat(gathered, ignore_index=True)
     return predictions.sort_values(["repeat", "fold", "case_id"], ignore_index=True)
