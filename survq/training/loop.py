@@ -94,7 +94,7 @@ class FoldLearner:
 
     def __init__(self, config: TrainConfig, cohort: Cohort, fold: Fold, device: torch.device):
         self.config, self.fold, self.device = config, fold, device
-        self.width = cohort.spec.patch_features
+        self.width, self.time = cohort.spec.patch_features, cohort.cases["time"]
         self.diverged = ""  # where its numbers ceased to be finite
         self.training, self.validation = frozenset(fold.training), frozenset(fold.validation)
         self.table = CaseTable.fit(
@@ -146,7 +146,6 @@ class FoldLearner:
         prediction = Prediction(logits.double())
         hazards = prediction.hazards.cpu().numpy()
         known = {
-            "time": batch.time.double(),
             "event": batch.event,
             "interval": batch.interval,
             "risk": prediction.risk,
@@ -154,6 +153,7 @@ class FoldLearner:
         }
         return pd.DataFrame(
             {"case_id": batch.case_ids, "repeat": self.fold.repeat, "fold": self.fold.index}
+            | {"time": self.time.loc[list(batch.case_ids)].to_numpy(float)}  # as the table has it, not rounded
             | {name: column.cpu().numpy() for name, column in known.items()}
             | {f"hazard_{k}": hazards[:, k] for k in range(hazards.shape[1])}
         )
