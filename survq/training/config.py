@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from survq.data.folds import Fold
 from survq.models import MODELS
@@ -45,10 +45,14 @@ class TrainConfig:
                     near = difflib.get_close_matches(name, known, n=1)
                     hint = f"perhaps {near[0]!r}" if near else f"it has {', '.join(known)}"
                     problems.append(f"{self.model} has no hyperparameter {name!r}; {hint}")
-        for name, low, high in (("learning_rate", 0, 1), ("weight_decay", -1e-300, 10)):
-            if not low < getattr(self, name) <= high:
-                problems.append(f"{name} is {getattr(self, name)}; expected above {max(low, 0)} and at most {high}")
-        for name, low in (("epochs", 1), ("batch_size", 1), ("intervals", 2), ("patches_per_case", 1)):
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                problems.append(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}")
+        if not 0 < self.learning_rate <= 1:
+            problems.append(f"learning_rate is {self.learning_rate}; expected above 0 and at most 1")
+        if not 0 <= self.weight_decay <= 10:
+            problems.append(f"weight_decay is {self.weight_decay}; expected 0 to 10")
+        for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("intervals", 2), ("patches_per_case", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
                 problems.append(f"{name} is {value}; expected {low} or more")
