@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -62,12 +63,13 @@ class TrainConfig:
     @property
     def name(self) -> str:
         """What tells this configuration from the paper's default, for people and for paths."""
-        parts = dict(self.hyperparameters)
+        given = self.hyperparameters
+        parts = {name: given[name] for name in hyperparameters_of(self.model) if name in given}
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.name not in ("model", "hyperparameters", "seed") and value != entry.default:
                 parts[entry.name] = value
-        return ",".join(f"{key}={_plain(value)}" for key, value in {**parts, "seed": self.seed}.items())
+        return ",".join(f"{key}={value}" for key, value in {**parts, "seed": self.seed}.items())
 
 
 def hyperparameters_of(model: str) -> dict[str, Any]:
@@ -88,8 +90,8 @@ class Run:
     @property
     def path(self) -> str:
         """Where its results lie, below the study's folder."""
-        name = self.config.name if self.config.model == "survq" else f"{self.config.model},{self.config.name}"
-        return "/".join(part for part in (self.cohort, self.group, name) if part)
+        name = self.config.name if self.config.model == TrainConfig.model else f"{self.config.model},{self.config.name}"
+        return "/".join(_file_name(part) for part in (self.cohort, *self.group.split("/"), name) if part)
 
     def describe(self, fingerprint: str) -> dict:
         """Everything the result depends on, as plain data. Equal descriptions have equal results."""
@@ -108,8 +110,8 @@ class Run:
 
 MATTERS = (
     *("survq.data.batch", "survq.data.expression", "survq.data.folds", "survq.data.pathways", "survq.data.cohort"),
-    *("survq.models.base", "survq.models.layers", "survq.training.losses", "survq.training.loop"),
-    "survq.evaluation.concordance",
+    *("survq.data.features", "survq.models.base", "survq.models.layers"),
+    *("survq.training.losses", "survq.training.loop", "survq.training.sampling", "survq.evaluation.concordance"),
 )
 """The modules, beside the model's own, on whose code a result depends."""
 
@@ -132,9 +134,10 @@ def _meaning(source: str) -> str:
     return ast.dump(tree)
 
 
-def _plain(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return "".join(c if c.isalnum() or c in "+-._" else "_" for c in text)
+def _file_name(text: str) -> str:
+    """The text itself where it can name a file that is not hidden; else what can be kept of it, and a hash."""
+    plain = re.sub(r"[^A-Za-z0-9+\-._=,]|^\.", "_", text)
+    return text if plain == text and len(text) <= 200 else f"{plain[:180]}-{_sha256(text)[:12]}"
 
 
 def _sha256(text: str) -> str:
