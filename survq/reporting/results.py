@@ -75,7 +75,7 @@ class Results:
             yield
 
     def _sweep(self) -> None:
-        for leftover in self.folder.rglob(f"{UNFINISHED}*"):
+        for leftover in list(self.folder.rglob(f"{UNFINISHED}*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def find(self, path: str, config: dict, say: Callable[[str], None] = print) -> Record | None:
@@ -92,6 +92,7 @@ class Results:
             aside = _set_aside(folder, DAMAGED)
             say(f"  {path} is damaged ({error}); kept as {aside.name}, it will be done again")
             return None
+        config = json.loads(_json(config))  # as it would come back: no tuples, no numbers that JSON does not know
         if record.config != config:
             changed = ", ".join(_differences(record.config, config))
             aside = _set_aside(folder, STALE)
@@ -120,9 +121,9 @@ class Results:
             _sync(unfinished)
             os.rename(unfinished, folder)  # fails if the folder is there
             _sync(folder.parent)
-        except OSError:
+        except BaseException as error:
             shutil.rmtree(unfinished, ignore_errors=True)
-            if not folder.exists():
+            if not (isinstance(error, OSError) and folder.exists()):
                 raise
         return read_record(folder)
 
@@ -136,6 +137,8 @@ class Results:
 def read_record(folder: Path) -> Record:
     """Read a run and check every byte of it. Raises ValueError where it is not what was written."""
     report = json.loads((folder / "report.json").read_bytes())
+    if not isinstance(report, dict):
+        raise ValueError("report.json is no report")
     sha256 = report.pop("sha256")
     if hashlib.sha256(_json(report)).hexdigest() != sha256:
         raise ValueError("report.json does not match its checksum")
@@ -161,16 +164,17 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _with_nan(report: dict) -> dict:
-    """And back, where numbers are expected: in the learning curves and the C-index of each fold."""
-    curves = [
-        {
-            key: [math.nan if v is None else v for v in values] if isinstance(values, list) else values
-            for key, values in epoch.items()
-        }
-        for epoch in report.get("epochs", [])
-    ]
-    return {**report, "epochs": curves}
+NUMBERS = {"training_loss", "validation_loss", "c_index", "mean", "deviation", "low", "high"}
+"""What a report has numbers for, so that null there is NaN."""
+
+
+def _with_nan(value: Any, name: str = "") -> Any:
+    """And back, where numbers are expected."""
+    if isinstance(value, dict):
+        return {key: _with_nan(entry, key) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(entry, name) for entry in value]
+    return math.nan if value is None and name in NUMBERS else value
 
 
 def _write(file: Path, content: bytes) -> str:
