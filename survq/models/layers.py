@@ -99,7 +99,7 @@ class ResidualAttention(nn.Module):
 
     def __init__(self, width: int, heads: int = 4):
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}.")
         self.heads = heads
         self.norm_query = nn.LayerNorm(width)

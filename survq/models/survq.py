@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
+from survq.data.problems import some
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.layers import Attention, PathwayEncoder, ResidualAttention, pack
 
@@ -88,6 +89,7 @@ class SurvQ(SurvivalModel):
             branches.append(self._histology(batch, attention if keep_attention else None))
         if hasattr(self, "encode_pathways"):
             branches.append(self._genomics(batch, attention if keep_attention else None))
+        _refuse_unreadable(batch, branches)
         if not self.mix:
             return Prediction(self.hazard(_mean_of_tokens(branches)), attention=attention)
 
@@ -135,7 +137,7 @@ class SurvQ(SurvivalModel):
         return Q_g, batch.has_expression * len(self.Q_g)
 
 
-Branch = tuple[Float[Tensor, "case token width"], Bool[Tensor, "case"]]
+Branch = tuple[Float[Tensor, "case token width"], Int[Tensor, "case"]]
 """The tokens of a modality, and for how many tokens they stand in each case: 0 where the case lacks the modality."""
 
 
@@ -144,6 +146,15 @@ def _mean_of_tokens(branches: list[Branch]) -> Float[Tensor, "case width"]:
     means = torch.stack([tokens.mean(dim=1) for tokens, _ in branches])  # (modality, case, width)
     counts = torch.stack([count for _, count in branches])[..., None]
     return (means * counts).sum(dim=0) / counts.sum(dim=0)
+
+
+def _refuse_unreadable(batch: Batch, branches: list[Branch]) -> None:
+    tokens = torch.stack([count for _, count in branches]).sum(dim=0)
+    if lacking := [case for case, count in zip(batch.case_ids, tokens.tolist(), strict=True) if not count]:
+        raise ValueError(
+            f"{some(lacking)} have neither patches nor pathways that SurvQ could read. "
+            f"Mend: leave them out with Cohort.select, or give the cohort pathways."
+        )
 
 
 def _check(histology_queries: int, genomic_queries: int, depth: int, block: str, spec: InputSpec) -> None:
