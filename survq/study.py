@@ -18,8 +18,8 @@ import survq
 from survq.data.batch import Bags
 from survq.data.cohort import Cohort, cohort_names, replace_file
 from survq.data.folder import Folder
-from survq.data.folds import Fold, given_folds, make_folds
-from survq.data.problems import DataError, some
+from survq.data.folds import Fold, fold_problems, given_folds, make_folds
+from survq.data.problems import DataError, raise_if_any, some
 from survq.evaluation.measure import measure
 from survq.models import MODELS
 from survq.reporting.progress import Progress, clock, distinct
@@ -99,10 +99,12 @@ class Study:
             usable -= set(cohort.cases.index[~present[modality]])
         if lacking := sorted(set(cohort.cases.index) - usable):
             print(f"  {cohort.name}: {model} leaves out {len(lacking)} cases for want of a modality: {some(lacking)}")
-        return tuple(
+        folds = [
             Fold(f.repeat, f.index, *(tuple(c for c in cases if c in usable) for cases in (f.training, f.validation)))
             for f in folds
-        )
+        ]
+        raise_if_any([f"cohort {cohort.name}: {problem}" for problem in fold_problems(folds, cohort.cases)])
+        return tuple(folds)
 
     def train(self, runs: Sequence[Run]) -> list[Record]:
         """Do the runs that are not done yet. Returns the records of the finished ones, in the order given."""

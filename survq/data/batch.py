@@ -25,16 +25,16 @@ class Batch:
     case_ids: tuple[str, ...]
     bags: tuple[Tensor, ...]  # one (patch, feature) a case; (0, feature) where the case has no slides
     expression: Float[Tensor, "case gene"]  # zeros where the case has none
-    has_expression: Bool[Tensor, "case"]
-    time: Float[Tensor, "case"]  # months
-    event: Bool[Tensor, "case"]
-    interval: Int[Tensor, "case"]
+    has_expression: Bool[Tensor, " case"]
+    time: Float[Tensor, " case"]  # months
+    event: Bool[Tensor, " case"]
+    interval: Int[Tensor, " case"]
 
     def __len__(self) -> int:
         return len(self.case_ids)
 
     @property
-    def has_slides(self) -> Bool[Tensor, "case"]:
+    def has_slides(self) -> Bool[Tensor, " case"]:
         return torch.tensor([len(bag) > 0 for bag in self.bags], device=self.time.device)
 
 
@@ -44,10 +44,10 @@ class CaseTable:
 
     row: Mapping[str, int]
     expression: Float[Tensor, "case gene"]
-    has_expression: Bool[Tensor, "case"]
-    time: Float[Tensor, "case"]
-    event: Bool[Tensor, "case"]
-    interval: Int[Tensor, "case"]
+    has_expression: Bool[Tensor, " case"]
+    time: Float[Tensor, " case"]
+    event: Bool[Tensor, " case"]
+    interval: Int[Tensor, " case"]
     intervals: TimeIntervals
 
     @classmethod

@@ -65,7 +65,7 @@ class Section:
     case: int
     number: int  # within the case, from 1
     cells: Int[np.ndarray, "patch 2"]  # where on the grid of patches, in raster order
-    morphology: Int[np.ndarray, "patch"]
+    morphology: Int[np.ndarray, " patch"]
 
 
 class World:
@@ -150,7 +150,7 @@ class World:
 
     def truth(
         self, latent: Latent, counts: Int[np.ndarray, "case morphology"]
-    ) -> tuple[Float[np.ndarray, "case"], Float[np.ndarray, "case"], Float[np.ndarray, "case"]]:
+    ) -> tuple[Float[np.ndarray, " case"], Float[np.ndarray, " case"], Float[np.ndarray, " case"]]:
         """h, g and eta, where `counts` are the patches of each morphology that the slides show."""
         config = self.config
         h = (self._histology(latent, counts) - self.histology_mean) / self.histology_deviation
@@ -159,8 +159,8 @@ class World:
         return h, g, eta
 
     def outcome(
-        self, eta: Float[np.ndarray, "case"], random: np.random.Generator
-    ) -> tuple[Float[np.ndarray, "case"], Bool[np.ndarray, "case"]]:
+        self, eta: Float[np.ndarray, " case"], random: np.random.Generator
+    ) -> tuple[Float[np.ndarray, " case"], Bool[np.ndarray, " case"]]:
         """The time in months at which a case was last heard of, and whether that was its death."""
         death = time_of_death(eta, random)
         dropout = random.exponential(size=len(eta)) / self.dropout_rate
@@ -171,7 +171,7 @@ class World:
     def expression(
         self,
         activity: Float[np.ndarray, "case pathway"],
-        site: Int[np.ndarray, "case"],
+        site: Int[np.ndarray, " case"],
         random: np.random.Generator,
     ) -> Float[np.ndarray, "case gene"]:
         """Log expression, float32."""
@@ -181,8 +181,8 @@ class World:
         return values.astype(np.float32)
 
     def present(
-        self, age: Float[np.ndarray, "case"], random: np.random.Generator
-    ) -> tuple[Bool[np.ndarray, "case"], Bool[np.ndarray, "case"]]:
+        self, age: Float[np.ndarray, " case"], random: np.random.Generator
+    ) -> tuple[Bool[np.ndarray, " case"], Bool[np.ndarray, " case"]]:
         """Which cases have slides, and which have expression: the wanted shares lack them, and no case lacks both."""
         slope = self.config.missing_by_age * (age - AGE[0]) / AGE[1]
         without_slides = _highest(slope + random.logistic(size=len(age)), self.config.missing_slides)
@@ -191,8 +191,8 @@ class World:
 
     def paint(
         self,
-        morphology: Int[np.ndarray, "patch"],
-        severity: Float[np.ndarray, "morphology"],
+        morphology: Int[np.ndarray, " patch"],
+        severity: Float[np.ndarray, " morphology"],
         site: int,
         random: np.random.Generator,
     ) -> np.ndarray:
@@ -207,7 +207,7 @@ class World:
         of_patch = noise(len(morphology), len(space.nuisance)) @ space.nuisance.astype(np.float32)
         return ((seen + shift).astype(np.float32)[morphology] + of_patch + noise(*of_patch.shape)).astype(np.float16)
 
-    def _histology(self, latent: Latent, counts: Int[np.ndarray, "case morphology"]) -> Float[np.ndarray, "case"]:
+    def _histology(self, latent: Latent, counts: Int[np.ndarray, "case morphology"]) -> Float[np.ndarray, " case"]:
         """h, before it is standardised: a difference of log shares, or of severities."""
         worse, better = PROGNOSTIC
         shown = np.log(counts + 0.5) if self.config.histology == "share" else latent.severity
@@ -244,7 +244,7 @@ class SimulatedCohort:
     truth: pd.DataFrame  # eta, h, g, has_slides, has_expression
     expression: pd.DataFrame  # the cases that have it, case_id x gene, float32
     latent: Latent
-    site: Int[np.ndarray, "case"]
+    site: Int[np.ndarray, " case"]
     shares: Float[np.ndarray, "case morphology"]  # of a case's patches, also where its slides are missing
     sections: dict[str, Section]  # slide_id -> its tissue; cases without slides are absent
 
@@ -365,8 +365,8 @@ def morphology_pull(
 
 
 def _with_prognostic_patches(
-    morphology: Int[np.ndarray, "patch"], pull: Float[np.ndarray, "patch morphology"]
-) -> Int[np.ndarray, "patch"]:
+    morphology: Int[np.ndarray, " patch"], pull: Float[np.ndarray, "patch morphology"]
+) -> Int[np.ndarray, " patch"]:
     """Turn the likeliest other patches into prognostic ones where a case has too few: no query can read nothing."""
     fewest = max(FEWEST_PROGNOSTIC[0], int(FEWEST_PROGNOSTIC[1] * len(morphology)))
     for prognostic in PROGNOSTIC:
@@ -385,20 +385,20 @@ def patch_counts(sections: Sequence[Section], cases: int, morphologies: int) -> 
     return np.bincount(case * morphologies + morphology, minlength=cases * morphologies).reshape(cases, morphologies)
 
 
-def time_of_death(eta: Float[np.ndarray, "case"], random: np.random.Generator) -> Float[np.ndarray, "case"]:
+def time_of_death(eta: Float[np.ndarray, " case"], random: np.random.Generator) -> Float[np.ndarray, " case"]:
     """Months, from a Weibull distribution whose log hazard is shifted by eta."""
     exponential = -np.log1p(-random.uniform(size=len(eta)))
     return MEDIAN_MONTHS * (exponential / (np.log(2) * np.exp(eta))) ** (1 / WEIBULL_SHAPE)
 
 
-def _age(eta: Float[np.ndarray, "case"], random: np.random.Generator) -> Float[np.ndarray, "case"]:
+def _age(eta: Float[np.ndarray, " case"], random: np.random.Generator) -> Float[np.ndarray, " case"]:
     """Years. The old are sicker, but age does nothing by itself."""
     risk = (eta - eta.mean()) / max(eta.std(), 1e-9)
     standard = AGE_BY_RISK * risk + np.sqrt(1 - AGE_BY_RISK**2) * random.standard_normal(len(eta))
     return np.round(AGE[0] + AGE[1] * standard, 1)
 
 
-def _highest(score: Float[np.ndarray, "case"], share: float) -> Bool[np.ndarray, "case"]:
+def _highest(score: Float[np.ndarray, " case"], share: float) -> Bool[np.ndarray, " case"]:
     """Which are the highest, a share of all, rounded."""
     chosen = np.zeros(len(score), dtype=bool)
     chosen[np.argsort(-score, kind="stable")[: round(share * len(score))]] = True

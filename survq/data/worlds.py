@@ -168,7 +168,7 @@ class PatchSpace:
     """Where patches lie in the space of features."""
 
     centroids: Float[np.ndarray, "morphology feature"]
-    severity_axis: Float[np.ndarray, "feature"]  # all morphologies look more severe in one direction
+    severity_axis: Float[np.ndarray, " feature"]  # all morphologies look more severe in one direction
     nuisance: Float[np.ndarray, "rank feature"]  # spectrum by a power law, as of stain and texture
     site_shift: Float[np.ndarray, "site feature"]
 
@@ -196,13 +196,13 @@ class Transcriptome:
 
     pathways: Pathways
     genes: tuple[str, ...]
-    block: Int[np.ndarray, "pathway"]
+    block: Int[np.ndarray, " pathway"]
     loading: Float[np.ndarray, "pathway gene"]
-    gene_mean: Float[np.ndarray, "gene"]
-    gene_scale: Float[np.ndarray, "gene"]
+    gene_mean: Float[np.ndarray, " gene"]
+    gene_scale: Float[np.ndarray, " gene"]
     site_shift: Float[np.ndarray, "site gene"]
-    planted: Int[np.ndarray, "planted"]  # pathways
-    weight: Float[np.ndarray, "planted"]  # scaled so that the weighted sum of their activities has deviation 1
+    planted: Int[np.ndarray, " planted"]  # pathways
+    weight: Float[np.ndarray, " planted"]  # scaled so that the weighted sum of their activities has deviation 1
 
     @classmethod
     def draw(cls, config: WorldConfig) -> Transcriptome:

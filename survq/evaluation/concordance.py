@@ -17,7 +17,7 @@ PREDICTION_COLUMNS = ("case_id", "repeat", "fold", "time", "event", "risk")
 
 
 def concordance_index(
-    risk: Float[np.ndarray, "case"], time: Float[np.ndarray, "case"], event: Bool[np.ndarray, "case"]
+    risk: Float[np.ndarray, " case"], time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"]
 ) -> float:
     """The share of comparable pairs in which the case that died first had the higher risk (Harrell et al., 1996).
 
@@ -37,7 +37,7 @@ def concordance_index(
 
 
 def comparable_pairs(
-    time: Float[np.ndarray, "case"], event: Bool[np.ndarray, "case"]
+    time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"]
 ) -> Bool[np.ndarray, "first second"]:
     """Where it is known that the first case died before the second one.
 
@@ -49,7 +49,7 @@ def comparable_pairs(
     return event[:, None] & (earlier | outlived)
 
 
-def undefined_concordance(time: Float[np.ndarray, "case"], event: Bool[np.ndarray, "case"]) -> str | None:
+def undefined_concordance(time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"]) -> str | None:
     """Why the C-index of these cases does not exist, or None if it does."""
     if not event.any():
         return "no events"
@@ -85,7 +85,7 @@ def check_predictions(predictions: pd.DataFrame) -> None:
 
 def risk_time_event(
     cases: pd.DataFrame,
-) -> tuple[Float[np.ndarray, "case"], Float[np.ndarray, "case"], Bool[np.ndarray, "case"]]:
+) -> tuple[Float[np.ndarray, " case"], Float[np.ndarray, " case"], Bool[np.ndarray, " case"]]:
     """The three columns of a table of predictions that are ranked."""
     return cases["risk"].to_numpy(float), cases["time"].to_numpy(float), cases["event"].to_numpy(bool)
 

@@ -54,7 +54,7 @@ def log_rank(groups: pd.DataFrame) -> LogRank:
     return LogRank(float(test.test_statistic), float(test.p_value))
 
 
-def survival_curve(time: Float[np.ndarray, "case"], event: Bool[np.ndarray, "case"]) -> pd.DataFrame:
+def survival_curve(time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"]) -> pd.DataFrame:
     """The Kaplan-Meier estimate as steps: time (months), survival, its 95 % interval low and high, and censored.
 
     `censored` counts the cases last seen alive at that time. The first row is time 0.

@@ -95,7 +95,7 @@ def _draw_patients(predictions: pd.DataFrame, resamples: int, seed: int) -> pd.D
     return pd.concat(strata)
 
 
-def _mean_concordance(predictions: pd.DataFrame, draws: pd.DataFrame) -> Float[np.ndarray, "resample"]:
+def _mean_concordance(predictions: pd.DataFrame, draws: pd.DataFrame) -> Float[np.ndarray, " resample"]:
     """The C-index averaged over folds, in every resample."""
     folds = []
     for _, cases in predictions.groupby(["repeat", "fold"], sort=True):
@@ -108,10 +108,10 @@ def _mean_concordance(predictions: pd.DataFrame, draws: pd.DataFrame) -> Float[n
 
 def _weighted_concordance(
     weight: Int[np.ndarray, "resample case"],
-    risk: Float[np.ndarray, "case"],
-    time: Float[np.ndarray, "case"],
-    event: Bool[np.ndarray, "case"],
-) -> Float[np.ndarray, "resample"]:
+    risk: Float[np.ndarray, " case"],
+    time: Float[np.ndarray, " case"],
+    event: Bool[np.ndarray, " case"],
+) -> Float[np.ndarray, " resample"]:
     """The C-index of cases that each stand `weight` times in a resample; copies of one case are never comparable."""
     w = weight.astype(float)
     comparable = comparable_pairs(time, event).astype(float)
@@ -122,7 +122,7 @@ def _weighted_concordance(
         return won / pairs
 
 
-def _interval(values: Float[np.ndarray, "resample"]) -> Interval:
+def _interval(values: Float[np.ndarray, " resample"]) -> Interval:
     estimate, drawn = values[0], values[1:][~np.isnan(values[1:])]
     low, high = np.quantile(drawn, COVERED) if len(drawn) else (np.nan, np.nan)
     return Interval(float(estimate), float(low), float(high), len(drawn))

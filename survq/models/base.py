@@ -32,7 +32,7 @@ class Prediction:
         return torch.cumprod(1 - self.hazards, dim=1)
 
     @property
-    def risk(self) -> Float[Tensor, "case"]:
+    def risk(self) -> Float[Tensor, " case"]:
         """Minus the expected number of intervals survived, in [-n, 0]: the higher, the worse."""
         return -self.survival.sum(dim=1)
 

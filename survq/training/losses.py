@@ -7,10 +7,10 @@ from torch.nn.functional import logsigmoid, pad
 
 def nll_by_case(
     logits: Float[Tensor, "case interval"],
-    interval: Int[Tensor, "case"],
-    event: Bool[Tensor, "case"],
+    interval: Int[Tensor, " case"],
+    event: Bool[Tensor, " case"],
     alpha: float = 0.0,
-) -> Float[Tensor, "case"]:
+) -> Float[Tensor, " case"]:
     """Negative log-likelihood of discrete-time survival (section 3.4; Zadeh & Schmid, 2021).
 
     A case that died in interval k contributes log S(k - 1) + log h(k), a censored one log S(k), less by the share
@@ -27,8 +27,8 @@ def nll_by_case(
 
 def nll_survival_loss(
     logits: Float[Tensor, "case interval"],
-    interval: Int[Tensor, "case"],
-    event: Bool[Tensor, "case"],
+    interval: Int[Tensor, " case"],
+    event: Bool[Tensor, " case"],
     alpha: float = 0.0,
 ) -> Float[Tensor, ""]:
     """The mean over cases."""

@@ -1,0 +1,56 @@
+"""One Ray for all tests of this folder, and a small simulated cohort that both ways of running are shown."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from survq.data.cohort import Cohort
+from survq.data.features import FeatureStore
+from survq.data.folds import make_folds
+from survq.data.simulate import write_simulated
+from survq.training.config import Run, TrainConfig
+
+TINY = {"histology_queries": 4, "genomic_queries": 4, "width": 16}
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    from survq.data.session import connect, ray
+
+    connect(cpus=4)  # logical ones: four workers have to fit
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("tiny")
+    write_simulated(root, "demo", cases=60, name="TINY")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cohort(tiny_folder) -> Cohort:
+    return Cohort.load(tiny_folder, "TINY")
+
+
+@pytest.fixture(scope="session")
+def bags(cohort) -> dict[str, torch.Tensor]:
+    """The features as plain tensors, without Ray."""
+    store = FeatureStore(cohort.features)
+    return {
+        case: torch.from_numpy(store.read(list(slides["slide_id"])).copy())
+        for case, slides in cohort.slides.groupby("case_id")
+    }
+
+
+@pytest.fixture
+def make_run(cohort):
+    """make_run(folds=3, epochs=2, **hyperparameters)"""
+
+    def make_run(folds: int = 3, epochs: int = 2, seed: int = 0, **hyperparameters) -> Run:
+        config = TrainConfig(hyperparameters=TINY | hyperparameters, epochs=epochs, learning_rate=2e-3, seed=seed)
+        return Run("TINY", config, tuple(make_folds(cohort.cases, folds)))
+
+    return make_run

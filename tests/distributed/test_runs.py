@@ -1,0 +1,108 @@
+"""Runs under Tune, and spread over Ray Train workers, end as runs in one process do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from survq.data.shards import share_bags
+from survq.reporting.results import Results
+from survq.settings import StudySettings
+from survq.training.loop import train_folds
+from survq.training.queue import Grid, RunQueue
+from survq.training.runs import execute
+
+NO_DROPOUT = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def shared(ray_session, cohort):
+    return share_bags(cohort)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def do(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
+    queue = RunQueue(schedule, Results(folder), {cohort.name: cohort})
+    execute(queue, {cohort.name: shared}, StudySettings(**settings))
+    return queue
+
+
+def test_trials_under_tune_equal_runs_in_this_process(tmp_path, cohort, bags, shared, make_run):
+    runs = [make_run(), make_run(histology_queries=8), make_run(seed=1)]
+    queue = do(Grid(runs), tmp_path, cohort, shared)
+    assert set(queue.records) == {run.path for run in runs}
+    for run in runs:
+        here = train_folds(run, cohort, bags)
+        record = queue.records[run.path]
+        assert record.report["weights_sha256"] == here.details["weights_sha256"]
+        assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
+        assert [epoch["epoch"] for epoch in record.report["epochs"]] == [1, 2]
+
+
+def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
+    do(Grid([make_run()]), tmp_path, cohort, shared)
+    queue = RunQueue(Grid([make_run(), make_run(seed=1)]), Results(tmp_path), {cohort.name: cohort})
+    assert queue.has_work()
+    assert list(queue.records) == [make_run().path]
+    assert queue.take().config.seed == 1
+
+
+def test_a_failing_run_is_named_and_the_others_end(tmp_path, cohort, shared, make_run):
+    broken = make_run(width=18, block="residual")  # four heads do not divide 18
+    queue = do(Grid([broken, make_run()]), tmp_path, cohort, shared)
+    assert "do not divide a width of 18" in queue.failures[broken.path]
+    assert list(queue.records) == [make_run().path]
+    assert not (tmp_path / broken.path).exists()
+
+
+def test_a_diverged_run_is_a_result(tmp_path, cohort, shared, make_run):
+    from dataclasses import replace
+
+    run = make_run(epochs=4)
+    run = replace(run, config=replace(run.config, learning_rate=1.0, weight_decay=10.0))
+    queue = do(Grid([run]), tmp_path, cohort, shared)
+    record = queue.records[run.path]
+    assert record.state in ("diverged", "finished")
+    if record.state == "diverged":
+        assert "learning rate" in record.report["reason"]
+        assert record.predictions is None
+
+
+def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
+    run = make_run(folds=3)
+    record = do(Grid([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
+    here = train_folds(run, cohort, bags)
+    assert record.report["weights_sha256"] == here.details["weights_sha256"]
+    assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
+
+
+def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort, bags, shared, make_run):
+    # without dropout: its masks cannot be the same when a batch is divided differently
+    run = make_run(folds=2, epochs=3, **NO_DROPOUT)
+    record = do(Grid([run]), tmp_path, cohort, shared, workers_per_trial=4).records[run.path]
+    here = train_folds(run, cohort, bags)
+    assert np.allclose(record.predictions["risk"], here.predictions["risk"], atol=1e-4)
+    ours = [fold["c_index"] for fold in record.report["c_index"]["folds"]]
+    assert np.allclose(ours, here.epochs[-1].c_index, atol=1e-3)
+    losses = [epoch["training_loss"] for epoch in record.report["epochs"]]
+    assert np.allclose(losses, [epoch.training_loss for epoch in here.epochs], atol=1e-4)
+
+
+def test_places_of_workers_are_given_back_when_a_trial_is_stopped(tmp_path, cohort, shared, make_run):
+    class StopsEarly(Grid):
+        def stops(self, run, epochs):
+            return run.config.seed == 0 and len(epochs) >= 2
+
+    runs = [make_run(folds=2, epochs=6, seed=seed) for seed in range(2)]
+    queue = do(StopsEarly(runs), tmp_path, cohort, shared, workers_per_trial=4)  # room for one trial at a time
+    assert [queue.records[run.path].state for run in runs] == ["stopped", "finished"]
+
+
+def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
+    with pytest.raises(ValueError, match="there is room for 4"):
+        do(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
