@@ -119,3 +119,26 @@ def tree():
         }
 
     return tree
+
+
+@pytest.fixture
+def run_here():
+    """run_here(queue, bags): what the queue hands out is done in this process, one run after another, without Ray."""
+    from survq.training.loop import train_folds
+
+    class Stopped(Exception):
+        pass
+
+    def run_here(queue, bags: dict) -> None:
+        while (run := queue.take()) is not None:
+
+            def report(epoch, run=run):
+                if queue.epoch(run, epoch):
+                    raise Stopped
+
+            try:
+                queue.end(run, train_folds(run, queue.cohorts[run.cohort], bags[run.cohort], report=report))
+            except Stopped:
+                pass
+
+    return run_here

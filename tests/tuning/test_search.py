@@ -1,0 +1,212 @@
+"""Nested search: the outer fold has no say, and neither has the machine."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from survq.data.cohort import Cohort
+from survq.data.features import FeatureStore
+from survq.data.folds import make_folds
+from survq.data.simulate import write_simulated
+from survq.reporting.results import Results
+from survq.training.config import TrainConfig
+from survq.training.queue import RunQueue
+from survq.tuning.search import (
+    GENERATION,
+    NestedSearch,
+    Space,
+    nested_searches,
+    outer_predictions,
+    outer_table,
+    trials_table,
+    write_optuna_view,
+)
+
+EPOCHS, TRIALS = 4, 6
+
+
+def configure(trial) -> TrainConfig:
+    counts = {name: trial.suggest_int(name, 2, 8, log=True) for name in ("histology_queries", "genomic_queries")}
+    learning_rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+    return TrainConfig(hyperparameters=counts | {"width": 8}, epochs=EPOCHS, learning_rate=learning_rate)
+
+
+SPACE = Space(
+    configure,
+    first={"histology_queries": 8, "genomic_queries": 8, "learning_rate": 2e-3},
+    complexity=lambda config: config.hyperparameters["histology_queries"] + config.hyperparameters["genomic_queries"],
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Cohort:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("search")
+    write_simulated(root, "demo", cases=70, name="TINY")
+    return Cohort.load(root, "TINY")
+
+
+@pytest.fixture(scope="module")
+def bags(cohort) -> dict:
+    store = FeatureStore(cohort.features)
+    return {
+        case: torch.from_numpy(store.read(list(slides["slide_id"])).copy())
+        for case, slides in cohort.slides.groupby("case_id")
+    }
+
+
+def make_queue(cohort, folder, outer=None, seeds=1) -> RunQueue:
+    outer = outer or make_folds(cohort.cases, 3)
+    search = NestedSearch(nested_searches(cohort, outer, SPACE, trials=TRIALS, inner_folds=2, seeds=seeds))
+    return RunQueue(search, Results(folder), {cohort.name: cohort})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cohort, bags, tmp_path_factory):
+    """The searches of a run that nothing happened to, and its folder."""
+    from survq.training.loop import train_folds
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    queue = make_queue(cohort, folder)
+    work(queue, bags, lambda waiting: waiting[0], train_folds)
+    return queue.schedule.searches, folder
+
+
+def work(queue, bags, choose, train_folds, at_once=1, until=None) -> None:
+    """Do what the queue hands out as `at_once` workers would: all start what they can, `choose` says who ends first."""
+    waiting, ended = [], 0
+    while True:
+        while len(waiting) < at_once and (run := queue.take()) is not None:
+            waiting.append(run)
+        if not waiting or (until is not None and ended >= until):
+            return
+        run = choose(waiting)
+        waiting.remove(run)
+        outcome = train_folds(run, queue.cohorts[run.cohort], bags)
+        for epoch in outcome.epochs:
+            if queue.epoch(run, epoch):
+                break
+        else:
+            queue.end(run, outcome)
+        ended += 1
+
+
+def test_every_outer_fold_reports_once_on_what_its_training_cases_chose(cohort, undisturbed):
+    searches, _ = undisturbed
+    assert len(searches) == 3
+    for search in searches:
+        inside = set(search.outer.training)
+        for fold in search.inner:
+            assert set(fold.training) | set(fold.validation) == inside
+        assert search.exhausted and search.chosen.state == "finished"
+        (record,) = search.refits.values()
+        assert set(record.predictions["case_id"]) == set(search.outer.validation)
+        assert len(record.report["epochs"]) == search.chosen.best.epoch
+    predictions = outer_predictions(searches)
+    assert sorted(predictions["case_id"]) == sorted(cohort.cases.index)
+    assert trials_table(searches).groupby("outer_fold")["chosen"].sum().tolist() == [1, 1, 1]
+
+
+def test_the_first_trial_is_the_known_setting_and_some_are_stopped_early(undisturbed):
+    searches, _ = undisturbed
+    for search in searches:
+        assert search.trials[0].params == dict(SPACE.first)
+        assert all(trial.state == "finished" for trial in search.trials[:GENERATION])
+    assert "stopped" in set(trials_table(searches)["state"])
+
+
+def test_the_choice_is_the_simplest_within_one_standard_error(undisturbed):
+    for search in undisturbed[0]:
+        finished = [trial for trial in search.trials if trial.state == "finished"]
+        best = max(finished, key=lambda trial: trial.best.mean_c_index)
+        error = np.std(best.best.c_index, ddof=1) / np.sqrt(len(best.best.c_index))
+        good = [trial for trial in finished if trial.best.mean_c_index >= best.best.mean_c_index - error]
+        assert search.chosen in good
+        assert SPACE.complexity(search.chosen.config) == min(SPACE.complexity(trial.config) for trial in good)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_parallelism_and_kills_change_nothing(seed, cohort, bags, undisturbed, tmp_path):
+    from survq.training.loop import train_folds
+
+    chance = random.Random(seed)
+    at_once = 1 + seed
+    for _ in range(20):  # a queue that is dropped is a driver that was killed
+        queue = make_queue(cohort, tmp_path)
+        work(queue, bags, chance.choice, train_folds, at_once, until=chance.randint(1, 9))
+        if queue.exhausted and not any(None in search.refits.values() for search in queue.schedule.searches):
+            break
+    assert queue.exhausted
+    pd.testing.assert_frame_equal(outer_table(queue.schedule.searches), outer_table(undisturbed[0]))
+    pd.testing.assert_frame_equal(trials_table(queue.schedule.searches), trials_table(undisturbed[0]))
+
+
+def test_held_out_labels_expression_and_features_have_no_say(cohort, bags, undisturbed, tmp_path, run_here):
+    """The proof of nesting: whatever becomes of the outer fold's cases, choices and weights stay the same bits."""
+    outer = make_folds(cohort.cases, 3)[0]
+    held_out = list(outer.validation)
+    chance = np.random.default_rng(1)
+    cases, expression = cohort.cases.copy(), cohort.expression.copy()
+    cases.loc[held_out, "time"] = chance.exponential(100, len(held_out)) + 0.1
+    cases.loc[held_out, "event"] = ~cases.loc[held_out, "event"]
+    in_both = [case for case in held_out if case in expression.index]
+    expression.loc[in_both] = chance.normal(50, 20, (len(in_both), expression.shape[1])).astype(np.float32)
+    other_bags = {c: torch.randn_like(bag.float()).half() * 9 if c in held_out else bag for c, bag in bags.items()}
+
+    changed = replace(cohort, cases=cases, expression=expression)
+    assert changed.fingerprint != cohort.fingerprint
+    queue = make_queue(changed, tmp_path, [outer])
+    run_here(queue, {cohort.name: other_bags})
+
+    before, (after,) = undisturbed[0][0], queue.schedule.searches
+    assert [trial.params for trial in after.trials] == [trial.params for trial in before.trials]
+    assert [trial.state for trial in after.trials] == [trial.state for trial in before.trials]
+    assert after.chosen.number == before.chosen.number and after.chosen.best.epoch == before.chosen.best.epoch
+    (ours,), (theirs,) = after.refits.values(), before.refits.values()
+    assert ours.report["weights_sha256"] == theirs.report["weights_sha256"]
+    assert ours.report["interval_edges"] == theirs.report["interval_edges"]
+    for a, b in zip(after.trials, before.trials, strict=True):
+        assert a.record.report.get("weights_sha256") == b.record.report.get("weights_sha256")
+    assert not ours.predictions["risk"].equals(theirs.predictions["risk"]), "the change did not reach the outer fold"
+
+
+def test_training_labels_do_have_a_say(cohort, bags, undisturbed, tmp_path, run_here):
+    """Without this the test above would also pass for a search that looks at nothing."""
+    outer = make_folds(cohort.cases, 3)[0]
+    cases = cohort.cases.copy()
+    cases.loc[list(outer.training), "time"] = cases.loc[list(outer.training), "time"].to_numpy()[::-1]
+    queue = make_queue(replace(cohort, cases=cases), tmp_path, [outer])
+    run_here(queue, {cohort.name: bags})
+    ours, theirs = queue.schedule.searches[0].refits[0], undisturbed[0][0].refits[0]
+    assert ours.report["weights_sha256"] != theirs.report["weights_sha256"]
+
+
+def test_a_search_without_result_is_abandoned_and_the_others_end(cohort, bags, tmp_path):
+    from survq.training.loop import Outcome, train_folds
+
+    queue = make_queue(cohort, tmp_path)
+    while (run := queue.take()) is not None:
+        if run.group.startswith("outer=0.1"):
+            queue.end(run, Outcome("failed", [], details={"reason": "no memory"}))
+        else:
+            queue.end(run, train_folds(replace(run, config=replace(run.config, epochs=1)), cohort, bags))
+    assert queue.exhausted
+    assert len(queue.failures) == 1
+    assert outer_table(queue.schedule.searches)["fold"].tolist() == [0, 2]
+
+
+def test_the_dashboard_file_is_a_view(undisturbed, tmp_path):
+    import optuna
+
+    write_optuna_view(undisturbed[0], tmp_path / "optuna.db")
+    storage = f"sqlite:///{tmp_path / 'optuna.db'}"
+    assert len(optuna.get_all_study_names(storage)) == 3
+    study = optuna.load_study(study_name="TINY, outer fold 0.0", storage=storage)
+    states = {trial.number: trial.state.name for trial in study.trials}
+    assert len(states) == TRIALS and states[0] == "COMPLETE"
+    assert json.dumps(study.best_params)
