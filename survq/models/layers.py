@@ -69,8 +69,8 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        Q: Float[Tensor, "*case query width"],
-        X: Float[Tensor, "*case token width"],
+        Q: Float[Tensor, "*#case query width"],
+        X: Float[Tensor, "*#case token width"],
         present: Bool[Tensor, "case token"] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The tokens that the queries make of X, (*case, query, width), and the weights, (*case, query, token)."""

@@ -137,7 +137,7 @@ class SurvQ(SurvivalModel):
         return Q_g, batch.has_expression * len(self.Q_g)
 
 
-Branch = tuple[Float[Tensor, "case token width"], Int[Tensor, " case"]]
+Branch = tuple[Float[Tensor, "case _ width"], Int[Tensor, " case"]]
 """The tokens of a modality, and for how many tokens they stand in each case: 0 where the case lacks the modality."""
 
 
