@@ -1,0 +1,214 @@
+"""cluster/: does Ray accept it, does EC2, does a study arrive as it was typed, and is the cluster closed to others?
+
+No cluster is started and AWS is not asked: whether there is such an image, and whether the roles suffice, shows there.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import tyro
+import yaml
+from packaging.requirements import Requirement
+
+from survq.data.session import ray  # noqa: F401  (it is told how to behave before it is imported)
+from survq.settings import StudySettings
+
+# isort: split
+from ray.autoscaler._private import command_runner, commands
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "cluster" / "cluster.yaml").read_text()
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    """As `ray up` completes it before it asks AWS."""
+    config = prepare_config(yaml.safe_load(TEXT))
+    validate_config(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def nodes(config) -> dict[str, dict]:
+    return {name: kind["node_config"] for name, kind in config["available_node_types"].items()}
+
+
+@pytest.fixture(scope="module")
+def stack() -> dict:
+    """cluster/aws.yaml; `!Ref X` and the like read as the plain X."""
+
+    class Loader(yaml.SafeLoader): ...
+
+    def plain(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> str:
+        assert isinstance(node, yaml.ScalarNode)
+        return loader.construct_scalar(node)
+
+    Loader.add_multi_constructor("!", plain)
+    return yaml.load((ROOT / "cluster" / "aws.yaml").read_text(), Loader)
+
+
+@pytest.fixture
+def shell(config, tmp_path):
+    """shell(command): run in a home folder as Ray runs it on a node, setup commands that need no network run before."""
+
+    def run(command: str) -> str:
+        words = command_runner._with_interactive(command)
+        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(
+            ["sh", "-c", " ".join(words)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (tmp_path / ".bashrc").touch()
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".ray").mkdir(mode=0o755)
+    (tmp_path / ".ray" / "auth_token").write_text("not a secret")
+    (tmp_path / ".ray" / "auth_token").chmod(0o644)
+    for command in config["setup_commands"] * 2:  # on workers Ray runs them twice
+        if "venv" not in command:
+            run(command)
+    return run
+
+
+def test_the_head_waits_and_the_workers_work(config):
+    head, worker = config["available_node_types"]["head"], config["available_node_types"]["a100"]
+    assert config["head_node_type"] == "head" and head["resources"] == {"CPU": 0} and head["max_workers"] == 0
+    assert worker["resources"]["GPU"] == 8
+    assert 0 <= worker["min_workers"] <= worker["max_workers"] == config["max_workers"] <= 4
+    assert 0 < config["idle_timeout_minutes"] <= 60
+
+
+def test_ec2_knows_all_that_is_asked_of_a_node(nodes):
+    session = pytest.importorskip("botocore.session")  # pip install survq[cluster]
+    from botocore.validate import ParamValidator
+
+    request = session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for node in nodes.values():
+        assert ParamValidator().validate({**node, "MinCount": 1, "MaxCount": 1}, request).generate_report() == ""
+
+
+def test_no_port_is_open_to_the_world(config, nodes, stack):
+    assert not re.search(r"(^|[^:])0\.0\.0\.0|::/0", TEXT)
+    assert config["provider"]["use_internal_ips"] and "security_group" not in config["provider"]
+    for node in nodes.values():
+        for interface in node["NetworkInterfaces"]:
+            assert interface["Groups"] and interface["AssociatePublicIpAddress"] is False
+    assert "start-session" in config["auth"]["ssh_proxy_command"] and config["auth"]["ssh_proxy_use_node_id"]
+    assert f"--region {config['provider']['region']} " in config["auth"]["ssh_proxy_command"]
+
+    resources = stack["Resources"].values()
+    rules = [r["Properties"] for r in resources if r["Type"] == "AWS::EC2::SecurityGroupIngress"]
+    assert [rule["SourceSecurityGroupId"] for rule in rules] == ["SecurityGroup"]
+    for resource in resources:
+        assert "SecurityGroupIngress" not in resource.get("Properties", {})
+        assert not resource.get("Properties", {}).get("MapPublicIpOnLaunch")
+
+
+def test_every_ray_asks_for_the_token(config, shell, tmp_path):
+    for commands_ in config["head_start_ray_commands"], config["worker_start_ray_commands"]:
+        starts = [command for command in commands_ if "ray start" in command]
+        assert len(starts) == 1 and "RAY_AUTH_MODE=token ray start" in starts[0]
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+    assert "--disable-usage-stats" in config["head_start_ray_commands"][-1]
+
+    token = tmp_path / ".ray" / "auth_token"
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600 and token.parent.stat().st_mode & 0o777 == 0o700
+    assert shell("echo $RAY_AUTH_MODE $RAY_USAGE_STATS_ENABLED").split() == ["token", "0"]
+
+
+def test_disks_are_encrypted_and_credentials_stay_on_their_machine(nodes):
+    for node in nodes.values():
+        assert node["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+        assert node["IamInstanceProfile"]["Name"]
+        assert [disk["Ebs"]["Encrypted"] for disk in node["BlockDeviceMappings"]] == [True]
+
+
+def test_no_secrets(config):
+    assert "aws_credentials" not in config["provider"] and "ssh_private_key" not in config["auth"]
+    secrets = r"AKIA|ASIA|PRIVATE KEY|(secret|password|RAY_AUTH_TOKEN)\w*\s*[:=]|[0-9a-f]{32}"
+    for file in (ROOT / "cluster").iterdir():
+        assert not re.search(secrets, file.read_text(), re.IGNORECASE), file
+
+
+def test_the_head_may_do_what_an_autoscaler_does_and_no_more(config, nodes, stack):
+    """The actions are those that Ray's AWS provider was seen to call on the head."""
+    head = stack["Resources"]["HeadRole"]["Properties"]
+    statements = [s for policy in head["Policies"] for s in policy["PolicyDocument"]["Statement"]]
+    actions = {
+        action for s in statements for action in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])
+    }
+    assert not any("*" in action for action in actions)
+    assert {action for action in actions if not action.startswith("ssm")} == {
+        "ec2:DescribeInstances", "ec2:RunInstances", "ec2:CreateTags", "ec2:TerminateInstances", "iam:PassRole"
+    }  # fmt: skip
+    tagged = [s["Condition"]["StringEquals"] for s in statements if "ray-cluster-name" in str(s.get("Condition"))]
+    names = [value for condition in tagged for key, value in condition.items() if "ray-cluster-name" in key]
+    assert names == [config["cluster_name"]] * 2
+    types = [condition["ec2:InstanceType"] for condition in tagged if "ec2:InstanceType" in condition]
+    assert nodes["a100"]["InstanceType"] in types[0]
+    profiles = {r["Properties"]["InstanceProfileName"] for r in stack["Resources"].values() if "Profile" in r["Type"]}
+    assert profiles == {node["IamInstanceProfile"]["Name"] for node in nodes.values()}
+
+
+def test_one_version_of_ray(config):
+    pins = set(re.findall(r"ray(?:\[default\])?==([\d.]+)", TEXT))
+    assert len(pins) == 1
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (wanted,) = [r for r in map(Requirement, project["dependencies"]) if r.name == "ray"]
+    assert wanted.specifier.contains(pins.pop())
+    assert any("-c ~/versions.txt" in command for command in config["worker_setup_commands"])
+    assert config["cluster_synced_files"] == ["~/versions.txt"]
+
+
+def test_nodes_get_what_an_installation_needs_and_no_data(config):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    sent = {local for remote, local in config["file_mounts"].items() if remote.startswith("~/survq-source/")}
+    assert sent == {"pyproject.toml", "survq", project["readme"], *project["license-files"]}
+    assert [local for local in sent if not (ROOT / local).exists()] == []
+    # `python ~/study.py` looks into the home folder first
+    assert not any(remote.startswith("~/survq/") for remote in config["file_mounts"])
+
+
+def test_a_study_arrives_as_it_was_typed(shell, tmp_path, monkeypatch):
+    """`ray submit` but for ssh: what it would run on the head, run in a shell as the head's."""
+    from click.testing import CliRunner
+    from ray.scripts import scripts
+
+    flags = ["--data", "s3://bucket/a_folder", "--cohorts", "BLCA", "COADREAD", "--gpus-per-trial", "0.5", "--verbose"]
+    told = {}
+    monkeypatch.setattr(scripts, "rsync", lambda config, source, target, *_, **__: told.update(sent=(source, target)))
+    monkeypatch.setattr(scripts, "exec_cluster", lambda config, **how: told.update(how))
+    study = "studies/query_counts.py"
+    done = CliRunner().invoke(scripts.submit, ["cluster/cluster.yaml", study, "--", *flags])
+    assert done.exit_code == 0, done.output
+    assert told["sent"] == (study, "~/query_counts.py")
+
+    probe = "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), os.environ['RAY_ADDRESS']]))"
+    (tmp_path / "query_counts.py").write_text(probe)
+    arguments, folder, address = json.loads(shell(told["cmd"]))
+    assert tyro.cli(StudySettings, args=arguments) == tyro.cli(StudySettings, args=flags)
+    assert folder == str(tmp_path)  # so results/ lies in the home folder
+    assert address == "auto"  # or survq would start a Ray of its own
+
+
+def test_what_the_head_is_handed(config):
+    """`ray up` rewrites the file for the head: paths of the head, and no proxy between it and its workers."""
+
+    class Provider:
+        def prepare_for_head_node(self, config):
+            return config
+
+    _, file = commands._set_up_config_for_head_node(json.loads(json.dumps(config)), Provider(), no_restart=False)
+    handed = json.loads(Path(file.name).read_text())
+    assert handed["auth"] == {"ssh_user": "ubuntu"}
+    assert all(remote == local for remote, local in handed["file_mounts"].items())
+    validate_config(prepare_config(handed))
