@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,13 @@ FOLDS = 5  # where the data come without splits and nothing is asked for (sectio
 USAGE, DATA, STORAGE, IN_USE = 64, 65, 74, 75  # exit codes, as sysexits.h has them
 
 
+GO_ON = "stopped. Start the same command again to continue: what is finished is not done again."
+
+
+class Terminated(BaseException):
+    """SIGTERM: a spot instance goes away, a queue's time is up, a container is stopped."""
+
+
 @contextmanager
 def open_study(name: str, settings: StudySettings) -> Iterator[Study]:
     """A study and its folder `results/<name>/`, which no other process may use meanwhile.
@@ -60,7 +68,9 @@ def open_study(name: str, settings: StudySettings) -> Iterator[Study]:
             raise
         sys.exit(_complain(error, STORAGE))
     except KeyboardInterrupt:
-        sys.exit(_complain("stopped. Start the same command again to continue.", 130))
+        sys.exit(_complain(GO_ON, 130))
+    except Terminated:
+        sys.exit(_complain(GO_ON, 143))
 
 
 @dataclass
@@ -128,6 +138,7 @@ class Study:
         from survq.training.runs import Room, execute
 
         connect(self.settings.cpus, self.settings.verbose)
+        signal.signal(signal.SIGTERM, _terminate)  # Ray has put its own in place, which aborts
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
         room = Room.of(self.settings)
@@ -233,6 +244,10 @@ def _measured(predictions: pd.DataFrame) -> dict:
         "n_cases": len(cases),
         "n_events": int(cases["event"].sum()),
     }
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def _complain(error: object, code: int) -> int:

@@ -1,0 +1,179 @@
+"""Studies as a person starts them: a command, killed and started again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(study: str, tiny_folder: Path, results: Path, *more: str) -> list[str]:
+    flags = ["--data", str(tiny_folder), "--results", str(results), "--epochs", "2", "--folds", "3", "--cpus", "2"]
+    return [sys.executable, str(ROOT / "studies" / f"{study}.py"), *flags, *more]
+
+
+def run(arguments: list[str], timeout: float = 300) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def finished(results: Path) -> dict[str, tuple[int, str]]:
+    """What lies there: inode and content of each report. A run that is done again would have another inode."""
+    reports = (p for p in results.rglob("report.json") if not any(part.startswith(".") for part in p.parts))
+    return {str(path.relative_to(results)): (path.stat().st_ino, path.read_text()) for path in reports}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    results = tmp_path_factory.mktemp("undisturbed")
+    return results, run(command("query_counts", tiny_folder, results))
+
+
+def test_the_study_ends_with_table_figures_and_paths(undisturbed):
+    results, ended = undisturbed
+    assert ended.returncode == 0, ended.stderr
+    folder = results / "query_counts"
+    table = pd.read_csv(folder / "table_3.csv")
+    assert len(table) == 5 and table["mean"].between(0, 1).all()
+    assert (folder / "query_counts.png").stat().st_size > 10_000
+    assert (folder / "kaplan_meier_TINY.png").exists()
+    for said in ("TINY: 60 cases", "Table 3", "tensorboard --logdir", str(folder / "table_3.csv"), "5 of 5 done"):
+        assert said in ended.stdout
+    assert "SIMULATED" not in ended.stdout.splitlines()[0], "a data folder was named"
+    assert len(ended.stderr.splitlines()) <= 3, f"noise for the reader:\n{ended.stderr}"
+
+
+def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folders = sorted({file.parent for file in (undisturbed[0] / "query_counts/tensorboard").rglob("events.*")})
+    assert len(folders) == 5
+    events = EventAccumulator(str(folders[0]))
+    events.Reload()
+    tags = events.Tags()
+    for name in ("C-index", "validation loss", "training loss"):
+        assert [point.step for point in events.Scalars(f"{name}/fold 2")] == [1, 2]
+        assert len(events.Scalars(f"{name}/mean of folds")) == 2
+    assert len(tags["images"]) == 1
+    assert "_hparams_/experiment" in str(events.summary_metadata.keys())
+
+
+def test_predictions_are_out_of_fold_and_whole(undisturbed, cohort):
+    from survq.evaluation.concordance import fold_concordance
+
+    for file in (undisturbed[0] / "query_counts").rglob("predictions.parquet"):
+        predictions = pd.read_parquet(file)
+        assert sorted(predictions["case_id"]) == sorted(cohort.cases.index)
+        joined = cohort.cases.loc[predictions["case_id"]]
+        assert (joined["event"].to_numpy() == predictions["event"].to_numpy()).all()
+        report = json.loads(file.with_name("report.json").read_text())
+        ours = fold_concordance(predictions)["c_index"].tolist()
+        assert ours == pytest.approx([fold["c_index"] for fold in report["c_index"]["folds"]])
+
+
+def test_started_again_it_recomputes_nothing(undisturbed, tiny_folder):
+    results, _ = undisturbed
+    before = finished(results)
+    again = run(command("query_counts", tiny_folder, results), timeout=60)
+    assert again.returncode == 0 and "found" in again.stdout
+    assert "ray on" not in again.stdout, "nothing is to do, so Ray need not start"
+    assert finished(results) == before
+
+
+def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder, tmp_path):
+    chance = random.Random(4)
+    seen: dict[str, tuple[int, str]] = {}
+    kills, children = 0, []
+    arguments = command("query_counts", tiny_folder, tmp_path)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
+    while kills < 3:
+        driver = subprocess.Popen(
+            arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert driver.stdout is not None
+        for line in driver.stdout:  # at a random moment after training began: starting up is not what is tested
+            if line.startswith("ray on"):
+                break
+        time.sleep(chance.uniform(2, 12))
+        children += psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        kills += 1
+        now = finished(tmp_path)
+        assert seen.items() <= now.items(), "a finished run was lost or done again"
+        seen = now
+    ended = run(arguments)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert seen.items() <= finished(tmp_path).items()
+    ours, theirs = (pd.read_csv(folder / "query_counts/table_3.csv") for folder in (tmp_path, undisturbed[0]))
+    pd.testing.assert_frame_equal(ours, theirs)
+    assert not list(tmp_path.rglob(".unfinished-*"))
+    # Ray's agents first try for a while to tell the dead driver that its node died
+    _, alive = psutil.wait_procs(children, timeout=120)
+    assert not alive, f"left behind by the killed study: {alive}"
+
+
+def test_terminated_it_says_how_to_go_on(tiny_folder, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen(
+        command("query_counts", tiny_folder, tmp_path),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if line.startswith("ray on"):
+            break
+    time.sleep(4)
+    driver.send_signal(signal.SIGTERM)
+    rest = driver.stdout.read()
+    assert driver.wait(timeout=40) == 143, rest
+    assert "Start the same command again to continue" in rest
+
+
+def test_two_drivers_are_one_too_many(tiny_folder, tmp_path):
+    from survq.reporting.results import Results
+
+    with Results(tmp_path / "query_counts").lock():
+        second = run(command("query_counts", tiny_folder, tmp_path), timeout=60)
+    assert second.returncode == 75
+    assert f"process {os.getpid()}" in second.stderr
+
+
+def test_what_a_user_can_mend_is_said_without_a_traceback(tiny_folder, tmp_path):
+    missing = run([*command("query_counts", tiny_folder, tmp_path), "--cohorts", "BRCA"], timeout=60)
+    assert missing.returncode == 65
+    assert "no cohort 'BRCA'" in missing.stderr and "'TINY'" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    typo = run([*command("query_counts", tiny_folder, tmp_path), "--epoch", "3"], timeout=60)
+    assert typo.returncode == 2 and "--epochs" in typo.stderr + typo.stdout
+    unwritable = run(command("query_counts", tiny_folder, Path("/proc/nowhere")), timeout=60)
+    assert unwritable.returncode == 74 and "Traceback" not in unwritable.stderr
+
+
+def test_help_teaches():
+    for study in sorted((ROOT / "studies").glob("*.py")):
+        text = run([sys.executable, str(study), "--help"], timeout=60).stdout
+        for flag in ("--data", "--cohorts", "--results", "--epochs"):
+            assert flag in text, (study.name, flag)
+
+
+def test_the_search_runs_and_prints_both_scores(tiny_folder, tmp_path):
+    ended = run(command("search", tiny_folder, tmp_path, "--trials", "4", "--inner-folds", "2"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "no say in any choice" in ended.stdout and "optimistic, not a result" in ended.stdout
+    outer = pd.read_csv(tmp_path / "search/outer_folds.csv")
+    assert outer["fold"].tolist() == [0, 1, 2]
+    assert (tmp_path / "search/optuna.db").exists()
