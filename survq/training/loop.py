@@ -107,9 +107,9 @@ class FoldLearner:
         torch.manual_seed(torch_seed(config.seed, "weights", fold.repeat, fold.index))
         spec = replace(cohort.spec, intervals=config.intervals)
         self.model = MODELS[config.model](spec, **config.hyperparameters).to(device)
-        learnable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.learnable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            learnable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.learnable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
 
     def prepare(self, bags: Bags) -> None:
@@ -131,6 +131,9 @@ class FoldLearner:
                 prediction = self.model(batch)
             loss = nll_survival_loss(prediction.logits.float(), batch.interval, batch.event) + prediction.penalty
             (loss * (len(batch) / cases)).backward()
+        for parameter in self.learnable:  # also what these cases do not reach takes its step, as in a larger batch
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         sum_gradients(self.model)
         self.optimizer.step()
         return float(loss.detach()) * len(batch)
