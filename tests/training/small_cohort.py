@@ -1,0 +1,126 @@
+"""A small cohort in memory, and processes that train on it together without being processes."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from survq.data.cohort import Cohort
+from survq.data.features import INDEX
+from survq.data.folder import Folder
+from survq.data.folds import Fold, make_folds
+from survq.data.pathways import Pathways
+from survq.training.config import Run, TrainConfig
+from survq.training.loop import Outcome, Share, train_folds
+
+SMALL = {"width": 8, "histology_queries": 4, "genomic_queries": 3}
+QUIET = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
+CPU = torch.device("cpu")
+
+
+def make_cohort(n: int = 36, seed: int = 0) -> tuple[Cohort, dict[str, Tensor]]:
+    """`n` cases, every seventh without slides and every eleventh without expression; those of high risk die early."""
+    random = np.random.default_rng(seed)
+    index = pd.Index([f"CASE-{number:03d}" for number in range(n)], name="case_id")
+    risk = random.normal(size=n)
+    time = np.exp(3 - risk + 0.3 * random.normal(size=n))
+    cases = pd.DataFrame({"time": time, "event": random.random(n) < 0.6}, index=index)
+    expression = random.normal(5, 1, (n, 8))
+    expression[:, :3] += 2 * risk[:, None]
+    expression = pd.DataFrame(expression.astype(np.float32), index=index, columns=list("ABCDEFGH"))
+    bags = {}
+    for number, case in enumerate(index):
+        if number % 7 != 2:
+            bag = random.normal(size=(2 + number % 5, 6)) + risk[number]
+            bags[case] = torch.from_numpy(bag.astype(np.float16))
+    slides = pd.DataFrame(
+        [(f"{case}-DX1", case, len(bag), bag.shape[1], f"sha256 of {case}") for case, bag in bags.items()],
+        columns=["slide_id", "case_id", "patches", "width", "sha256"],
+    ).reindex(columns=INDEX)
+    cohort = Cohort(
+        name="SMALL",
+        cases=cases,
+        expression=expression[np.arange(n) % 11 != 6],
+        slides=slides,
+        pathways=Pathways(("first", "second", "third"), (("A", "B", "C"), ("D",), ("E", "F", "B"))),
+        splits=None,
+        dropped=pd.DataFrame(columns=["case_id", "reason"]),
+        features=Folder.at("nowhere"),
+    )
+    return cohort, bags
+
+
+def make_run(cohort: Cohort, k: int = 3, repeats: int = 1, hyperparameters=None, **settings) -> Run:
+    settings = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "intervals": 3, **settings}
+    config = TrainConfig(hyperparameters={**SMALL, **(hyperparameters or {})}, **settings)
+    return Run(cohort.name, config, tuple(make_folds(cohort.cases, k, repeats)))
+
+
+def train(run: Run, cohort: Cohort, bags) -> Outcome:
+    return train_folds(run, cohort, bags, device=CPU)
+
+
+def folds_of(run: Run, **changes: Sequence[str]) -> Fold:
+    return Fold(**{**run.folds[0].__dict__, **changes})
+
+
+def train_together(run: Run, cohort: Cohort, bags, shares: Sequence[tuple[tuple[int, ...], int, int]]) -> list[Outcome]:
+    """Train as so many processes, each with the (folds, part, parts) of `shares`. Returns what each says became of it.
+
+    They are threads of which one runs at a time, until it waits for the others: torch has one random stream.
+    """
+    turn = threading.Lock()
+    everyone = Group(len(shares), turn)
+    mates = {folds: Group(parts, turn) for folds, _, parts in shares}
+    outcomes: list = [None] * len(shares)
+
+    def process(rank: int) -> None:
+        folds, part, parts = shares[rank]
+
+        def sum_gradients(model) -> None:
+            if parts > 1:
+                learnable = [p for p in model.parameters() if p.requires_grad]
+                mine = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learnable]
+                gathered = mates[folds].exchange(part, mine)
+                for parameter, *gradients in zip(learnable, *gathered, strict=True):
+                    parameter.grad = sum(gradients)
+
+        share = Share(folds, part, parts, sum_gradients, lambda mine: everyone.exchange(rank, mine))
+        with turn:
+            try:
+                outcomes[rank] = train_folds(run, cohort, bags, device=CPU, share=share)
+            except BaseException as error:
+                outcomes[rank] = error
+                for group in (everyone, *mates.values()):
+                    group.barrier.abort()
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(len(shares))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, threading.BrokenBarrierError):
+            raise outcome
+    return outcomes
+
+
+class Group:
+    def __init__(self, size: int, turn: threading.Lock):
+        self.size, self.turn, self.barrier = size, turn, threading.Barrier(size, timeout=30)
+        self.said: dict[tuple[int, int], object] = {}
+        self.rounds = [0] * size
+
+    def exchange(self, rank: int, mine):
+        number = self.rounds[rank]
+        self.rounds[rank] += 1
+        self.said[number, rank] = mine
+        self.turn.release()
+        try:
+            self.barrier.wait()
+        finally:
+            self.turn.acquire()
+        return [self.said[number, other] for other in range(self.size)]

@@ -1,0 +1,456 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_cohort import CPU, QUIET, make_cohort, make_run, train, train_together
+
+from survq.data.batch import CaseTable
+from survq.data.clinical import read_labels
+from survq.data.folds import Fold
+from survq.evaluation.concordance import concordance_index, fold_concordance
+from survq.models import MODELS, Prediction, SurvivalModel
+from survq.training.loop import FoldLearner, _sampled, train_folds
+from survq.training.losses import nll_survival_loss
+from survq.training.sampling import epoch_batches
+
+NONE = torch.zeros(0, 6)
+FROZEN = {
+    "validation_loss": [1.3936131783651475, 0.8809012039862214, 1.036211950612237],
+    "c_index": [0.8, 0.6410256410256411, 0.72],
+}
+"""make_run on make_cohort, 3 epochs, torch 2.13 and numpy 2 on a CPU."""
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make_cohort()
+
+
+def weights(outcome) -> list[str]:
+    return outcome.details["weights_sha256"]
+
+
+def test_an_outcome(small):
+    cohort, bags = small
+    run = make_run(cohort, k=3, epochs=3)
+    heard = []
+    outcome = train_folds(run, cohort, bags, device=CPU, report=heard.append)
+    assert outcome.state == "finished"
+    assert outcome.epochs == heard
+    assert [epoch.epoch for epoch in outcome.epochs] == [1, 2, 3]
+    assert len(set(weights(outcome))) == 3
+
+    predictions = outcome.predictions
+    assert sorted(predictions["case_id"]) == list(cohort.cases.index)  # each case by the one fold that held it out
+    held_out = {case: fold.index for fold in run.folds for case in fold.validation}
+    assert dict(zip(predictions["case_id"], predictions["fold"], strict=True)) == held_out
+    assert list(predictions.columns[:6]) == ["case_id", "repeat", "fold", "time", "event", "interval"]
+    known = cohort.cases.loc[predictions["case_id"]]
+    assert (predictions["time"].to_numpy() == known["time"].to_numpy()).all()
+    assert (predictions["event"].to_numpy() == known["event"].to_numpy()).all()
+
+    hazards = predictions[[f"hazard_{k}" for k in range(3)]].to_numpy()
+    assert ((hazards > 0) & (hazards < 1)).all()
+    assert predictions["risk"].to_numpy() == pytest.approx(-np.cumprod(1 - hazards, axis=1).sum(axis=1), abs=1e-12)
+    last = outcome.epochs[-1]
+    assert list(last.c_index) == pytest.approx(fold_concordance(predictions)["c_index"].tolist(), abs=1e-12)
+    assert list(last.validation_loss) == pytest.approx(predictions.groupby("fold")["nll"].mean().tolist())
+
+
+def test_a_fold_is_trained_as_one_would_write_it_down(small):
+    """The plain loop, with an optimizer that is not fused: what the settings mean."""
+    cohort, bags = small
+    run = make_run(cohort, epochs=3, learning_rate=5e-3, weight_decay=0.1, hyperparameters=QUIET)
+    outcome = train(run, cohort, bags)
+    for number, fold in enumerate(run.folds):
+        learner = FoldLearner(run.config, cohort, fold, CPU)
+        model, table, losses = learner.model, learner.table, []
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
+        for epoch in (1, 2, 3):
+            losses.append([])
+            for batch in epoch_batches(run.folds, cohort.cases, batch_size=8, seed=0, epoch=epoch):
+                own = [case for case in batch if case in fold.training]
+                chosen = table.batch(own, [bags.get(case, NONE) for case in own])
+                loss = nll_survival_loss(model(chosen).logits, chosen.interval, chosen.event)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses[-1] += [float(loss.detach())] * len(own)
+        assert [epoch.training_loss[number] for epoch in outcome.epochs] == pytest.approx(
+            [np.mean(epoch) for epoch in losses], rel=1e-4
+        )
+        held_out = sorted(fold.validation)
+        expected = learner.predict(table.batch(held_out, [bags.get(case, NONE) for case in held_out]))
+        found = outcome.predictions[outcome.predictions["fold"] == fold.index]
+        assert list(found["case_id"]) == list(expected["case_id"])
+        assert found["risk"].to_numpy() == pytest.approx(expected["risk"].to_numpy(), abs=1e-4)
+
+
+def test_it_learns(small):
+    """Risk is planted in expression and patches: a few epochs find it."""
+    cohort, bags = small
+    outcome = train(make_run(cohort, epochs=8), cohort, bags)
+    first, last = outcome.epochs[0], outcome.epochs[-1]
+    assert np.mean(last.training_loss) < 0.7 * np.mean(first.training_loss)
+    assert last.mean_c_index > 0.7
+
+
+# determinism
+
+
+def test_the_same_seed_gives_the_same_bits(small):
+    run = make_run(small[0])
+    first, again = train(run, *small), train(run, *small)
+    assert weights(first) == weights(again)
+    pd.testing.assert_frame_equal(first.predictions, again.predictions, check_exact=True)
+    assert first.epochs == again.epochs
+
+
+def test_another_seed_gives_others(small):
+    run = make_run(small[0])
+    other = replace(run, config=replace(run.config, seed=1))
+    assert not set(weights(train(run, *small))) & set(weights(train(other, *small)))
+
+
+def test_what_happened_before_does_not_matter(small):
+    run = make_run(small[0])
+    torch.manual_seed(1)
+    first = train(run, *small)
+    torch.manual_seed(2)
+    torch.rand(5)
+    assert weights(train(run, *small)) == weights(first)
+
+
+CHANGES = {
+    "learning_rate": 2e-2,
+    "weight_decay": 0.5,
+    "epochs": 3,
+    "batch_size": 12,
+    "intervals": 4,
+    "interval_edges": "cohort",
+    "expression_scale": "zscore",
+    "sampling": "balanced",
+    "patches_per_case": 2,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_setting_is_put_to_use(small, name):
+    run = make_run(small[0])
+    other = replace(run, config=replace(run.config, **{name: CHANGES[name]}))
+    assert not set(weights(train(run, *small))) & set(weights(train(other, *small)))
+
+
+def test_a_frozen_result(small):
+    """Not right or wrong, but known: who changes what training does has to say so here."""
+    last = train(make_run(small[0], epochs=3), *small).epochs[-1]
+    assert list(last.validation_loss) == pytest.approx(FROZEN["validation_loss"], rel=1e-3)
+    assert list(last.c_index) == pytest.approx(FROZEN["c_index"], abs=1e-6)
+
+
+# folds and processes
+
+
+@pytest.mark.parametrize("shares", [[(0,), (1, 2)], [(2,), (0,), (1,)], [(2, 0), (1,)]], ids=str)
+@pytest.mark.parametrize("sampling", ["shuffled", "balanced"])
+def test_how_folds_are_spread_over_processes_does_not_show(small, shares, sampling):
+    """Not in a single bit: a fold trained alone is that fold trained beside others."""
+    run = make_run(small[0], sampling=sampling, patches_per_case=3)
+    alone = train(run, *small)
+    outcomes = train_together(run, *small, [(folds, 0, 1) for folds in shares])
+    for outcome in outcomes:
+        assert weights(outcome) == weights(alone)
+        assert outcome.epochs == alone.epochs
+        assert outcome.details["interval_edges"] == alone.details["interval_edges"]
+        pd.testing.assert_frame_equal(outcome.predictions, alone.predictions, check_exact=True)
+
+
+@pytest.mark.parametrize("batch_size", [8, 5, 1])
+def test_the_batches_of_a_fold_may_be_spread_too(small, batch_size):
+    """Two processes a fold, their gradients summed: the same but for rounding, also where a part has no case."""
+    run = make_run(small[0], k=2, batch_size=batch_size, learning_rate=2e-3, hyperparameters=QUIET)
+    alone = train(run, *small)
+    outcomes = train_together(run, *small, [((0,), 0, 2), ((0,), 1, 2), ((1,), 0, 2), ((1,), 1, 2)])
+    assert all(weights(outcome) == weights(outcomes[0]) for outcome in outcomes)
+    for epoch, expected in zip(outcomes[0].epochs, alone.epochs, strict=True):
+        assert list(epoch.c_index) == pytest.approx(list(expected.c_index), abs=1e-5)
+        assert list(epoch.training_loss) == pytest.approx(list(expected.training_loss), rel=1e-4)
+        assert list(epoch.validation_loss) == pytest.approx(list(expected.validation_loss), rel=1e-4)
+    found = outcomes[3].predictions
+    assert list(found["case_id"]) == list(alone.predictions["case_id"])
+    assert found["risk"].to_numpy() == pytest.approx(alone.predictions["risk"].to_numpy(), abs=1e-4)
+
+
+def test_repeated_folds(small):
+    run = make_run(small[0], k=3, repeats=2, epochs=1)
+    outcome = train(run, *small)
+    assert len(outcome.epochs[0].c_index) == len(weights(outcome)) == 6
+    assert outcome.predictions.groupby("case_id").size().eq(2).all()
+    assert outcome.predictions.groupby("repeat")["case_id"].nunique().eq(len(small[0].cases)).all()
+
+
+class Witness(SurvivalModel):
+    """Writes down what it is shown."""
+
+    seen: list = []  # noqa: RUF012
+
+    def __init__(self, spec, *, noise: bool = False):
+        super().__init__()
+        self.linear = torch.nn.Linear(spec.genes, spec.intervals)
+        self.register_buffer("prepared", torch.zeros(2))
+        self.noise = noise
+
+    def prepare(self, training):
+        batches = list(training)
+        self.seen.append(("prepare", [case for batch in batches for case in batch.case_ids], None))
+        self.prepared = torch.rand(2)
+
+    def forward(self, batch, *, keep_attention=False):
+        sizes = {case: len(bag) for case, bag in zip(batch.case_ids, batch.bags, strict=True)}
+        self.seen.append(("train" if self.training else "predict", list(batch.case_ids), sizes))
+        return Prediction(self.linear(batch.expression))
+
+
+@pytest.fixture
+def witness(monkeypatch):
+    monkeypatch.setitem(MODELS, "witness", Witness)
+    monkeypatch.setattr(Witness, "seen", [])
+    return Witness.seen
+
+
+def witness_run(cohort, **settings):
+    run = make_run(cohort, **settings)
+    return replace(run, config=replace(run.config, model="witness", hyperparameters={}))
+
+
+def test_a_fold_trains_on_its_training_cases_and_predicts_the_others(small, witness):
+    cohort, bags = small
+    run = witness_run(cohort, k=3, epochs=2)
+    run = replace(run, folds=run.folds[:1])
+    train(run, cohort, bags)
+    (fold,) = run.folds
+    assert sorted(witness[0][1]) == sorted(fold.training) and witness[0][0] == "prepare"
+    seen = witness[1:]
+    for _ in range(2):
+        trained = [case for what, cases, _ in seen[:3] for case in cases if what == "train"]
+        assert sorted(trained) == sorted(fold.training)
+        assert all(len(cases) == 8 for _, cases, _ in seen[:3])
+        predicted = [case for what, cases, _ in seen[3:5] for case in cases if what == "predict"]
+        assert sorted(predicted) == sorted(fold.validation)
+        seen = seen[5:]
+    assert not seen
+
+
+def test_patches_are_drawn_in_training_alone(small, witness):
+    cohort, bags = small
+    train(witness_run(cohort, patches_per_case=3), cohort, bags)
+    for what, _, sizes in witness:
+        for case, size in (sizes or {}).items():
+            all_of_them = len(bags.get(case, ()))
+            assert size == (min(3, all_of_them) if what == "train" else all_of_them)
+
+
+def test_what_prepare_draws_does_not_depend_on_other_folds(small, witness):
+    run = witness_run(small[0])
+    together = train(run, *small)
+    apart = train_together(run, *small, [((0,), 0, 1), ((1, 2), 0, 1)])
+    assert weights(apart[0]) == weights(together)
+
+
+def test_drawn_patches():
+    config = make_run(make_cohort()[0], patches_per_case=4).config
+    bag = torch.arange(10)[:, None]
+    drawn = _sampled(bag, "A", 1, config).flatten().tolist()
+    assert drawn == sorted(set(drawn)) and len(drawn) == 4
+    assert drawn == _sampled(bag, "A", 1, config).flatten().tolist()
+    others = [_sampled(bag, case, epoch, config).flatten().tolist() for case, epoch in (("A", 2), ("B", 1))]
+    others.append(_sampled(bag, "A", 1, replace(config, seed=1)).flatten().tolist())
+    assert all(other != drawn for other in others)
+    counts = np.zeros(10)
+    for epoch in range(300):
+        counts[_sampled(bag, "A", epoch, config).flatten()] += 1
+    assert (abs(counts - 120) < 5 * np.sqrt(300 * 0.4 * 0.6)).all()
+    assert _sampled(bag[:4], "A", 1, config) is not None and len(_sampled(bag[:4], "A", 1, config)) == 4
+    assert _sampled(None, "A", 1, config) is None
+
+
+# what a fold must not know
+
+
+def with_other_held_out_cases(cohort, bags, fold):
+    """Everything else about them: outcomes, expression, patches."""
+    random = np.random.default_rng(9)
+    held_out = list(fold.validation)
+    cases, expression, bags = cohort.cases.copy(), cohort.expression.copy(), dict(bags)
+    cases.loc[held_out, "time"] = random.exponential(500, len(held_out)) + 1
+    cases.loc[held_out, "event"] = ~cases.loc[held_out, "event"]
+    there = [case for case in held_out if case in expression.index]
+    expression.loc[there] = random.normal(100, 50, (len(there), 8)).astype(np.float32)
+    for case in held_out:
+        if case in bags:
+            bags[case] = bags[case] * 7 + 1
+    return replace(cohort, cases=cases, expression=expression), bags
+
+
+@pytest.mark.parametrize("sampling", ["shuffled", "balanced"])
+@pytest.mark.parametrize("expression_scale", ["minmax", "zscore"])
+def test_nothing_of_its_held_out_cases_reaches_a_fold(small, sampling, expression_scale):
+    run = make_run(small[0], sampling=sampling, expression_scale=expression_scale)
+    before = train(run, *small)
+    changed = train(run, *with_other_held_out_cases(*small, run.folds[0]))
+    assert weights(changed)[0] == weights(before)[0]
+    assert changed.details["interval_edges"][0] == before.details["interval_edges"][0]
+    # the others trained on these cases
+    assert weights(changed)[1] != weights(before)[1]
+    assert weights(changed)[2] != weights(before)[2]
+
+
+def test_edges_from_the_whole_cohort_do_know_them(small):
+    """The small leak that the paper's protocol has, and that the configuration names."""
+    run = make_run(small[0], interval_edges="cohort")
+    before = train(run, *small)
+    changed = train(run, *with_other_held_out_cases(*small, run.folds[0]))
+    assert changed.details["interval_edges"][0] != before.details["interval_edges"][0]
+    assert len({tuple(edges) for edges in before.details["interval_edges"]}) == 1
+
+
+# tables are joined by case id
+
+
+def test_the_order_of_rows_and_genes_does_not_matter(small):
+    """A model that took its expression by position in another table would give every case a stranger's genes."""
+    cohort, bags = small
+    random = np.random.default_rng(4)
+
+    def shuffled(table):
+        return table.iloc[random.permutation(len(table))]
+
+    mixed = replace(
+        cohort,
+        cases=shuffled(cohort.cases),
+        expression=shuffled(cohort.expression)[list("HCABGFED")],
+        slides=shuffled(cohort.slides),
+    )
+    mixed_bags = {case: bags[case] for case in random.permutation(list(bags))}
+    run = make_run(cohort)
+    expected, found = train(run, cohort, bags), train(run, mixed, mixed_bags)
+    pd.testing.assert_frame_equal(found.predictions, expected.predictions, check_exact=True)
+    table = CaseTable.fit(mixed, run.folds[0])
+    for case in ("CASE-000", "CASE-020"):
+        batch = table.batch([case], [bags[case]])
+        assert float(batch.time) == pytest.approx(cohort.cases.loc[case, "time"])
+
+
+def test_a_swap_of_two_cases_would_be_seen(small):
+    """The test above has teeth: rows under the wrong names change predictions."""
+    cohort, bags = small
+    expression = cohort.expression.copy()
+    expression.index = expression.index[::-1]
+    run = make_run(cohort)
+    found = train(run, replace(cohort, expression=expression), bags).predictions
+    assert not np.allclose(found["risk"], train(run, cohort, bags).predictions["risk"], atol=1e-3)
+
+
+# divergence
+
+
+def exploding(cohort, bags, of):
+    """Features of some cases that no arithmetic survives."""
+    return cohort, {case: bag.float() * 1e30 if case in of else bag for case, bag in bags.items()}
+
+
+def test_a_run_that_diverges_says_so(small):
+    cohort, bags = small
+    run = make_run(cohort, learning_rate=1.0, epochs=4)
+    outcome = train(run, *exploding(cohort, bags, set(bags)))
+    assert outcome.state == "diverged"
+    assert outcome.predictions is None
+    assert outcome.epochs == []
+    assert "fold 0, epoch 1, step 1" in outcome.details["reason"]
+    assert "lower learning rate" in outcome.details["reason"]
+
+
+def test_a_prediction_that_is_no_number_is_divergence_too(small, monkeypatch):
+    """A C-index of the cases that remain would pass for a result."""
+    cohort, bags = small
+    run = make_run(cohort)
+    run = replace(run, folds=run.folds[:1])
+    outcome = train(run, *exploding(cohort, bags, {run.folds[0].validation[0]}))
+    assert outcome.state == "diverged"
+    assert "a prediction of fold 0" in outcome.details["reason"]
+
+
+def test_epochs_before_it_remain(small, monkeypatch):
+    cohort, bags = small
+    step, calls = FoldLearner.step, []
+
+    def fail_in_the_second_epoch(self, *arguments):
+        calls.append(self)
+        loss = step(self, *arguments)
+        return float("nan") if len(calls) > 12 else loss
+
+    monkeypatch.setattr(FoldLearner, "step", fail_in_the_second_epoch)
+    outcome = train(make_run(cohort, epochs=3), cohort, bags)
+    assert (outcome.state, len(outcome.epochs)) == ("diverged", 1)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_diverges_in_one_process_ends_in_all(small, parts):
+    """None may wait for gradients or predictions that will never come."""
+    cohort, bags = small
+    ids = list(cohort.cases.index)
+    a, b, c, d = ids[:12], ids[12:18], ids[18:30], ids[30:]
+    run = make_run(cohort, epochs=3)
+    run = replace(run, folds=(Fold(0, 0, tuple(a), tuple(b)), Fold(0, 1, tuple(c), tuple(d))))
+    poisoned = exploding(cohort, bags, {next(case for case in c if case in bags)})
+    alone = train(run, *poisoned)
+    assert alone.state == "diverged" and "fold 1" in alone.details["reason"]
+    shares = [((fold,), part, parts) for fold in (0, 1) for part in range(parts)]
+    outcomes = train_together(run, *poisoned, shares)
+    assert {outcome.state for outcome in outcomes} == {"diverged"}
+    assert len({outcome.details["reason"] for outcome in outcomes}) == 1
+    if parts == 1:
+        assert outcomes[0].details["reason"] == alone.details["reason"]
+
+
+# the sign of things, from the clinical table to the C-index
+
+
+def planted(tmp_path):
+    """Half of the cases have a gene high and die within months; of the others most are lost from sight as early, for
+    reasons of their own, and some die late. Returns a cohort read from a clinical table, and who is of high risk.
+    """
+    random = np.random.default_rng(0)
+    n = 60
+    high = np.arange(n) % 2 == 0
+    lost = ~high & (random.random(n) < 0.8)
+    months = np.where(high | lost, random.uniform(1, 20, n), random.uniform(40, 60, n))
+    table = pd.DataFrame(
+        {"case_id": [f"P{number:02d}" for number in range(n)], "months": months, "censorship": lost.astype(int)}
+    )
+    table.to_csv(tmp_path / "clinical.csv", index=False)
+    cases = read_labels(tmp_path / "clinical.csv", time="months", censorship="censorship").cases
+    cohort, _ = make_cohort()
+    expression = pd.DataFrame(random.normal(size=(n, 8)), index=cases.index, columns=list("ABCDEFGH"))
+    expression["D"] += 3.0 * high
+    return replace(cohort, cases=cases, expression=expression.astype(np.float32), slides=cohort.slides[:0]), high
+
+
+def test_high_risk_is_high(tmp_path):
+    """Censorship 0 is a death; deaths raise the hazard; a higher hazard is a higher risk; that ranks towards 1."""
+    cohort, high = planted(tmp_path)
+    assert cohort.cases["event"][high].all()
+    hyperparameters = {"width": 8, "histology_queries": 0, **QUIET}
+    run = make_run(cohort, epochs=12, learning_rate=2e-2, hyperparameters=hyperparameters)
+    outcome = train(run, cohort, {})
+    risk = outcome.predictions.set_index("case_id")["risk"].loc[cohort.cases.index].to_numpy()
+    is_ranked_first = concordance_index(risk, np.where(high, 1.0, 2.0), np.ones(len(high), bool))
+    assert is_ranked_first > 0.9
+    assert outcome.epochs[-1].mean_c_index > 0.7
+
+    flipped = replace(cohort, cases=cohort.cases.assign(event=~cohort.cases["event"]))
+    wrong = train(replace(run, cohort="FLIPPED"), flipped, {}).predictions
+    risk = wrong.set_index("case_id")["risk"].loc[cohort.cases.index].to_numpy()
+    assert concordance_index(risk, np.where(high, 1.0, 2.0), np.ones(len(high), bool)) < 0.3
