@@ -133,12 +133,13 @@ class Study:
 
     def _execute(self, queue: RunQueue) -> None:
         # Ray takes seconds to import; a study that is finished does without
-        from survq.data.session import ON_CLUSTER, connect, resources
+        from survq.data.session import ON_CLUSTER, await_machine, connect, resources
         from survq.data.shards import share_bags
         from survq.training.runs import Room, execute
 
         connect(self.settings.cpus, self.settings.verbose)
         signal.signal(signal.SIGTERM, _terminate)  # Ray has put its own in place, which aborts
+        await_machine()
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
         room = Room.of(self.settings)

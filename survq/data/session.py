@@ -5,8 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
+import time
 import warnings
+from pathlib import Path
 
+import yaml
+
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # `ray up` leaves it on the head
 ON_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
 
 # These are read when ray is imported.
@@ -18,7 +24,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # survq writes
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # Tune schedules, it does not remember
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "1000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-if not ON_CLUSTER:
+# inside one of Ray's own processes the session is there, and what is said of it must not change
+if not ON_CLUSTER and not ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
     # Without this a local Ray listens on all network interfaces, whatever address it is given.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # A token of this process alone; Ray would otherwise leave one in the home folder, readable by all.
@@ -28,7 +35,7 @@ if not ON_CLUSTER:
 
 import ray  # noqa: E402
 
-__all__ = ["ON_CLUSTER", "connect", "ray", "resources", "silence"]
+__all__ = ["ON_CLUSTER", "await_machine", "connect", "ray", "resources", "silence"]
 
 
 def connect(cpus: int | None = None, verbose: bool = False) -> None:
@@ -63,7 +70,45 @@ def silence() -> None:
 
 
 def resources() -> tuple[int, int, int]:
-    """How many nodes, CPUs and GPUs the session has."""
-    total = ray.cluster_resources()
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    return nodes, int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    """How many nodes there are, and how many CPUs and GPUs there are or, where machines come when asked for, may be."""
+    total, most = ray.cluster_resources(), _may_grow_to()
+    cpus, gpus = (int(max(total.get(what, 0), most.get(what, 0))) for what in ("CPU", "GPU"))
+    return sum(node["Alive"] for node in ray.nodes()), cpus or 1, gpus
+
+
+def await_machine(minutes: float = 45) -> None:
+    """On a cluster whose machines come when asked for, ask for one and wait until it is there.
+
+    Raises ConnectionError with the mend.
+    """
+    what = "GPU" if _may_grow_to().get("GPU") else "CPU"
+    if not ON_CLUSTER or ray.cluster_resources().get(what, 0) >= 1:
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    print("ray: waiting for a machine, about ten minutes; `ray status` says how it goes", flush=True)
+    deadline = time.monotonic() + 60 * minutes
+    request_resources(bundles=[{what: 1}])
+    try:
+        while ray.cluster_resources().get(what, 0) < 1:
+            if time.monotonic() > deadline:
+                raise ConnectionError(
+                    f"no machine came in {minutes:g} minutes. Mend: `ray status` on the head says why, mostly the "
+                    f"account's quota or no room in the zone."
+                )
+            time.sleep(5)
+    finally:
+        request_resources(bundles=[])  # an ask that stands keeps the machine for ever
+
+
+def _may_grow_to() -> dict[str, float]:
+    """What the cluster's autoscaler may add up to; empty where none is at work."""
+    if not (ON_CLUSTER and BOOTSTRAP.is_file()):
+        return {}
+    config = yaml.safe_load(BOOTSTRAP.read_text())
+    most: dict[str, float] = {}
+    for name, kind in config["available_node_types"].items():
+        count = min(kind["max_workers"], config["max_workers"]) + (name == config["head_node_type"])
+        for what, amount in kind["resources"].items():
+            most[what] = most.get(what, 0) + count * amount
+    return most

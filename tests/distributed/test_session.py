@@ -24,3 +24,17 @@ def test_token_is_on_and_nothing_is_left_in_the_home_folder(ray_session):
     assert len(token) == 64
     file = Path.home() / ".ray" / "auth_token"
     assert not file.exists() or token not in file.read_text()
+
+
+def test_a_study_is_sized_by_what_the_cluster_may_grow_to(ray_session, monkeypatch, tmp_path):
+    from survq.data import session
+
+    here = session.resources()
+    (tmp_path / "bootstrap.yaml").write_text(
+        "{max_workers: 2, head_node_type: head, available_node_types: {"
+        "head: {max_workers: 0, resources: {CPU: 0}}, gpu: {max_workers: 2, resources: {CPU: 96, GPU: 8}}}}"
+    )
+    monkeypatch.setattr(session, "BOOTSTRAP", tmp_path / "bootstrap.yaml")
+    assert session.resources() == here, "a file left by some cluster says nothing of a private Ray"
+    monkeypatch.setattr(session, "ON_CLUSTER", True)
+    assert session.resources() == (1, 192, 16)
