@@ -8,111 +8,133 @@ The paper searched nothing in the open: 0.724 is the mean C-index of one setting
 setting, and an epoch, that only its training cases chose.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
+from survq.data.cohort import Cohort
 from survq.reporting.figures import kaplan_meier_figure
 from survq.settings import StudySettings
-from survq.study import open_study
+from survq.study import Study, open_study
 from survq.training.config import TrainConfig
 from survq.tuning.search import (
-    NestedSearch,
+    Search,
+    Searches,
     Space,
     nested_searches,
     outer_predictions,
     outer_table,
+    sweep,
     trials_table,
     write_optuna_view,
 )
 
+PROTOCOLS = {
+    "nested": "nested: inner folds of each outer training part choose settings and epoch, the outer fold reports once",
+    "paper": "paper: all trials on the folds that report them, as the field does; the best of them is OPTIMISTIC",
+}
+
 
 @dataclass(frozen=True)
 class SearchSettings(StudySettings):
-    """Nested search of SurvQ's settings by Ray Tune and Optuna.
+    """Search of SurvQ's settings by Ray Tune and Optuna, nested.
 
-    Protocol: nested. For each outer fold a search of its own sees inner folds of the training cases only, chooses the
-    setting with the fewest queries within one standard error of the best, and the epoch; it is then trained on all
-    training cases and reports on the outer fold once. Trials above the median loss are stopped early.
+    For each outer fold a search of its own sees inner folds of the training cases only, chooses the setting with the
+    fewest queries within one standard error of the best, and the epoch; it is then trained on all training cases and
+    reports on the outer fold once. Trials above the median loss are stopped early.
     """
 
     trials: int | None = None
-    """Settings tried for each outer fold. Left out: 32, or 8 for simulated data."""
+    """Settings tried in each search. Left out: 32, or 8 for simulated data."""
     inner_folds: int = 3
     """Folds made of each outer training part, which the search sees."""
+    protocol: Literal["nested", "paper"] = "nested"
+    """paper: search on the folds that report. It shows what choosing alone is worth; its best is no result."""
+
+
+def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
+    """What is searched, from the paper's setting onwards. A small cohort gets a small model and fewer queries."""
+    most = 64 if small else 400
+    paper = {"histology_queries": min(300, most), "genomic_queries": min(128, most)}
+    present = {
+        "histology_queries": "histology" in cohort.modalities,
+        "genomic_queries": "genomics" in cohort.modalities,
+    }
+
+    def configure(trial) -> TrainConfig:
+        depth = trial.suggest_int("depth", 1, 3)
+        counts = {name: trial.suggest_int(name, 4, most, log=True) if present[name] else 0 for name in paper}
+        block = {"depth": depth, "block": "plain" if depth == 1 else "residual"}
+        return TrainConfig(
+            hyperparameters=counts | block | ({"width": 32} if small else {}),
+            learning_rate=trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
+            weight_decay=trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
+            epochs=epochs,
+        )
+
+    first = {name: count for name, count in paper.items() if present[name]}
+    return Space(
+        configure,
+        first=first | {"depth": 1, "learning_rate": 5e-4, "weight_decay": 1e-3},
+        complexity=lambda config: sum(config.hyperparameters[name] for name in paper),
+    )
 
 
 def main(settings: SearchSettings) -> None:
-    with open_study("search", settings) as study:
-        small = {"width": 32} if study.simulated else {}
+    with open_study("search", settings, PROTOCOLS[settings.protocol]) as study:
         epochs = settings.epochs or (16 if study.simulated else 50)
         trials = settings.trials or (8 if study.simulated else 32)
-        most = 64 if study.simulated else 400
-        searches = []
+        searches: list[Search] = []
         for cohort in study.cohorts.values():
-            has_slides, has_expression = ("histology" in cohort.modalities, "genomics" in cohort.modalities)
-
-            def configure(trial, has_slides=has_slides, has_expression=has_expression) -> TrainConfig:
-                depth = trial.suggest_int("depth", 1, 3)
-                counts = {
-                    "histology_queries": trial.suggest_int("histology_queries", 4, most, log=True) if has_slides else 0,
-                    "genomic_queries": trial.suggest_int("genomic_queries", 4, most, log=True) if has_expression else 0,
-                }
-                return TrainConfig(
-                    hyperparameters=counts | {"depth": depth, "block": "plain" if depth == 1 else "residual"} | small,
-                    learning_rate=trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
-                    weight_decay=trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
-                    epochs=epochs,
+            searched = space(cohort, epochs, small=study.simulated)
+            folds = study.folds(cohort)
+            if settings.protocol == "paper":
+                searches.append(sweep(cohort, folds, searched, trials=trials))
+            else:
+                inner = settings.inner_folds
+                searches += nested_searches(
+                    cohort, folds, searched, trials=trials, inner_folds=inner, seeds=settings.seeds
                 )
+        print(f"  {trials} trials in each of {len(searches)} searches\n")
+        schedule = Searches(searches)
+        study.do(schedule, schedule.label)
 
-            paper = {"depth": 1, "learning_rate": 5e-4, "weight_decay": 1e-3}
-            paper |= {"histology_queries": min(300, most)} if has_slides else {}
-            paper |= {"genomic_queries": min(128, most)} if has_expression else {}
-            space = Space(
-                configure,
-                first=paper,
-                complexity=lambda config: (
-                    config.hyperparameters["histology_queries"] + config.hyperparameters["genomic_queries"]
-                ),
-            )
-            searches += nested_searches(
-                cohort,
-                study.folds(cohort),
-                space,
-                trials=trials,
-                inner_folds=settings.inner_folds,
-                seeds=settings.seeds,
-            )
-        print(f"  protocol nested: {trials} trials on {settings.inner_folds} inner folds for each outer fold\n")
-        search = NestedSearch(searches)
-        study.do(search, search.label)
+        tried = trials_table(searches)
+        study.save_rows(f"trials_{settings.protocol}", tried)
+        write_optuna_view(searches, study.results.folder / f"optuna_{settings.protocol}.db")
+        if settings.protocol == "paper":
+            print(f"\nThe best of {trials} trials on the folds that chose it: OPTIMISTIC, not a result\n")
+            print(tried[tried["chosen"]].to_string(index=False))
+        else:
+            report(study, searches, settings.seeds, trials)
+        print(f"  dashboard optuna-dashboard sqlite:///{study.results.folder / f'optuna_{settings.protocol}.db'}")
 
-        outer = outer_table(searches)
-        if outer.empty:
-            return
-        predictions = {
-            (name, seed): outer_predictions([search for search in searches if search.cohort.name == name], seed)
-            for name in outer["cohort"].unique()
-            for seed in range(settings.seeds)
-        }
-        figures = {
-            f"kaplan_meier_{name}": kaplan_meier_figure(predictions[name, 0], f"{name}, nested search")
-            for name in outer["cohort"].unique()
-        }
-        table = study.nested_table(predictions, configurations=trials)
-        print(f"\nWhat each outer fold's search chose, and how it did\n\n{outer.to_string(index=False)}\n")
-        print(f"Nested search: C-index on outer folds, which had no say in any choice\n\n{table}\n")
-        optimistic = outer["search_c_index_optimistic"].mean()
-        print(f"  the search itself scored its choices {optimistic:.3f} on the inner folds: optimistic, not a result")
-        for name, c_index in study.oracle().items():
-            print(f"  {name} is simulated: the truth itself reaches {c_index:.3f}")
-        for path in study.save("nested_search", table, figures):
-            print(f"  written   {path}")
-        for name, rows in (("outer_folds", outer), ("trials", trials_table(searches))):
-            rows.to_csv(study.results.folder / f"{name}.csv", index=False)
-            print(f"  written   {study.results.folder / f'{name}.csv'}")
-        write_optuna_view(searches, study.results.folder / "optuna.db")
-        print(f"  dashboard optuna-dashboard sqlite:///{study.results.folder / 'optuna.db'}")
+
+def report(study: Study, searches: Sequence[Search], seeds: int, trials: int) -> None:
+    """What was chosen, how it did on the folds that had no say, and how optimistic the search was."""
+    outer = outer_table(searches)
+    if outer.empty:
+        return
+    predictions = {
+        (name, seed): outer_predictions([search for search in searches if search.cohort.name == name], seed)
+        for name in outer["cohort"].unique()
+        for seed in range(seeds)
+    }
+    table = study.nested_table(predictions, configurations=trials)
+    print(f"\nWhat each outer fold's search chose, and how it did\n\n{outer.to_string(index=False)}\n")
+    print(f"Nested search: C-index on outer folds, which had no say in any choice\n\n{table}\n")
+    optimistic = outer["search_c_index_optimistic"].mean()
+    print(f"  the search itself scored its choices {optimistic:.3f} on the inner folds: optimistic, not a result")
+    study.show_oracle()
+    study.save_rows("outer_folds", outer)
+    figures = {
+        f"kaplan_meier_{name}": kaplan_meier_figure(table, f"{name}, nested search")
+        for (name, seed), table in predictions.items()
+        if seed == 0
+    }
+    study.save("nested_search", table, figures)
 
 
 if __name__ == "__main__":

@@ -30,3 +30,17 @@ class StudySettings:
     """Spread the folds of a trial over this many Ray Train workers, a GPU each. 0: the trial's own process does all."""
     verbose: bool = False
     """Show what Ray has to say."""
+
+    def __post_init__(self):
+        at_least = {"epochs": 1, "folds": 2, "seeds": 1, "cpus": 1, "workers_per_trial": 0}
+        problems = [
+            f"--{name.replace('_', '-')} is {value}; expected {low} or more"
+            for name, low in at_least.items()
+            if (value := getattr(self, name)) is not None and value < low
+        ]
+        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
+            problems.append(f"--gpus-per-trial is {self.gpus_per_trial:g}; expected 0 or more")
+        if twice := sorted({name for name in self.cohorts if self.cohorts.count(name) > 1}):
+            problems.append(f"--cohorts names {', '.join(twice)} more than once")
+        if problems:
+            raise ValueError("; ".join(problems))

@@ -43,8 +43,10 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def open_study(name: str, settings: StudySettings) -> Iterator[Study]:
+def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[Study]:
     """A study and its folder `results/<name>/`, which no other process may use meanwhile.
+
+    `protocol` says in a line what is fixed, what is chosen, and by what: readers see it above every result.
 
     What a user can mend ends the program with a message and an exit code, without a traceback.
     """
@@ -52,7 +54,7 @@ def open_study(name: str, settings: StudySettings) -> Iterator[Study]:
     try:
         with results.lock():
             study = Study(name, settings, results, _load(settings))
-            study.introduce()
+            study.introduce(protocol)
             yield study
             study.farewell()
     except DataError as error:
@@ -89,12 +91,13 @@ class Study:
     def simulated(self) -> bool:
         return self.settings.data is None
 
-    def introduce(self) -> None:
+    def introduce(self, protocol: str) -> None:
         """The first lines: which data, which protocol, where results go."""
         data = f"data: {self.settings.data}" if self.settings.data else "SIMULATED data: a demo, no scientific result"
         print(f"survq {survq.__version__} | {self.name} | {data}")
         for cohort in self.cohorts.values():
             print(f"  {cohort.summary()}")
+        print(f"  protocol {protocol}")
         print(f"  results in {self.results.folder}; start the same command again to continue\n", flush=True)
 
     def folds(self, cohort: Cohort, model: str = "survq") -> tuple[Fold, ...]:
@@ -186,13 +189,24 @@ class Study:
                 found[name] = float(json.loads(file.read_text())["oracle"]["eta"])
         return found
 
-    def save(self, name: str, table: Table | None = None, figures: Mapping[str, Figure] | None = None) -> list[Path]:
-        """Write a table and figures into the study's folder. Returns their paths."""
+    def save(self, name: str, table: Table | None = None, figures: Mapping[str, Figure] | None = None) -> None:
+        """Write a table and figures into the study's folder, and say where they are."""
         written = list(table.save(self.results.folder / name)) if table is not None else []
         for figure_name, figure in (figures or {}).items():
             written.append(self.results.folder / f"{figure_name}.png")
             figure.savefig(written[-1], dpi=150)
-        return written
+        for path in written:
+            print(f"  written   {path}")
+
+    def save_rows(self, name: str, rows: pd.DataFrame) -> None:
+        """Write a table of any kind as CSV into the study's folder, and say where it is."""
+        rows.to_csv(self.results.folder / f"{name}.csv", index=False)
+        print(f"  written   {self.results.folder / f'{name}.csv'}")
+
+    def show_oracle(self) -> None:
+        """On simulated cohorts, the ceiling that the planted truth sets."""
+        for name, c_index in self.oracle().items():
+            print(f"  {name} is simulated: the truth itself reaches {c_index:.3f}")
 
     def farewell(self) -> None:
         """The last lines: what went wrong, where to look, how to go on. Exits with 1 if a run failed."""

@@ -75,10 +75,13 @@ class Trial:
 
 @dataclass
 class Search:
-    """The search for one outer fold: it knows the cases of its training part and no others."""
+    """The search for one outer fold: it knows the cases of its training part and no others.
+
+    Without an outer fold it is a sweep over the folds that also report: what the field does, and optimistic.
+    """
 
     cohort: Cohort
-    outer: Fold
+    outer: Fold | None
     inner: tuple[Fold, ...]
     space: Space
     trials_wanted: int
@@ -96,19 +99,19 @@ class Search:
             trial = self._suggest(self.given)
             self.trials.append(trial)
             self.given += 1
-            return Run(self.cohort.name, trial.config, self.inner, f"{self._group}/trial={trial.number}")
-        if self._searched and len(self.refits) < self.seeds and self.chosen is not None:
+            return Run(self.cohort.name, trial.config, self.inner, f"{self.name}/trial={trial.number}")
+        if self.outer and self._searched and len(self.refits) < self.seeds and self.chosen is not None:
             seed = len(self.refits)
             self.refits[seed] = None
             config = replace(self.chosen.config, epochs=self.chosen.best.epoch, seed=seed)
-            return Run(self.cohort.name, config, (self.outer,), f"{self._group}/chosen")
+            return Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen")
         return None
 
     @property
     def exhausted(self) -> bool:
         if self.abandoned:
             return True
-        return self._searched and (self.chosen is None or len(self.refits) == self.seeds)
+        return self._searched and (not self.outer or self.chosen is None or len(self.refits) == self.seeds)
 
     @property
     def chosen(self) -> Trial | None:
@@ -133,11 +136,11 @@ class Search:
 
     @property
     def total(self) -> int:
-        return self.trials_wanted + self.seeds
+        return self.trials_wanted + (self.seeds if self.outer else 0)
 
     @property
-    def _group(self) -> str:
-        return f"outer={self.outer.repeat}.{self.outer.index}"
+    def name(self) -> str:
+        return f"outer={self.outer.repeat}.{self.outer.index}" if self.outer else "sweep"
 
     @property
     def _searched(self) -> bool:
@@ -155,7 +158,7 @@ class Search:
         return self.trials[: number // GENERATION * GENERATION]
 
     def _suggest(self, number: int) -> Trial:
-        key = (self.seed, "search", self.cohort.name, self.outer.repeat, self.outer.index, number)
+        key = (self.seed, "search", self.cohort.name, self.name, number)
         # a sampler of its own for each trial: one that is seeded anew on resuming would repeat itself
         sampler = optuna.samplers.TPESampler(
             seed=torch_seed(*key) % 2**32, n_startup_trials=STARTUP, constant_liar=False
@@ -169,7 +172,7 @@ class Search:
         return Trial(number, config, suggestion.params, suggestion.distributions)
 
 
-class NestedSearch:
+class Searches:
     """The searches for all outer folds of all cohorts: a schedule whose idle moments are filled by one another."""
 
     def __init__(self, searches: Sequence[Search]):
@@ -181,7 +184,7 @@ class NestedSearch:
         for search in self.searches:
             run = search.next()
             if run is not None:
-                refit = run.folds == (search.outer,)
+                refit = search.outer is not None and run.folds == (search.outer,)
                 self._out[run.path] = (search, run.config.seed if refit else search.trials[-1])
                 return run
         return None
@@ -213,7 +216,7 @@ class NestedSearch:
     def label(self, path: str) -> str:
         """A run for people: which search, and what it tries."""
         search, what = self._out[path]
-        whose = f"{search.cohort.name} outer {search.outer.repeat}.{search.outer.index}"
+        whose = f"{search.cohort.name} {search.name}"
         if not isinstance(what, Trial):
             return f"{whose} chosen" + (f", seed {what}" if search.seeds > 1 else "")
         values = (f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in what.params.items())
@@ -238,13 +241,18 @@ def nested_searches(
     return searches
 
 
+def sweep(cohort: Cohort, folds: Sequence[Fold], space: Space, *, trials: int, seed: int = 0) -> Search:
+    """A search whose trials see the folds that report them: its best is what choosing has made of it."""
+    return Search(cohort, None, tuple(folds), space, trials, seeds=0, seed=seed)
+
+
 def trials_table(searches: Sequence[Search]) -> pd.DataFrame:
     """A row a trial: what it tried, how it went on the inner folds, and whether it was chosen."""
     return pd.DataFrame(
         [
-            {"cohort": search.cohort.name, "repeat": search.outer.repeat, "outer_fold": search.outer.index}
+            {"cohort": search.cohort.name, "search": search.name}
             | {"trial": trial.number, "state": trial.state, "chosen": trial is search.chosen}
-            | ({"epoch": trial.best.epoch, "inner_c_index": trial.best.mean_c_index} if trial.epochs else {})
+            | ({"epoch": trial.best.epoch, "c_index": trial.best.mean_c_index} if trial.epochs else {})
             | trial.params
             for search in searches
             for trial in search.trials
@@ -256,7 +264,7 @@ def outer_table(searches: Sequence[Search]) -> pd.DataFrame:
     """A row an outer fold: the choice, its score in the search (optimistic) and on the outer fold (honest)."""
     rows = []
     for search in searches:
-        if search.chosen is None or any(record is None for record in search.refits.values()) or not search.refits:
+        if search.outer is None or search.chosen is None or not all(search.refits.values()) or not search.refits:
             continue
         measured = [_c_index(record) for record in search.refits.values()]
         rows.append(
@@ -279,7 +287,7 @@ def write_optuna_view(searches: Sequence[Search], file: Path) -> None:
     file.unlink(missing_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")
     for search in searches:
-        name = f"{search.cohort.name}, outer fold {search.outer.repeat}.{search.outer.index}"
+        name = f"{search.cohort.name}, {search.name}"
         study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
         study.add_trials([trial.as_optuna_trial() for trial in search.trials])
 

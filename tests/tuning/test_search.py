@@ -18,11 +18,12 @@ from survq.training.config import TrainConfig
 from survq.training.queue import RunQueue
 from survq.tuning.search import (
     GENERATION,
-    NestedSearch,
+    Searches,
     Space,
     nested_searches,
     outer_predictions,
     outer_table,
+    sweep,
     trials_table,
     write_optuna_view,
 )
@@ -62,7 +63,7 @@ def bags(cohort) -> dict:
 
 def make_queue(cohort, folder, outer=None, seeds=1) -> RunQueue:
     outer = outer or make_folds(cohort.cases, 3)
-    search = NestedSearch(nested_searches(cohort, outer, SPACE, trials=TRIALS, inner_folds=2, seeds=seeds))
+    search = Searches(nested_searches(cohort, outer, SPACE, trials=TRIALS, inner_folds=2, seeds=seeds))
     return RunQueue(search, Results(folder), {cohort.name: cohort})
 
 
@@ -109,7 +110,7 @@ def test_every_outer_fold_reports_once_on_what_its_training_cases_chose(cohort, 
         assert len(record.report["epochs"]) == search.chosen.best.epoch
     predictions = outer_predictions(searches)
     assert sorted(predictions["case_id"]) == sorted(cohort.cases.index)
-    assert trials_table(searches).groupby("outer_fold")["chosen"].sum().tolist() == [1, 1, 1]
+    assert trials_table(searches).groupby("search")["chosen"].sum().tolist() == [1, 1, 1]
 
 
 def test_the_first_trial_is_the_known_setting_and_some_are_stopped_early(undisturbed):
@@ -206,7 +207,17 @@ def test_the_dashboard_file_is_a_view(undisturbed, tmp_path):
     write_optuna_view(undisturbed[0], tmp_path / "optuna.db")
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     assert len(optuna.get_all_study_names(storage)) == 3
-    study = optuna.load_study(study_name="TINY, outer fold 0.0", storage=storage)
+    study = optuna.load_study(study_name="TINY, outer=0.0", storage=storage)
     states = {trial.number: trial.state.name for trial in study.trials}
     assert len(states) == TRIALS and states[0] == "COMPLETE"
     assert json.dumps(study.best_params)
+
+
+def test_a_sweep_reports_on_the_folds_that_chose(cohort, bags, tmp_path, run_here):
+    folds = make_folds(cohort.cases, 3)
+    search = sweep(cohort, folds, SPACE, trials=5)
+    queue = RunQueue(Searches([search]), Results(tmp_path), {cohort.name: cohort})
+    run_here(queue, {cohort.name: bags})
+    assert queue.exhausted and len(queue.records) == 5 and not search.refits
+    assert all(trial.record.config["folds"]["count"] == 3 for trial in search.trials)
+    assert outer_table([search]).empty
