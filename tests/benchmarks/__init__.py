@@ -1,0 +1,1 @@
+"""What SurvQ costs, beside a fixed reference: `python -m tests.benchmarks`. See README.md."""
