@@ -2,9 +2,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    before = torch.get_num_threads()
+    """Small products are slower on many, and other tests may run beside these."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from torch import Tensor
 from survq.data.cohort import Cohort
 from survq.data.features import INDEX
 from survq.data.folder import Folder
-from survq.data.folds import Fold, make_folds
+from survq.data.folds import Fold
 from survq.data.pathways import Pathways
 from survq.training.config import Run, TrainConfig
 from survq.training.loop import Outcome, Share, train_folds
@@ -56,15 +56,17 @@ def make_cohort(n: int = 36, seed: int = 0) -> tuple[Cohort, dict[str, Tensor]]:
 def make_run(cohort: Cohort, k: int = 3, repeats: int = 1, hyperparameters=None, **settings) -> Run:
     settings = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "intervals": 3, **settings}
     config = TrainConfig(hyperparameters={**SMALL, **(hyperparameters or {})}, **settings)
-    return Run(cohort.name, config, tuple(make_folds(cohort.cases, k, repeats)))
+    folds = []
+    for repeat in range(repeats):
+        order = np.random.default_rng(repeat).permutation(sorted(cohort.cases.index)).tolist()
+        folds += [
+            Fold(repeat, f, tuple(c for c in order if c not in order[f::k]), tuple(order[f::k])) for f in range(k)
+        ]
+    return Run(cohort.name, config, tuple(folds))
 
 
 def train(run: Run, cohort: Cohort, bags) -> Outcome:
     return train_folds(run, cohort, bags, device=CPU)
-
-
-def folds_of(run: Run, **changes: Sequence[str]) -> Fold:
-    return Fold(**{**run.folds[0].__dict__, **changes})
 
 
 def train_together(run: Run, cohort: Cohort, bags, shares: Sequence[tuple[tuple[int, ...], int, int]]) -> list[Outcome]:

@@ -1,0 +1,189 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_cohort import make_cohort, make_run, train
+
+from survq.evaluation.epochs import Epoch
+from survq.reporting.results import Results
+from survq.training.loop import Outcome
+from survq.training.queue import Grid, RunQueue, report
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make_cohort()
+
+
+@pytest.fixture(scope="module")
+def finished(small):
+    return train(make_run(small[0], epochs=2), *small)
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path / "study")
+
+
+class Ear:
+    """Hears what a queue tells."""
+
+    def __init__(self):
+        self.heard = []
+
+    def started(self, path, epochs):
+        self.heard.append(("started", path))
+
+    def epoch(self, path, epoch):
+        self.heard.append(("epoch", path))
+
+    def ended(self, path, record, *, found):
+        self.heard.append(("found" if found else "ended", path))
+
+    def failed(self, path, reason):
+        self.heard.append(("failed", path))
+
+    def say(self, text):
+        self.heard.append(("said", text))
+
+
+class StopAtTwo(Grid):
+    def stops(self, run, epochs):
+        return len(epochs) == 2
+
+
+def runs(cohort, count: int = 3):
+    run = make_run(cohort, epochs=3)
+    return [replace(run, config=replace(run.config, seed=seed)) for seed in range(count)]
+
+
+def queue(small, results, schedule):
+    ear = Ear()
+    return RunQueue(schedule, results, {small[0].name: small[0]}, [ear]), ear
+
+
+def epoch(number: int) -> Epoch:
+    return Epoch(number, [1.0], [1.0], [0.5])
+
+
+def test_all_runs_are_done_once(small, results, finished):
+    todo = runs(small[0])
+    work, ear = queue(small, results, Grid(todo))
+    assert work.has_work() and work.has_work()  # looking changes nothing
+    taken = []
+    while (run := work.take()) is not None:
+        taken.append(run)
+        work.end(run, finished)
+    assert taken == todo
+    assert work.exhausted
+    assert list(work.records) == [run.path for run in todo]
+    assert ear.heard == [(what, run.path) for run in todo for what in ("started", "ended")]
+
+
+def test_starting_again_finds_what_is_finished_and_does_the_rest(small, results, finished):
+    todo = runs(small[0])
+    work, _ = queue(small, results, Grid(todo))
+    for _ in range(2):
+        work.end(work.take(), finished)
+    lost = work.take()  # and here the process dies
+
+    again, ear = queue(small, results, Grid(todo))
+    assert again.has_work()
+    assert again.take() == lost == todo[2]
+    assert again.take() is None
+    assert ear.heard == [("found", todo[0].path), ("found", todo[1].path), ("started", todo[2].path)]
+    again.end(lost, finished)
+
+    done, ear = queue(small, results, Grid(todo))
+    assert not done.has_work()
+    assert [record.report for record in done.records.values()] == [
+        record.report for record in sorted(results.records(), key=lambda record: record.folder.name)
+    ]
+
+
+def test_other_data_make_a_run_anew(small, results, finished):
+    cohort, _ = small
+    (run,) = runs(cohort, 1)
+    work, _ = queue(small, results, Grid([run]))
+    work.end(work.take(), finished)
+    changed = replace(cohort, cases=cohort.cases.assign(time=cohort.cases["time"] + 1))
+    again, ear = queue((changed, None), results, Grid([run]))
+    assert again.take() == run
+    assert ear.heard[0][0] == "said" and "other data" in ear.heard[0][1]
+
+
+def test_a_run_that_failed_leaves_no_record_and_is_tried_by_the_next_study(small, results, finished):
+    first, second = todo = runs(small[0], 2)
+    work, ear = queue(small, results, Grid(todo))
+    work.end(work.take(), Outcome("failed", [], details={"reason": "no room"}))
+    work.end(work.take(), finished)
+    assert work.failures == {first.path: "no room"}
+    assert list(work.records) == [second.path]
+    assert ("failed", first.path) in ear.heard
+
+    again, _ = queue(small, results, Grid(todo))
+    assert again.take() == first
+
+
+def test_a_run_may_be_stopped(small, results):
+    (run,) = runs(small[0], 1)
+    work, ear = queue(small, results, StopAtTwo([run]))
+    work.take()
+    assert not work.epoch(run, epoch(1))
+    assert work.epoch(run, epoch(2))
+    record = work.records[run.path]
+    assert record.state == "stopped"
+    assert record.predictions is None
+    assert [entry["epoch"] for entry in record.report["epochs"]] == [1, 2]
+    assert ear.heard[-1] == ("ended", run.path)
+    again, _ = queue(small, results, StopAtTwo([run]))
+    assert not again.has_work()
+
+
+def test_nothing_is_stopped_after_its_last_epoch(small, results):
+    run = replace(runs(small[0], 1)[0])
+    run = replace(run, config=replace(run.config, epochs=2))
+    work, _ = queue(small, results, StopAtTwo([run]))
+    work.take()
+    assert not work.epoch(run, epoch(1))
+    assert not work.epoch(run, epoch(2))
+    assert not work.records
+
+
+def test_a_run_tried_again_starts_its_epochs_anew(small, results):
+    (run,) = runs(small[0], 1)
+    work, _ = queue(small, results, StopAtTwo([run]))
+    work.take()
+    assert not work.epoch(run, epoch(1))
+    assert not work.epoch(run, epoch(1))  # its process died
+    assert work.epoch(run, epoch(2))
+    assert [entry["epoch"] for entry in work.records[run.path].report["epochs"]] == [1, 2]
+
+
+def test_a_diverged_run_is_a_result(small, results):
+    (run,) = runs(small[0], 1)
+    work, _ = queue(small, results, Grid([run]))
+    work.end(work.take(), Outcome("diverged", [epoch(1)], details={"reason": "the loss became nan"}))
+    assert work.records[run.path].state == "diverged"
+    assert not work.failures
+    again, _ = queue(small, results, Grid([run]))
+    assert not again.has_work()
+
+
+def test_a_report_tells_the_last_epoch_and_calls_the_best_one_optimistic(finished):
+    content = report(finished)
+    last, best = finished.epochs[-1], max(finished.epochs, key=lambda e: e.mean_c_index)
+    assert content["c_index"]["mean"] == pytest.approx(last.mean_c_index, abs=1e-12)
+    assert content["c_index"]["deviation"] == pytest.approx(np.std(last.c_index), abs=1e-12)
+    assert [fold["c_index"] for fold in content["c_index"]["folds"]] == pytest.approx(list(last.c_index))
+    assert content["optimistic_best_epoch"] == {"epoch": best.epoch, "c_index": best.mean_c_index}
+    assert len(content["epochs"]) == 2
+    assert len(content["weights_sha256"]) == 3
+    assert {"survq", "torch", "lifelines", "python"} == set(content["versions"])
+
+
+def test_the_best_epoch_is_one_that_has_a_c_index(finished):
+    nan = float("nan")
+    epochs = [Epoch(1, [1.0], [1.0], [nan]), Epoch(2, [1.0], [1.0], [0.4]), Epoch(3, [1.0], [1.0], [nan])]
+    assert report(replace(finished, epochs=epochs))["optimistic_best_epoch"] == {"epoch": 2, "c_index": 0.4}
+    assert report(replace(finished, epochs=epochs[:1]))["optimistic_best_epoch"]["epoch"] == 1
