@@ -46,7 +46,7 @@ class Board:
             return
         epochs = len(record.report["epochs"])
         if record.predictions is not None:
-            figure = kaplan_meier_figure(record.predictions, title=path)
+            figure = kaplan_meier_figure(record.predictions, title=record.config["cohort"])
             writer.add_figure("Kaplan-Meier, median risk of each fold", figure, epochs)
         config = record.config["config"]
         settings = {**{k: v for k, v in config.items() if k != "hyperparameters"}, **config["hyperparameters"]}

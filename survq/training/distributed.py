@@ -29,12 +29,6 @@ from ray.util.placement_group import PlacementGroup
 def train_over_workers(run: Run, cohort: Cohort, bags: Bags, workers: int, worker: Mapping[str, float] | None) -> None:
     """Train a run on several workers, from inside a Tune trial. What they report reaches Tune as if it were its own."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # reports are collected this often
-    folds = len(run.folds)
-    if workers > folds and workers % folds:
-        raise ValueError(
-            f"--workers-per-trial {workers} does not spread over {folds} folds. Mend: ask for at most {folds}, or for "
-            f"a multiple of it."
-        )
     whole_gpus = worker is not None and worker.get("GPU", 0) >= 1
     TorchTrainer(
         _worker,
@@ -52,6 +46,16 @@ def train_over_workers(run: Run, cohort: Cohort, bags: Bags, workers: int, worke
             callbacks=[TuneReportCallback()],
         ),
     ).fit()
+
+
+def spread_problem(workers: int, folds: int) -> str | None:
+    """Why so many folds cannot be spread over so many workers, or None."""
+    if workers <= folds or workers % folds == 0:
+        return None
+    return (
+        f"--workers-per-trial {workers} does not spread over {folds} folds. Mend: ask for at most {folds}, or for a "
+        f"multiple of it."
+    )
 
 
 def free_workers(result: dict | None) -> None:

@@ -7,6 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,7 +17,7 @@ from survq.data.session import resources
 from survq.evaluation.epochs import Epoch
 from survq.settings import StudySettings
 from survq.training.config import Run
-from survq.training.distributed import free_workers, train_over_workers
+from survq.training.distributed import free_workers, spread_problem, train_over_workers
 from survq.training.loop import Outcome, train_folds
 from survq.training.queue import RunQueue
 
@@ -25,7 +26,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-RETRIES = 2  # of a trial whose process died; one that raised is not tried again
+RETRIES = 2  # of a trial whose process died; a model that raised an error would do so again
 
 
 def execute(queue: RunQueue, bags: Mapping[str, Bags], settings: StudySettings) -> None:
@@ -97,17 +98,29 @@ def _trial(parameters: dict, *, cohorts: Mapping[str, Cohort], bags: Mapping[str
     run: Run = parameters["run"]
     torch.set_num_threads(room.threads)
 
+    cohort, its_bags = cohorts[run.cohort], bags[run.cohort]
+    if not room.workers:
+        outcome = _train_here(run, cohort, its_bags)
+    elif problem := spread_problem(room.workers, len(run.folds)):
+        outcome = _failed(problem)
+    else:
+        # what goes wrong there is mostly a worker that died: left to Tune, which tries again
+        return train_over_workers(run, cohort, its_bags, room.workers, room.worker)
+    tune.report({"epoch": run.config.epochs, "message": outcome})
+
+
+def _train_here(run: Run, cohort: Cohort, bags: Bags) -> Outcome:
     def report(epoch: Epoch) -> None:
         tune.report({"epoch": epoch.epoch, "message": epoch})
 
     try:
-        if room.workers:
-            train_over_workers(run, cohorts[run.cohort], bags[run.cohort], room.workers, room.worker)
-            return
-        outcome = train_folds(run, cohorts[run.cohort], bags[run.cohort], report=report)
+        return train_folds(run, cohort, bags, report=report)
     except Exception:
-        outcome = Outcome("failed", [], details={"reason": traceback.format_exc()})
-    tune.report({"epoch": run.config.epochs, "message": outcome})
+        return _failed(traceback.format_exc())
+
+
+def _failed(reason: str) -> Outcome:
+    return Outcome("failed", [], details={"reason": reason})
 
 
 class _OfThisProcess:
@@ -155,5 +168,6 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
 
     def on_trial_error(self, controller, trial) -> None:
         free_workers(trial.last_result)
-        reason = f"its process died {RETRIES + 1} times: {trial.error_filename and trial.get_pickled_error()}"
-        self._queue.end(trial.config["run"], Outcome("failed", [], details={"reason": reason}))
+        if not trial.should_recover():  # else it is only queued again
+            reason = Path(trial.error_file).read_text() if trial.error_file else "its process died"
+            self._queue.end(trial.config["run"], _failed(reason))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -73,6 +74,29 @@ def test_a_diverged_run_is_a_result(tmp_path, cohort, shared, make_run):
         assert record.predictions is None
 
 
+def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_bits(
+    tmp_path, cohort, bags, shared, make_run
+):
+    class Kills(Grid):
+        kills = 0
+
+        def stops(self, run, epochs):
+            if not self.kills:
+                children = psutil.Process().children(recursive=True)
+                for process in children:
+                    if "ImplicitFunc" in process.name() or "ImplicitFunc" in " ".join(process.cmdline()):
+                        process.kill()
+                        self.kills += 1
+            return False
+
+    run = make_run(epochs=3)
+    schedule = Kills([run])
+    record = do(schedule, tmp_path, cohort, shared).records[run.path]
+    assert schedule.kills
+    assert [epoch["epoch"] for epoch in record.report["epochs"]] == [1, 2, 3]
+    assert record.report["weights_sha256"] == train_folds(run, cohort, bags).details["weights_sha256"]
+
+
 def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
     run = make_run(folds=3)
     record = do(Grid([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
@@ -106,3 +130,9 @@ def test_places_of_workers_are_given_back_when_a_trial_is_stopped(tmp_path, coho
 def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
     with pytest.raises(ValueError, match="there is room for 4"):
         do(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
+
+
+def test_workers_that_do_not_spread_over_the_folds_are_said_once(tmp_path, cohort, shared, make_run):
+    queue = do(Grid([make_run(folds=3)]), tmp_path, cohort, shared, workers_per_trial=4)
+    (reason,) = queue.failures.values()
+    assert "does not spread over 3 folds" in reason
