@@ -102,7 +102,7 @@ def _worker(config: dict[str, Any]) -> None:
         if parts == 1:
             return
         learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in learnable])
+        flat = torch.cat([parameter.grad.reshape(-1) for parameter in learnable if parameter.grad is not None])
         dist.all_reduce(flat, group=mates)
         for parameter, gradient in zip(learnable, flat.split([p.numel() for p in learnable]), strict=True):
             parameter.grad = gradient.view_as(parameter)

@@ -303,3 +303,10 @@ def test_a_table_with_case_id_as_pandas_index_is_read(tmp_path, small):
     write_cohort(tmp_path, "A", **small)
     small["cases"].to_parquet(tmp_path / "A" / "cases.parquet")
     assert len(Cohort.load(tmp_path, "A").cases) == 24
+
+
+def test_a_uri_reads_as_a_path_does(small, tmp_path):
+    write_cohort(tmp_path, "SMALL", **small)
+    by_uri = Cohort.load(f"file://{tmp_path}", "SMALL")
+    assert by_uri.fingerprint == Cohort.load(tmp_path, "SMALL").fingerprint
+    assert cohort_names(f"file://{tmp_path}") == ["SMALL"]
