@@ -10,15 +10,17 @@ from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
 from survq.models import MODELS, SurvivalModel
 from survq.models.layers import PathwayEncoder
+from survq.training.config import hyperparameters_of
 
 SPEC = InputSpec(patch_features=12, genes=10, pathways=((0, 1, 2), (3,), (5, 4), (6, 7, 8), (1, 9), (2,)), intervals=4)
-SMALL = {"survq": {"width": 16, "histology_queries": 5, "genomic_queries": 3}}
-"""Hyperparameters that make a model small. A model that is not listed is built as it is."""
+SMALL = {"width": 16, "histology_queries": 5, "genomic_queries": 3}
+"""Hyperparameters that make a model small, where it has them."""
 
 
 def build(name: str, spec: InputSpec = SPEC, seed: int = 0, **hyperparameters) -> SurvivalModel:
+    small = {key: value for key, value in SMALL.items() if key in hyperparameters_of(name)}
     torch.manual_seed(seed)
-    return MODELS[name](spec, **{**SMALL.get(name, {}), **hyperparameters})
+    return MODELS[name](spec, **{**small, **hyperparameters})
 
 
 def make_batch(sizes=(7, 1, 4, 9), has_expression=None, seed: int = 0, spec: InputSpec = SPEC) -> Batch:
