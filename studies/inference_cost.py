@@ -1,0 +1,104 @@
+"""Table 5: what does a forward pass cost?
+
+    python studies/inference_cost.py                                 # the paper's sizes; 1 min on 2 CPUs
+    python studies/inference_cost.py --data DATA --cohorts BRCA      # the sizes of one cohort
+    ray submit cluster/cluster.yaml studies/inference_cost.py        # on the GPU of the head node
+
+The paper reports 106 ms and 1.21 GB for SurvQ, 172 ms and 1.42 GB for PIBD (BRCA, one A100). It does not say of how
+many patches, nor whether reading them is part of it; here the features of a case lie ready in memory.
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from survq.data.cohort import Cohort, InputSpec, cohort_names, replace_file
+from survq.data.problems import DataError
+from survq.evaluation.cost import hardware, milliseconds, peak_memory, random_case
+from survq.models import MODELS
+from survq.study import DATA
+from survq.training.loop import best_device
+
+PAPER = {"survq": (106, 1.21), "pibd": (172, 1.42)}  # ms and GB, on BRCA
+# 331 pathways of 1 to 58 genes: 9,745 in all, as those of the paper, and so the same number of parameters
+PAPER_SIZES = InputSpec(
+    patch_features=1024,
+    genes=4999,
+    pathways=tuple(tuple(range(14 * i, 14 * i + 1 + (58 * i + 9) // 331)) for i in range(331)),
+)
+HEADER = ["model", "parameters", "ms", "quartiles", "x survq", "memory, GB", "paper: ms", "GB"]
+
+
+@dataclass(frozen=True)
+class InferenceCost:
+    """Table 5: milliseconds and memory of a forward pass of every model, one case at a time."""
+
+    data: str | None = None
+    """A data folder, for the sizes of its cohorts: feature width and pathways. Left out: the paper's sizes."""
+    cohorts: tuple[str, ...] = ()
+    """Names of cohorts in the data folder. Left out: all of them."""
+    results: Path = Path("results")
+    """Where the table goes, into a folder inference_cost."""
+    patches: int = 4096
+    """Patches of the case."""
+    repeats: int = 30
+    """How often each model is timed."""
+
+
+def main(settings: InferenceCost) -> None:
+    try:
+        specs = sizes_of_cohorts(settings.data, settings.cohorts) if settings.data else {"paper": PAPER_SIZES}
+    except DataError as error:
+        print(f"survq: {error}", file=sys.stderr)
+        sys.exit(DATA)
+    for name, spec in specs.items():
+        compare(name, spec, settings)
+
+
+def sizes_of_cohorts(data: str, names: tuple[str, ...]) -> dict[str, InputSpec]:
+    specs = {name: Cohort.load(data, name).spec for name in names or cohort_names(data)}
+    lacking = [name for name, spec in specs.items() if not spec.patch_features or not spec.pathways]
+    if lacking or not specs:
+        raise DataError([f"{data}: {', '.join(lacking) or 'no cohort'}: expected cohorts with slides and pathways."])
+    return specs
+
+
+def compare(name: str, spec: InputSpec, settings: InferenceCost) -> None:
+    """Measure, print and save the table of one set of sizes."""
+    device = best_device()
+    case = partial(random_case, spec, settings.patches, device)
+    make = {model: partial(kind, spec) for model, kind in MODELS.items()}
+    memory = {model: peak_memory(make[model], case) for model in make}
+    models = {model: make[model]().to(device) for model in make}
+    times = milliseconds(models, case(), settings.repeats)
+
+    quartiles = times.quantile([0.25, 0.5, 0.75])
+    rows = []
+    for model in models:
+        low, median, high = quartiles[model]
+        ms, gb = PAPER.get(model, ("", ""))
+        parameters = sum(parameter.numel() for parameter in models[model].parameters())
+        slower = median / quartiles["survq"][0.5]
+        measured = [f"{median:.1f}", f"{low:.1f}–{high:.1f}", f"{slower:.2f}", f"{memory[model] / 1e9:.2f}"]
+        rows.append([model, f"{parameters:,}", *measured, str(ms), str(gb)])
+    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    caption = (
+        f"Forward pass of one case: {settings.patches} patches x {spec.patch_features} features, {len(spec.pathways)} "
+        f"pathways, on {hardware(device)}; median and quartiles of {settings.repeats} repeats. Memory: weights, case "
+        f"and pass together, at their peak. The paper measured on an A100."
+    )
+    print(f"Table 5: cost of a forward pass, sizes: {name}\n\n{table}\n\n{caption}\n", flush=True)
+
+    folder = settings.results.expanduser() / "inference_cost"
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / f"table_5_{name}.md", f"{table}\n\n{caption}\n".encode())
+    replace_file(folder / f"milliseconds_{name}.csv", times.to_csv(index_label="repeat").encode())
+    print(f"  written   {folder}/table_5_{name}.md, milliseconds_{name}.csv")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(InferenceCost))

@@ -1,0 +1,97 @@
+"""What a forward pass costs: milliseconds and memory (Table 5)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from survq.data.batch import Batch
+from survq.data.cohort import InputSpec
+
+
+def random_case(spec: InputSpec, patches: int, device: torch.device | str = "cpu") -> Batch:
+    """One case of random numbers, the same ones each time."""
+    random = torch.Generator().manual_seed(0)
+    return Batch(
+        case_ids=("CASE",),
+        bags=(torch.randn(patches, spec.patch_features, generator=random).half().to(device),),
+        expression=(2 * torch.rand(1, spec.genes, generator=random) - 1).to(device),
+        has_expression=torch.tensor([True], device=device),
+        time=torch.tensor([12.0], device=device),
+        event=torch.tensor([True], device=device),
+        interval=torch.tensor([0], device=device),
+    )
+
+
+def hardware(device: torch.device) -> str:
+    """What it is measured on, in a few words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} threads of a CPU"
+
+
+def milliseconds(models: Mapping[str, nn.Module], batch: Batch, repeats: int = 30, warm_up: int = 3) -> pd.DataFrame:
+    """How long each model takes for a forward pass on `batch`: a row a repeat, a column a model.
+
+    The models take turns, so that whatever else the machine does meanwhile slows all of them alike.
+    """
+    rows = [{name: _milliseconds(model, batch) for name, model in models.items()} for _ in range(warm_up + repeats)]
+    return pd.DataFrame(rows[warm_up:])
+
+
+def peak_memory(make_model: Callable[[], nn.Module], make_batch: Callable[[], Batch]) -> int:
+    """Bytes that a model, a batch and one forward pass need together, at their peak.
+
+    Measured in a process of its own, to which both functions are sent: what is kept there from other work would hide
+    part of it. On a CPU it is the growth of the resident set, code that torch loads on the way included; on a GPU what
+    torch has allocated there.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_growth, make_model, make_batch).result()
+
+
+def _milliseconds(model: nn.Module, batch: Batch) -> float:
+    _synchronize(batch)
+    start = time.perf_counter()
+    _forward(model, batch)
+    _synchronize(batch)
+    return 1e3 * (time.perf_counter() - start)
+
+
+@torch.no_grad()
+def _forward(model: nn.Module, batch: Batch) -> None:
+    """As evaluation does it: in half precision on a GPU."""
+    device = batch.expression.device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+        model.eval()(batch)
+
+
+def _synchronize(batch: Batch) -> None:
+    if batch.expression.is_cuda:
+        torch.cuda.synchronize(batch.expression.device)
+
+
+def _growth(make_model: Callable[[], nn.Module], make_batch: Callable[[], Batch]) -> int:
+    before = _peak_resident()
+    batch = make_batch()
+    device = batch.expression.device
+    _forward(make_model().to(device), batch)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident() - before
+
+
+def _peak_resident() -> int:
+    """Bytes. Linux hands the peak of getrusage down from the parent process, so there the kernel's own is asked."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
