@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import lifelines
 import torch
@@ -19,6 +19,7 @@ from survq.training.config import Run
 from survq.training.loop import Outcome
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Which runs there are to do. It may decide on what has ended, never on how long it took or where."""
 
@@ -63,6 +64,7 @@ class Grid:
         return False
 
 
+@runtime_checkable
 class Monitor(Protocol):
     """Who watches a study."""
 
