@@ -155,8 +155,8 @@ def test_balanced_balances():
     cases, folds = cases_of(400), k_folds(400, 2)
     for part in parts_of(folds):
         chosen = cases.loc[part]
-        interval = TimeIntervals.fit(chosen["time"], chosen["event"]).interval(chosen["time"])
-        group = dict(zip(part, 2 * interval + chosen["event"].to_numpy(), strict=True))
+        time, event = chosen["time"].to_numpy(), chosen["event"].to_numpy()
+        group = dict(zip(part, 2 * TimeIntervals.fit(time, event).interval(time) + event, strict=True))
         assert max(Counter(group.values()).values()) > 2 * min(Counter(group.values()).values())
         drawn = Counter(
             group[case]
