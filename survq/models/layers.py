@@ -155,4 +155,8 @@ def pack(bags: Sequence[Tensor], patches: int = 4096) -> Iterator[tuple[list[int
 
 def _packed(bags: Sequence[Tensor], members: list[int]) -> tuple[list[int], Tensor, list[int]]:
     chosen = [bags[position] for position in members]
-    return members, chosen[0] if len(chosen) == 1 else torch.cat(chosen), [len(bag) for bag in chosen]
+    sizes = [len(bag) for bag in chosen]
+    if len(chosen) == 1:
+        return members, chosen[0], sizes
+    # autocast cannot put half floats one after another
+    return members, torch.cat([bag.float() if bag.dtype == torch.float16 else bag for bag in chosen]), sizes

@@ -171,3 +171,19 @@ def test_a_few_cases_can_be_learnt_by_heart(model, batch):
         loss_of(model, batch).backward()
         optimizer.step()
     assert float(loss_of(model, batch).detach()) < 0.5 * before
+
+
+def test_half_floats_train_under_autocast_as_on_a_gpu(model, batch):
+    """What the loop does there: features as they are stored, products in bf16."""
+    model.train()
+    halves = replace(batch, bags=tuple(bag.half() for bag in batch.bags))
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction = model(halves)
+    loss = nll_survival_loss(prediction.logits.float(), halves.interval, halves.event) + prediction.penalty
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        low = model.eval()(halves).risk.float()
+    with torch.no_grad():
+        assert torch.allclose(low, model(batch).risk.float(), atol=0.05)
