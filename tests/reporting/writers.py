@@ -1,5 +1,6 @@
 """Records to write, and processes that write them and come to harm. It imports little, so that they start fast."""
 
+import os
 import resource
 import signal
 import time
@@ -32,7 +33,22 @@ def report(seed: int = 0) -> dict:
     return {"state": "finished", "seconds": 1.5, "seed": seed, "epochs": [{"epoch": 1, "c_index": [0.5, 0.25]}]}
 
 
+def slow_down(owner, name: str) -> None:
+    operation = getattr(owner, name)
+
+    def slow(*arguments, **options):
+        time.sleep(0.001)
+        result = operation(*arguments, **options)
+        time.sleep(0.001)
+        return result
+
+    setattr(owner, name, slow)
+
+
 def write_for_ever(folder: Path, attempt: int, says) -> None:
+    """On a disk so slow that a kill finds it between any two operations."""
+    for owner, name in ((os, "fsync"), (os, "rename"), (os, "mkdir"), (Path, "open")):
+        slow_down(owner, name)
     for number in range(100_000):
         path = f"BLCA/{attempt}-{number}"
         Results(folder).save(path, CONFIG, report(number), predictions(number))
