@@ -1,0 +1,55 @@
+"""What a step spends on its features, against `torch.load` of a half-precision file and a cast.
+
+survq reads the store once a study (here shared out over the paper's 50 epochs), looks at every byte of a view of shared
+memory, and converts what its step converts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+
+from survq.data.features import FeatureStore, Slide, write_features
+
+from . import reference
+from .measure import HalfPrecisionWork, Row, alternate, at_least, at_most, cpu_seconds, has_amx, median_of_ours, ratio
+from .training import step_seconds
+from .work import BATCH, make_run, make_work, put_beside
+
+EPOCHS = 50
+
+
+def feature_reading(quick: bool) -> list[Row]:
+    work = make_work(4, tiny=8)
+    run = make_run(work, work.one_fold(), epochs=1)
+    cases = work.case_ids[:4]
+    with tempfile.TemporaryDirectory() as folder:
+        write_features(Path(folder, "store"), (Slide(case, case, work.bags[case].numpy()) for case in cases))
+        store = FeatureStore(Path(folder, "store"))
+        other = put_beside(work, run, Path(folder), 4)
+        case = cases[0]
+        pairs = alternate(
+            lambda: torch.from_numpy(store.read([case]).copy()),
+            lambda: reference.load(other.files[0]),
+            3 if quick else 9,
+        )
+        seen = statistics.median(cpu_seconds(lambda: work.bags[case].view(torch.int64).sum()) for _ in range(9))
+        batch = other.learner.table.batch(cases, [work.bags[case] for case in cases])
+        for seed in range(2):  # the first is warm-up
+            with HalfPrecisionWork() as conversion:
+                other.learner.step(batch, len(batch), seed, lambda model: None)
+    converted = conversion.seconds / len(cases)
+    once, load = median_of_ours(pairs), statistics.median(theirs for _, theirs in pairs)
+    in_a_step = once / EPOCHS + seen + converted
+    note = (
+        f"a slide in a step {in_a_step * 1e3:.1f} ms: seen {seen * 1e3:.1f}, converted {converted * 1e3:.1f}, and "
+        f"1/{EPOCHS} of the {once * 1e3:.0f} ms from the store with its checksum; torch.load + cast {load * 1e3:.1f} ms"
+    )
+    return [
+        at_least("feature_reading", load / in_a_step, 7, "x torch.load + cast", note, binds=has_amx()),
+        Row("feature_store", ratio(pairs), "x torch.load + cast", note="store to tensor, every byte checked"),
+        at_most("feature_share", in_a_step / (step_seconds(quick) / BATCH), 0.06, "of the training step"),
+    ]
