@@ -28,7 +28,7 @@ from survq.reporting.results import Record, Results, StudyInUse
 from survq.reporting.tables import Table, paper_table
 from survq.reporting.tensorboard import Board
 from survq.settings import StudySettings
-from survq.training.config import Run
+from survq.training.config import Run, TrainConfig
 from survq.training.queue import Grid, RunQueue, Schedule
 
 FOLDS = 5  # where the data come without splits and nothing is asked for (section 4.2)
@@ -100,7 +100,7 @@ class Study:
         print(f"  protocol {protocol}")
         print(f"  results in {self.results.folder}; start the same command again to continue\n", flush=True)
 
-    def folds(self, cohort: Cohort, model: str = "survq") -> tuple[Fold, ...]:
+    def folds(self, cohort: Cohort, model: str = TrainConfig.model) -> tuple[Fold, ...]:
         """The folds that came with the data, or those asked for, without cases of which the model cannot speak."""
         if self.settings.folds is None and cohort.splits is not None:
             folds = given_folds(cohort.splits, list(cohort.cases.index))

@@ -13,6 +13,7 @@ from torch import Tensor
 from survq.data.cohort import Cohort
 from survq.data.expression import SCALES
 from survq.data.folds import Fold, TimeIntervals
+from survq.data.problems import DataError
 
 Bags = Mapping[str, Tensor]
 """case id -> (patch, feature): all patches of the case's slides. Cases without slides are absent."""
@@ -74,6 +75,8 @@ class CaseTable:
         expression = np.zeros((len(case_ids), cohort.spec.genes), dtype=np.float32)
         has = cohort.has_expression
         if cohort.expression is not None:
+            if not (training & has).any():
+                raise DataError([f"fold {fold.index}: no training case has expression to scale by. Mend: fewer folds."])
             scale = SCALES[expression_scale](cohort.expression.loc[case_ids[training & has]].to_numpy())
             expression[has] = scale(cohort.expression.loc[case_ids[has]].to_numpy())
         return cls(

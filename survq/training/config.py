@@ -131,7 +131,7 @@ def _meaning(source: str) -> str:
             node.body = [  # type: ignore[attr-defined]
                 s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
             ]
-    return ast.dump(tree)
+    return ast.unparse(tree)  # ast.dump differs between versions of Python
 
 
 def _file_name(text: str) -> str:

@@ -61,19 +61,6 @@ def test_a_failing_run_is_named_and_the_others_end(tmp_path, cohort, shared, mak
     assert not (tmp_path / broken.path).exists()
 
 
-def test_a_diverged_run_is_a_result(tmp_path, cohort, shared, make_run):
-    from dataclasses import replace
-
-    run = make_run(epochs=4)
-    run = replace(run, config=replace(run.config, learning_rate=1.0, weight_decay=10.0))
-    queue = do(Grid([run]), tmp_path, cohort, shared)
-    record = queue.records[run.path]
-    assert record.state in ("diverged", "finished")
-    if record.state == "diverged":
-        assert "learning rate" in record.report["reason"]
-        assert record.predictions is None
-
-
 def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_bits(
     tmp_path, cohort, bags, shared, make_run
 ):
