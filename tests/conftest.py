@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +137,7 @@ def run_here():
                 if queue.epoch(run, epoch):
                     raise Stopped
 
-            try:
+            with suppress(Stopped):
                 queue.end(run, train_folds(run, queue.cohorts[run.cohort], bags[run.cohort], report=report))
-            except Stopped:
-                pass
 
     return run_here
