@@ -85,11 +85,42 @@ class Attention(nn.Module):
         return [self._attend(q, k, v) for k, v in bags]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-        if present is not None:
-            scores = scores.masked_fill(~present[:, None, :], -math.inf)
-        A = scores.softmax(dim=-1)
+        A = _softmax(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), present)
         return A @ v, A
+
+    def of_few_queries(
+        self, Q: Float[Tensor, "query width"], X: Float[Tensor, "case token width"]
+    ) -> Float[Tensor, "case query width"]:
+        """The tokens of `forward`, but F_k and F_v see the queries, which are fewer than the tokens."""
+        A = _softmax(self.keyed(Q) @ X.transpose(-2, -1))
+        return self.value(A @ X)  # = A F_v(X), for the rows of A sum to 1
+
+    def mean(
+        self, M: Float[Tensor, "case token width"], present: Bool[Tensor, "case token"] | None = None
+    ) -> Float[Tensor, "case width"]:
+        """The mean of the tokens that `forward` makes of M and M; F_v sees one token, the mean of what they read."""
+        A = _softmax(self.keyed(M) @ M.transpose(-2, -1), present)
+        if present is None:
+            a = A.mean(dim=-2)
+        else:
+            a = (A * present[..., None]).sum(dim=-2) / present.sum(dim=-1, keepdim=True)
+        return self.value((a[:, None] @ M).squeeze(1))
+
+    def keyed(self, Q: Float[Tensor, "*case query width"]) -> Float[Tensor, "*case query width"]:
+        """q of which softmax(q X^T) is softmax(F_q(Q) F_k(X)^T / sqrt(D)): F_k has moved to the queries.
+
+        Its bias adds the same to all scores of a query, which softmax does not see. So its gradient is 0.
+        """
+        W = self.key.weight.T @ self.query.weight
+        b = self.query.bias @ self.key.weight + 0 * self.key.bias
+        return F.linear(Q, W / math.sqrt(len(b)), b / math.sqrt(len(b)))
+
+
+def _softmax(scores: Tensor, present: Tensor | None = None) -> Tensor:
+    """Over tokens, those alone that are present."""
+    if present is not None:
+        scores = scores.masked_fill(~present[:, None, :], -math.inf)
+    return scores.softmax(dim=-1)
 
 
 class ResidualAttention(nn.Module):

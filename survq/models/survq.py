@@ -21,6 +21,7 @@ from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
 from survq.data.problems import some
 from survq.models.base import Prediction, SurvivalModel
+from survq.models.fast import can_read, read_bags
 from survq.models.layers import Attention, PathwayEncoder, ResidualAttention, pack
 
 
@@ -85,10 +86,10 @@ class SurvQ(SurvivalModel):
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
         attention: dict = {}
         branches = []
-        if hasattr(self, "encode_patches"):
-            branches.append(self._histology(batch, attention if keep_attention else None))
         if hasattr(self, "encode_pathways"):
             branches.append(self._genomics(batch, attention if keep_attention else None))
+        if hasattr(self, "encode_patches"):  # last, so that its backward pass comes first: it has most memory to free
+            branches.insert(0, self._histology(batch, attention if keep_attention else None))
         _refuse_unreadable(batch, branches)
         if not self.mix:
             return Prediction(self.hazard(_mean_of_tokens(branches)), attention=attention)
@@ -96,6 +97,8 @@ class SurvQ(SurvivalModel):
         M = torch.cat([tokens for tokens, _ in branches], dim=1)  # (case, token, width)
         present = torch.cat([(count > 0)[:, None].expand(tokens.shape[:2]) for tokens, count in branches], dim=1)
         everything = bool(present.all())
+        if not keep_attention and isinstance(self.mix[0], Attention):
+            return Prediction(self.hazard(self.mix[0].mean(M, None if everything else present)))
         if keep_attention:
             attention |= {"tokens": M, "fusion": []}
         for layer in self.mix:
@@ -110,6 +113,9 @@ class SurvQ(SurvivalModel):
     def _histology(self, batch: Batch, attention: dict | None) -> Branch:
         """The tokens that stand for the patches of each case, (case, token, width), and how many they are."""
         tokens = len(self.Q_h) if hasattr(self, "Q_h") else 1
+        count = torch.tensor([len(bag) for bag in batch.bags], device=batch.time.device)
+        if attention is None and hasattr(self, "Q_h") and can_read(self.read_patches, batch.bags):
+            return read_bags(self.encode_patches, self.read_patches, self.Q_h, batch.bags), (count > 0) * tokens
         found: list[Tensor] = [self.hazard.weight.new_zeros(tokens, self.width)] * len(batch)
         weights: list[Tensor | None] = [None] * len(batch)
         for members, patches, sizes in pack(batch.bags):
@@ -123,7 +129,6 @@ class SurvQ(SurvivalModel):
                 found[position], weights[position] = Q_h, A if attention is not None else None
         if attention is not None:
             attention["histology"] = weights
-        count = torch.tensor([len(bag) for bag in batch.bags], device=batch.time.device)
         return torch.stack(found), count if not hasattr(self, "Q_h") else (count > 0) * tokens
 
     def _genomics(self, batch: Batch, attention: dict | None) -> Branch:
@@ -131,6 +136,8 @@ class SurvQ(SurvivalModel):
         X_g = self.encode_pathways(batch.expression)  # (case, pathway, width)
         if not hasattr(self, "Q_g"):
             return X_g.mean(dim=1, keepdim=True), batch.has_expression * X_g.shape[1]
+        if attention is None and isinstance(self.read_pathways, Attention) and len(self.Q_g) < X_g.shape[1]:
+            return self.read_pathways.of_few_queries(self.Q_g, X_g), batch.has_expression * len(self.Q_g)
         Q_g, A = self.read_pathways(self.Q_g, X_g)  # (2)
         if attention is not None:
             attention["genomics"] = A

@@ -151,7 +151,7 @@ def test_saved_and_loaded_it_says_the_same(model, batch, tmp_path):
 
 def test_attention_is_kept_on_request_and_changes_nothing(model, batch):
     plain, kept = model(batch), model(batch, keep_attention=True)
-    assert torch.equal(plain.logits, kept.logits)
+    assert torch.allclose(plain.logits, kept.logits, atol=1e-6)  # it may take another way to the same
     assert not plain.attention
 
 
