@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import traceback
@@ -59,18 +60,23 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     start = time.monotonic()
     torch.set_num_threads(1)
+    if chosen.device == "cpu" and not has_amx():
+        print(
+            f"NOTE: {NO_AMX}.\nbf16 rows are skipped, and what (misses) in brackets has a bar for machines with it.\n"
+        )
     rows = show(on_gpu()) if chosen.device == "cuda" else show(on_cpu(chosen.only or names, chosen.quick))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps({row.name: row.as_json() for row in rows}, indent=2) + "\n")
     judged = [row for row in rows if row.holds is not None and row.binds]
     missed = [row.name for row in judged if not row.holds]
     print(f"\n{len(judged) - len(missed)} of {len(judged)} bars that bind here hold", end="")
-    print(f"; missed: {', '.join(missed)}" if missed else "", f"({(time.monotonic() - start) / 60:.1f} minutes)")
+    print(
+        f"; missed: {', '.join(missed)}" if missed else "",
+        f"({(time.monotonic() - start) / 60:.1f} minutes, {sum(os.times()[:4]) / 60:.1f} of CPU)",
+    )
 
 
 def on_cpu(wanted: Iterable[str], quick: bool) -> Iterable[Row]:
-    if not has_amx():
-        print(f"NOTE: {NO_AMX}.\nbf16 rows are skipped, and bars in (brackets) were set for machines that have it.\n")
     for group, benchmark in BENCHMARKS.items():
         if not (asked := set(group) & set(wanted)):
             continue

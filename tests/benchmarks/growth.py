@@ -33,12 +33,12 @@ def growth(quick: bool) -> list[Row]:
     small = {"sizes": SIZES[::8]}
     tables = {
         "patches": _table((1500, 3000, 6000, 12_000), lambda n: _fold(make_work(2, n, **small, tiny=6))),
-        "cases": _table((16, 32, 64, 128), lambda n: _fold(make_work(n, 150, **small, tiny=2))),
+        "cases": _table((16, 32, 64), lambda n: _fold(make_work(n, 150, **small, tiny=2))),
         "queries": _table(
             (75, 150, 300, 600), lambda n: _fold(make_work(2, 3000, **small, tiny=6), histology_queries=n)
         ),
         "pathways": _table((83, 166, 331, 662), lambda n: _fold(make_work(8, 100, sizes=_pathways(n), tiny=2))),
-        "folds": _table((2, 4, 8), _folds),
+        "folds": _table((1, 2, 4), _folds),
         "trials": _table((1, 2, 4, 8), _trials),
     }
     rows = []

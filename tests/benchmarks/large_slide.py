@@ -32,7 +32,7 @@ def time_per_patch(quick: bool) -> list[Row]:
 
     cases = work.case_ids[:PARTS]
     pairs = alternate(
-        lambda: step(cases, [work.bags[case] for case in cases]), lambda: step(cases[:1], [large]), 1 if quick else 3
+        lambda: step(cases, [work.bags[case] for case in cases]), lambda: step(cases[:1], [large]), 1 if quick else 2
     )
     times = sorted(theirs / ours for ours, theirs in pairs)
     note = f"{median_of_ours(pairs) / LARGE * 1e6:.0f} us a patch in slides of {LARGE // PARTS:,}; {spread(pairs)}"
