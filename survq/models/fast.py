@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -34,12 +33,7 @@ from survq.models.layers import Attention
 PATCHES = {"cpu": 1024, "cuda": 16384}  # in a chunk: what the cache holds, and what fills a GPU
 ROOM = 2 * 2**30  # bytes that the forward pass may keep for the backward pass
 ROOM_OF_A_CASE = 96 * 2**20  # of it, so that no slide crowds out the others: the end of a very large one is made again
-SLAB = 33 * 2**20  # bytes taken at once of that room; what is larger than 32 MiB, malloc gives back when it is free
-
-
-def can_read(attention: nn.Module, bags: Sequence[Tensor]) -> bool:
-    """Whether `read_bags` is for this: one head, and nobody asks for the gradient of the features."""
-    return isinstance(attention, Attention) and not any(bag.requires_grad for bag in bags)
+SLAB = 32 * 2**20  # bytes taken at once of that room
 
 
 def read_bags(
@@ -50,16 +44,17 @@ def read_bags(
     `encode` is Linear, ReLU, Dropout, Linear.
     """
     first, _, dropout, second = encode
+    assert isinstance(first, nn.Linear) and isinstance(dropout, nn.Dropout) and isinstance(second, nn.Linear)
     p = dropout.p if dropout.training else 0.0
     dtype = precision(first.weight)
     with torch.autocast(Q.device.type, enabled=False):
         q = attention.keyed(Q)
         scale = 1 / (1 - p) if p < 1 else 0.0  # of dropout: c relu(h) = relu(c h), so once for all patches
-        hidden = (scale * first.weight, scale * first.bias)
+        W_1, b_1 = scale * first.weight, scale * first.bias
         if _is_cheaper_without_tokens(len(Q), second):
-            pooled = second(_pool(bags, p, dtype, q @ second.weight, *hidden))
+            pooled = second(_pool(bags, p, dtype, q @ second.weight, W_1, b_1))
         else:
-            pooled = _pool(bags, p, dtype, q, *hidden, second.weight) + second.bias
+            pooled = _pool(bags, p, dtype, q, W_1, b_1, second.weight) + second.bias
         present = torch.tensor([len(bag) > 0 for bag in bags], device=Q.device)
         return attention.value(pooled) * present[:, None, None]
 
@@ -127,6 +122,19 @@ def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[_Piece]]:
         yield chunk
 
 
+class _Weights(NamedTuple):
+    """Of a patch that is x: H = relu(W_1 x + b_1), X = W_2 H or X = H, scores = q X."""
+
+    q: Float[Tensor, "query width"]
+    W_1: Float[Tensor, "hidden feature"]
+    b_1: Float[Tensor, " hidden"]
+    W_2: Float[Tensor, "width hidden"] | None
+
+    def to(self, dtype: torch.dtype) -> _Weights:
+        q, W_1, b_1, W_2 = self
+        return _Weights(q.to(dtype), W_1.to(dtype), b_1.to(dtype), None if W_2 is None else W_2.to(dtype))
+
+
 class _Patches(NamedTuple):
     """Bags in chunks, and how a chunk is to be read."""
 
@@ -144,10 +152,10 @@ class _Patches(NamedTuple):
         return x.to(self.dtype)
 
     def read(
-        self, number: int, x: Tensor, parameters: Sequence[Tensor | None], memory: Float[Tensor, "row patch"]
+        self, number: int, x: Tensor, weights: _Weights, memory: Float[Tensor, "row patch"]
     ) -> tuple[Float[Tensor, "hidden patch"], Float[Tensor, "width patch"], Float[Tensor, "query patch"]]:
         """H, X and the scores of a chunk, written to `memory`."""
-        q, W_1, b_1, W_2 = parameters
+        q, W_1, b_1, W_2 = weights
         H, X, S = memory.split([len(W_1), 0 if W_2 is None else len(W_2), len(q)])
         torch.addmm(b_1[:, None], W_1, x.T, out=H).relu_()
         if self.p:
@@ -157,32 +165,38 @@ class _Patches(NamedTuple):
 
 
 class _Memory:
-    """Memory for chunks, which the forward pass may keep."""
+    """Memory for chunks, which the forward pass may keep.
 
-    def __init__(self, parameters: Sequence[Tensor | None], room: int):
-        q, W_1, _, W_2 = parameters
-        self.rows = len(W_1) + (0 if W_2 is None else len(W_2)) + len(q)
-        self.like, self.room, self.slab = q, room, q.new_empty(0)
+    On the CPU it is used again in the next step: to ask the system for it each time takes a tenth of the step.
+    """
+
+    def __init__(self, weights: _Weights, room: int = 0):
+        self.rows = len(weights.W_1) + (0 if weights.W_2 is None else len(weights.W_2)) + len(weights.q)
+        self.like, self.room = weights.q, room
+        self.slabs: list[Tensor] = []
+        self.left = torch.empty(0, dtype=torch.uint8)  # of the last slab
 
     def of(self, patches: int) -> Float[Tensor, "row patch"]:
         return self.like.new_empty(self.rows, patches)
 
-    def to_keep(self, patches: int) -> Float[Tensor, "row patch"] | None:
+    def to_keep(self, chunk: list[_Piece], bags: Sequence[Tensor]) -> Float[Tensor, "row patch"] | None:
         """None where there is no room."""
-        size = self.rows * patches
-        if size * self.like.itemsize > self.room:
+        patches, (case, rows, _) = chunk[-1].columns.stop, chunk[-1]
+        size = self.rows * patches * self.like.itemsize
+        most = ROOM_OF_A_CASE // (self.rows * self.like.itemsize)  # patches
+        if size > self.room or rows.stop > most:
             return None
-        self.room -= size * self.like.itemsize
-        if size > len(self.slab):
-            self.slab = self._fresh(max(size, SLAB // self.like.itemsize))
-        memory, self.slab = self.slab[:size], self.slab[size:]
-        return memory.view(self.rows, patches)
+        self.room -= size
+        if len(bags[case]) > most or size > SLAB or self.like.device.type != "cpu":  # of a GPU, PyTorch does it
+            return self.of(patches)
+        if size > len(self.left):
+            self.left = _idle_slabs.pop() if _idle_slabs else torch.empty(SLAB, dtype=torch.uint8)
+            self.slabs.append(self.left)
+        memory, self.left = self.left[:size], self.left[-(-size // 64) * 64 :]
+        return memory.view(self.like.dtype).view(self.rows, patches)
 
-    def _fresh(self, size: int) -> Tensor:
-        if self.like.device.type != "cpu":
-            return self.like.new_empty(size)
-        # NumPy asks for huge pages: in small ones new memory takes an eighth of the time of a training step
-        return torch.from_numpy(np.empty(size * self.like.itemsize, dtype=np.uint8)).view(self.like.dtype)
+
+_idle_slabs: list[Tensor] = []
 
 
 class _Pool(torch.autograd.Function):
@@ -190,18 +204,14 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, patches, will_learn, *parameters):
-        q, *_ = cast = _cast(parameters, patches.dtype)
-        cases, (queries, width) = len(patches.bags), q.shape
-        P = parameters[0].new_zeros(cases, queries, width)
-        total, highest = P.new_zeros(cases, queries, 1), P.new_full((cases, queries, 1), -math.inf)
-        memory = _Memory(cast, ROOM if will_learn else 0)
-        room_of_case = ROOM_OF_A_CASE // (memory.rows * q.itemsize)  # in patches
+        weights = _Weights(*parameters).to(patches.dtype)
+        P = parameters[0].new_zeros(len(patches.bags), *weights.q.shape)
+        total, highest = torch.zeros_like(P[..., :1]), torch.full_like(P[..., :1], -math.inf)
+        memory = _Memory(weights, ROOM if will_learn else 0)
         kept = []
         for number, chunk in enumerate(patches.chunks):
-            size = chunk[-1].columns.stop
-            block = memory.to_keep(size) if chunk[0].rows.stop <= room_of_case else None
-            keep = block is not None
-            H, X, E = patches.read(number, patches.features(number), cast, block if keep else memory.of(size))
+            x, room = patches.features(number), memory.to_keep(chunk, patches.bags)
+            H, X, E = patches.read(number, x, weights, memory.of(len(x)) if room is None else room)
             subtracted = []
             for case, _, columns in chunk:
                 e = E[:, columns]
@@ -213,9 +223,9 @@ class _Pool(torch.autograd.Function):
                 _add_product(P[case], e, X[:, columns].T)
                 highest[case] = higher
                 subtracted.append(higher)
-            kept.append((H, X, E, subtracted) if keep else None)
+            kept.append(None if room is None else (H, X, E, subtracted))
         P /= total.clamp_min(torch.finfo(total.dtype).tiny)  # an empty bag stays zero
-        ctx.patches, ctx.kept = patches, kept
+        ctx.patches, ctx.kept, ctx.slabs = patches, kept, memory.slabs
         ctx.save_for_backward(*parameters, P, highest + total.log())
         return P
 
@@ -225,14 +235,15 @@ class _Pool(torch.autograd.Function):
         *parameters, P, log_total = ctx.saved_tensors
         patches, kept = ctx.patches, ctx.kept
         dq, dW_1, db_1, dW_2 = (None if parameter is None else torch.zeros_like(parameter) for parameter in parameters)
-        q, _, _, W_2 = cast = _cast(parameters, patches.dtype)
+        weights = _Weights(*parameters).to(patches.dtype)
+        q, _, _, W_2 = weights
         dP = dP.to(patches.dtype)
         along = (dP * P).sum(-1, keepdim=True)  # what softmax takes away of dA, so of the dP that makes it
-        memory = _Memory(cast, 0)
+        memory = _Memory(weights)
         for number, chunk in enumerate(patches.chunks):
             x = patches.features(number)
             if kept[number] is None:
-                H, X, A = patches.read(number, x, cast, memory.of(len(x)))
+                H, X, A = patches.read(number, x, weights, memory.of(len(x)))
                 for case, _, columns in chunk:
                     A[:, columns].sub_(log_total[case]).exp_()
             else:
@@ -253,11 +264,9 @@ class _Pool(torch.autograd.Function):
             _where_positive(dH, H)  # elsewhere relu or dropout made a 0 of it
             db_1 += dH.sum(1, dtype=db_1.dtype)
             _add_product(dW_1, dH, x)
+        _idle_slabs.extend(ctx.slabs)
+        ctx.slabs = []
         return None, None, dq, dW_1, db_1, dW_2
-
-
-def _cast(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -21,7 +21,7 @@ from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
 from survq.data.problems import some
 from survq.models.base import Prediction, SurvivalModel
-from survq.models.fast import can_read, read_bags
+from survq.models.fast import read_bags
 from survq.models.layers import Attention, PathwayEncoder, ResidualAttention, pack
 
 
@@ -114,7 +114,8 @@ class SurvQ(SurvivalModel):
         """The tokens that stand for the patches of each case, (case, token, width), and how many they are."""
         tokens = len(self.Q_h) if hasattr(self, "Q_h") else 1
         count = torch.tensor([len(bag) for bag in batch.bags], device=batch.time.device)
-        if attention is None and hasattr(self, "Q_h") and can_read(self.read_patches, batch.bags):
+        fast = attention is None and not any(bag.requires_grad for bag in batch.bags)
+        if fast and hasattr(self, "Q_h") and isinstance(self.read_patches, Attention):
             return read_bags(self.encode_patches, self.read_patches, self.Q_h, batch.bags), (count > 0) * tokens
         found: list[Tensor] = [self.hazard.weight.new_zeros(tokens, self.width)] * len(batch)
         weights: list[Tensor | None] = [None] * len(batch)
