@@ -177,4 +177,4 @@ def test_the_search_runs_and_prints_both_scores(tiny_folder, tmp_path):
     assert "no say in any choice" in ended.stdout and "optimistic, not a result" in ended.stdout
     outer = pd.read_csv(tmp_path / "search/outer_folds.csv")
     assert outer["fold"].tolist() == [0, 1, 2]
-    assert (tmp_path / "search/optuna.db").exists()
+    assert (tmp_path / "search/optuna_nested.db").exists()
