@@ -128,12 +128,17 @@ class HalfPrecisionWork(TorchDispatchMode):
     """Adds up the CPU seconds of operations that take half floats: of features being copied or converted."""
 
     seconds = 0.0
+    converted: Tensor | None = None  # a second conversion, from fp32 to bf16, counts as well
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         start = time.process_time()
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) and leaf.dtype == torch.float16 for leaf in tree_leaves((args, kwargs))):
-            self.seconds += time.process_time() - start
+        taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(tensor.dtype == torch.float16 for tensor in taken):
+            self.converted = result if isinstance(result, Tensor) else None
+        elif not (func is torch.ops.aten._to_copy.default and taken[0] is self.converted):
+            return result
+        self.seconds += time.process_time() - start
         return result
 
 
