@@ -15,7 +15,8 @@ from pathlib import Path
 
 import tyro
 
-from survq.data.cohort import Cohort, InputSpec, cohort_names, replace_file
+from survq.data.cohort import Cohort, InputSpec, cohort_names
+from survq.data.folder import replace_file
 from survq.data.problems import DataError
 from survq.evaluation.cost import hardware, milliseconds, peak_memory, random_case
 from survq.models import MODELS

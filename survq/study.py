@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 import survq
 from survq.data.batch import Bags
-from survq.data.cohort import Cohort, cohort_names, replace_file
-from survq.data.folder import Folder
+from survq.data.cohort import Cohort, cohort_names
+from survq.data.folder import Folder, replace_file
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
 from survq.data.problems import DataError, raise_if_any, some
 from survq.evaluation.measure import measure
@@ -36,10 +36,6 @@ USAGE, DATA, STORAGE, IN_USE = 64, 65, 74, 75  # exit codes, as sysexits.h has t
 
 
 GO_ON = "stopped. Start the same command again to continue: what is finished is not done again."
-
-
-class Terminated(BaseException):
-    """SIGTERM: a spot instance goes away, a queue's time is up, a container is stopped."""
 
 
 @contextmanager
@@ -70,9 +66,7 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
             raise
         sys.exit(_complain(error, STORAGE))
     except KeyboardInterrupt:
-        sys.exit(_complain(GO_ON, 130))
-    except Terminated:
-        sys.exit(_complain(GO_ON, 143))
+        sys.exit(_complain(GO_ON, 128 + (_received or signal.SIGINT)))
 
 
 @dataclass
@@ -261,8 +255,14 @@ def _measured(predictions: pd.DataFrame) -> dict:
     }
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+_received: int = 0  # the signal that ends this process, where it is not Ctrl-C
+
+
+def _terminate(number: int, _: object) -> None:
+    """SIGTERM: a spot instance goes away, a queue's time is up, a container is stopped."""
+    global _received
+    _received = number
+    raise KeyboardInterrupt  # the only exception that Ray lets through while it waits
 
 
 def _complain(error: object, code: int) -> int:

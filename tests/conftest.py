@@ -26,7 +26,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def real_folder(real_data, tmp_path_factory) -> Path:
     """BLCA and COADREAD as a data folder."""
-    from survq.data.survpath import import_survpath
+    from survq.importing.survpath import import_survpath
 
     folder = tmp_path_factory.mktemp("real")
     import_survpath(real_data / "survpath", folder)

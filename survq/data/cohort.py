@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survq.data.features import INDEX, FeatureStore, Slide, write_features
-from survq.data.folder import Folder
+from survq.data.folder import Folder, replace_file
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 
@@ -470,17 +470,6 @@ def _replace_folder(folder: Path, by: Path) -> None:
         aside.rmdir()
         raise
     shutil.rmtree(aside)
-
-
-def replace_file(file: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one, also after a power cut."""
-    handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(unfinished, 0o644)
-    os.replace(unfinished, file)
 
 
 def _write_parquet(table: pd.DataFrame | None, file: Path) -> None:

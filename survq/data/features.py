@@ -1,16 +1,20 @@
 """The feature store: patch features and coordinates as Parquet, one row and one row group a slide.
 
+Slides may share files; those that survq writes have one each, so that many processes can write at once and none has to
+do a slide again that is there.
+
 Half floats are kept as plain bytes: lists of half floats decode ten times slower.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
+import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +39,7 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `features`
     ]
 )
+AT_ONCE = 16  # files whose heads are read at a time: from a bucket each takes its time
 INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
 
 
@@ -84,30 +89,45 @@ class Slide:
         }
 
 
-def write_features(folder: Path, slides: Iterable[Slide], slides_per_file: int = 64) -> None:
-    """Stream slides into `folder`; a file appears under its name only when it is whole.
+def write_features(folder: str | Path | Folder, slides: Iterable[Slide]) -> None:
+    """Write slides into `folder`, each as soon as it comes.
 
     Raises DataError with what is wrong with any of the slides, after the last of them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    slides = iter(slides)
     problems: list[str] = []
-    number = 0
-    while first := next(slides, None):
-        file = folder / f"part-{number:05d}.parquet"
-        unfinished = file.with_suffix(".unfinished")
-        # features do not compress; leaving them plain lets a reader map them
-        with pq.ParquetWriter(unfinished, SCHEMA, compression="none", write_page_checksum=True) as writer:
-            for slide in (first, *islice(slides, slides_per_file - 1)):
-                problems += slide.problems()
-                if not problems:
-                    writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
-        if problems:
-            unfinished.unlink()
-            continue
-        os.replace(unfinished, file)
-        number += 1
+    written: set[str] = set()
+    for slide in slides:
+        found = slide.problems()
+        if slide.slide_id in written:
+            found.append(f"slides that stand more than once: {slide.slide_id!r}. Mend: keep one of them.")
+        if not found:
+            write_slide(folder, slide)
+            written.add(slide.slide_id)
+        problems += found
     raise_if_any(problems)
+
+
+def write_slide(folder: str | Path | Folder, slide: Slide) -> Folder:
+    """Write a slide as a file of its own, and return where it is. A slide of that id that is there is replaced.
+
+    The file appears under its name only when it is whole, and is the same to the bit whenever it is written: a process
+    that dies at any moment leaves the store as it was. Raises DataError with what is wrong with the slide.
+    """
+    raise_if_any(slide.problems())
+    folder = Folder.at(folder)
+    content = io.BytesIO()
+    # features do not compress; leaving them plain lets a reader map them
+    with pq.ParquetWriter(content, SCHEMA, compression="none", write_page_checksum=True) as writer:
+        writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
+    file = folder / file_name(slide.slide_id)
+    file.write(content.getbuffer())
+    return file
+
+
+def file_name(slide_id: str) -> str:
+    """Of a slide's file. Ids come from users' files: what is no letter, digit, dot or hyphen has no place in a path."""
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", slide_id)[:100].strip("_-")
+    return f"{plain or 'slide'}-{hashlib.sha256(slide_id.encode()).hexdigest()[:12]}.parquet"
 
 
 class FeatureStore:
@@ -118,36 +138,12 @@ class FeatureStore:
         self.index = self._read_index()
 
     def _read_index(self) -> pd.DataFrame:
-        parts, problems = [], []
-        for name in self.folder.names():
-            if not name.endswith(".parquet"):
-                continue
-            file = self.folder / name
-            try:
-                with (
-                    file.filesystem.open_input_file(file.path) as source,
-                    pq.ParquetFile(source, page_checksum_verification=True) as parquet,
-                ):
-                    there = {field.name: field.type for field in parquet.schema_arrow}
-                    if missing := [field.name for field in SCHEMA if there.get(field.name) != field.type]:
-                        problems.append(
-                            f"{file}: lacks the columns {missing}, or they have other types. "
-                            f"Mend: import the features again."
-                        )
-                        continue
-                    if parquet.num_row_groups != parquet.metadata.num_rows:
-                        problems.append(f"{file}: its slides do not have a row group each. Mend: import them again.")
-                        continue
-                    part = parquet.read(columns=INDEX).to_pandas()
-            except UNREADABLE as error:
-                problems.append(unreadable(file, error))
-                continue
-            part["file"] = file.path
-            part["row_group"] = np.arange(len(part))
-            parts.append(part)
-        raise_if_any(problems)
-        none = pd.DataFrame(columns=[*INDEX, "file", "row_group"])
-        index = pd.concat(parts, ignore_index=True) if parts else none
+        files = [self.folder / name for name in self.folder.names() if name.endswith(".parquet")]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            read = list(threads.map(_read_index, files))
+        raise_if_any([problem for _, problems in read for problem in problems])
+        none = pa.schema([*(SCHEMA.field(name) for name in INDEX), ("file", pa.string()), ("row_group", pa.int64())])
+        index = pa.concat_tables([part for part, _ in read] or [none.empty_table()]).to_pandas()
         return index.set_index("slide_id", drop=False).rename_axis(None)
 
     def read(self, slide_ids: Sequence[str]) -> np.ndarray:
@@ -157,6 +153,26 @@ class FeatureStore:
     def coordinates(self, slide_id: str) -> np.ndarray | None:
         """(patch, 2), int32: level-0 pixels of each patch's top-left corner; None where the tool left none."""
         return read_coordinates(self.folder, self.index.loc[slide_id].to_dict())
+
+
+def _read_index(file: Folder) -> tuple[pa.Table | None, list[str]]:
+    """The rows of one file without features and coordinates, and what is wrong with it."""
+    try:
+        with (
+            file.filesystem.open_input_file(file.path) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as parquet,
+        ):
+            there = {field.name: field.type for field in parquet.schema_arrow}
+            if missing := [field.name for field in SCHEMA if there.get(field.name) != field.type]:
+                mend = "Mend: import the features again."
+                return None, [f"{file}: lacks the columns {missing}, or they have other types. {mend}"]
+            if parquet.num_row_groups != parquet.metadata.num_rows:
+                return None, [f"{file}: its slides do not have a row group each. Mend: import them again."]
+            part = parquet.read(columns=INDEX, use_threads=False).select(INDEX).replace_schema_metadata()
+    except UNREADABLE as error:
+        return None, [unreadable(file, error)]
+    where = [pa.array([file.path] * len(part)), pa.array(range(len(part)), pa.int64())]
+    return part.append_column("file", where[0]).append_column("row_group", where[1]), []
 
 
 def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:

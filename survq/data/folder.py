@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +52,15 @@ class Folder:
         names = (info.base_name for info in self.filesystem.get_file_info(selector))
         return sorted(name for name in names if not name.startswith((".", "_")))
 
+    def write(self, content: bytes | memoryview) -> None:
+        """Write this file, and the folders above it; under its name it is never seen half written."""
+        if not isinstance(self.filesystem, fs.LocalFileSystem):  # in a bucket nothing is seen before it is whole
+            with self.filesystem.open_output_stream(self.path) as stream:
+                stream.write(content)
+            return
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(Path(self.path), content)
+
     def read_text(self) -> str:
         with self.filesystem.open_input_stream(self.path) as stream:
             content = stream.read()
@@ -75,3 +86,18 @@ def unreadable(file: object, error: Exception) -> str:
     """The sentence for such a file."""
     reason = " ".join(str(error).split())[:120]
     return f"{file}: cannot be read ({reason}). Mend: restore it or import it again."
+
+
+def replace_file(file: Path, content: bytes | memoryview) -> None:
+    """Write a file so that it is either the old one or the whole new one, also after a power cut."""
+    handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(unfinished, 0o644)
+        os.replace(unfinished, file)
+    except BaseException:
+        os.unlink(unfinished)
+        raise

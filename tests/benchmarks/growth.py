@@ -130,7 +130,7 @@ def _peak(cases: int, patches: int = 500) -> float:
         slides = (
             Slide(case, case, torch.randn(patches, FEATURES, generator=random).half().numpy()) for case in work.case_ids
         )
-        write_features(Path(folder), slides, slides_per_file=16)
+        write_features(Path(folder), slides)
         bags = Streamed(FeatureStore(folder), work.case_ids)
         warm = make_work(8, 16, sizes=SIZES[::8])
         train_folds(make_run(warm, warm.one_fold(), epochs=1), warm.cohort, warm.bags, device=CPU)

@@ -11,7 +11,7 @@ import pytest
 
 from survq.data.check import check
 from survq.data.cohort import Cohort, write_cohort
-from survq.data.features import write_features
+from survq.data.features import file_name, write_features
 from survq.data.problems import DataError
 
 
@@ -84,8 +84,8 @@ BAD = {
     "expression cut short": (lambda f: os.truncate(f / "expression.parquet", 9), "expression.parquet: cannot be read"),
     "splits empty": (lambda f: os.truncate(f / "splits.parquet", 0), "splits.parquet: cannot be read"),
     "features cut short": (
-        lambda f: os.truncate(f / "features/part-00000.parquet", 500),
-        "part-00000.parquet: cannot be read",
+        lambda f: os.truncate(f / "features" / file_name("CASE-02-DX0"), 500),
+        f"{file_name('CASE-02-DX0')}: cannot be read",
     ),
     "time not a number": (rewrite_table("cases.parquet", set_cell("time", None)), "case 'CASE-05': time"),
     "case twice": (
@@ -171,7 +171,8 @@ def test_mixed_encoders_and_misjoined_slides(folder, small):
         for slide in small["slides"][:2]
     ]
     write_features(other, [*slides, small["slides"][0]])
-    os.rename(other / "part-00000.parquet", folder / "ONE/features/part-10000.parquet")
+    for file in other.iterdir():
+        os.rename(file, folder / "ONE/features" / f"other-{file.name}")
     other.rmdir()
     problems = " ".join(check(folder).problems)
     assert "mixed patch encoders: uni (34 slides), conch (2 slides)" in problems
@@ -180,11 +181,10 @@ def test_mixed_encoders_and_misjoined_slides(folder, small):
 
 
 def test_deep_reads_every_byte(folder, small):
-    file = folder / "ONE/features/part-00000.parquet"
-    data = file.read_bytes()
-    for slide in (small["slides"][0], small["slides"][7]):
-        flip(file, data.index(slide.features.tobytes()) + 5)
-    flip(file, data.index(small["slides"][9].coordinates.tobytes()) + 1)
+    damaged = [small["slides"][number] for number in (0, 7, 9)]
+    for slide, what, byte in zip(damaged, ("features", "features", "coordinates"), (5, 5, 1), strict=True):
+        file = folder / "ONE/features" / file_name(slide.slide_id)
+        flip(file, file.read_bytes().index(getattr(slide, what).tobytes()) + byte)
     assert check(folder).problems == []  # the index alone is sound
     calls = []
     problems = check(folder, deep=True, progress=lambda done, of: calls.append((done, of))).problems

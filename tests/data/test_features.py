@@ -7,16 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from survq.data.features import SCHEMA, FeatureStore, Slide, write_features
+from survq.data.features import SCHEMA, FeatureStore, Slide, file_name, write_features, write_slide
 from survq.data.problems import DataError
 
 
 def test_round_trip(tmp_path, small):
     slides = small["slides"]
-    write_features(tmp_path, slides, slides_per_file=5)
+    write_features(tmp_path, slides)
     store = FeatureStore(tmp_path)
-    assert len(list(tmp_path.iterdir())) == -(-len(slides) // 5)
-    assert list(store.index["slide_id"]) == [slide.slide_id for slide in slides]
+    assert len(list(tmp_path.iterdir())) == len(slides)
+    assert sorted(store.index["slide_id"]) == sorted(slide.slide_id for slide in slides)
     for slide in slides:
         read = store.read([slide.slide_id])
         assert read.dtype == np.float16
@@ -31,6 +31,26 @@ def test_round_trip(tmp_path, small):
         )
     both = store.read([slides[3].slide_id, slides[1].slide_id])
     np.testing.assert_array_equal(both, np.concatenate([slides[3].features, slides[1].features]))
+
+
+def test_a_slide_is_written_again_to_the_same_bits(tmp_path, small, tree):
+    slide = small["slides"][0]
+    write_slide(tmp_path, slide)
+    before = tree(tmp_path)
+    write_slide(tmp_path, slide)
+    assert tree(tmp_path) == before
+    write_slide(tmp_path, replace(slide, encoder="conch"))  # replaced, not there twice
+    assert FeatureStore(tmp_path).index["encoder"].tolist() == ["conch"]
+
+
+@pytest.mark.parametrize("slide_id", ["A/../../B", "..", "A\\B", "A\u202eB", "é" * 200, "x" * 200, ".hidden", "a b%00"])
+def test_ids_are_not_trusted_as_paths(tmp_path, slide_id):
+    folder = tmp_path / "deep" / "features"
+    write_slide(folder, Slide(slide_id, "C", np.ones((1, 2), np.float16)))
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert file.parent == folder and file.name.isascii() and len(file.name) < 150
+    assert FeatureStore(folder).index["slide_id"].tolist() == [slide_id]
+    assert len({file_name(other) for other in (slide_id, slide_id + "_", slide_id.lower() + "-")}) == 3
 
 
 def test_what_is_unknown_stays_unknown(tmp_path):
@@ -64,8 +84,10 @@ def test_every_flipped_bit_of_the_features_is_caught(tmp_path, small):
 def test_damage_anywhere_is_caught_or_harmless(tmp_path, small):
     """A flipped bit in any other byte: refused, or the same slides come back."""
     slides = small["slides"][:2]
-    write_features(tmp_path, slides)
-    (file,) = tmp_path.iterdir()
+    file = tmp_path / "two.parquet"
+    with pq.ParquetWriter(file, SCHEMA, compression="none", write_page_checksum=True) as writer:
+        for slide in slides:
+            writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
     whole = file.read_bytes()
     kept = ["slide_id", "case_id", "patches", "width", "patch_size", "magnification", "encoder"]
     expected = FeatureStore(tmp_path).index[kept]
@@ -89,9 +111,9 @@ def test_damage_anywhere_is_caught_or_harmless(tmp_path, small):
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"not parquet"])
 def test_files_cut_short_are_refused_by_name(tmp_path, small, damage):
     write_features(tmp_path, small["slides"][:3])
-    (file,) = tmp_path.iterdir()
+    file = tmp_path / file_name(small["slides"][1].slide_id)
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(DataError, match=r"part-00000\.parquet: cannot be read"):
+    with pytest.raises(DataError, match=rf"{file.name}: cannot be read"):
         FeatureStore(tmp_path)
 
 
@@ -109,7 +131,7 @@ def test_bad_slides_are_refused_all_at_once(tmp_path, small, change, message):
     good = small["slides"]
     bad = [replace(good[0], **change), good[1], replace(good[0], slide_id="other", **change)]
     with pytest.raises(DataError) as error:
-        write_features(tmp_path, bad, slides_per_file=1)
+        write_features(tmp_path, bad)
     assert message in str(error.value)
     named = dict.fromkeys(problem.split(":")[0] for problem in error.value.problems)
     assert list(named) == ["slide 'CASE-02-DX0'", "slide 'other'"]

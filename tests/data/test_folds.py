@@ -36,7 +36,7 @@ def test_intervals_by_hand():
 
 def test_published_edges_and_counts(real_data):
     """models.md 0: edges and (events, censored) of the whole cohorts, before cases without expression are left out."""
-    from survq.data.clinical import read_labels
+    from survq.importing.labels import read_labels
 
     expected = {
         "blca": ([8.2, 13.7667, 21.7], [(28, 34), (28, 42), (28, 60), (29, 110)]),

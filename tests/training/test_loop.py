@@ -7,9 +7,9 @@ import torch
 from small_cohort import CPU, QUIET, make_cohort, make_run, train, train_together
 
 from survq.data.batch import CaseTable
-from survq.data.clinical import read_labels
 from survq.data.folds import Fold
 from survq.evaluation.concordance import concordance_index, fold_concordance
+from survq.importing.labels import read_labels
 from survq.models import MODELS, Prediction, SurvivalModel
 from survq.training.loop import FoldLearner, _sampled, train_folds
 from survq.training.losses import nll_survival_loss

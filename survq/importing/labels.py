@@ -10,7 +10,7 @@ import pandas as pd
 
 from survq.data.cohort import usable_id
 from survq.data.problems import raise_if_any
-from survq.data.text_table import numbers, read_text_table
+from survq.importing.text_table import numbers, read_text_table
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from survq.data.clinical import read_labels
 from survq.data.problems import DataError
+from survq.importing.labels import read_labels
 
 HEADER = "case_id,slide_id,site,age,months,censored"
 GOOD = "A,A-1,NA,60,12.5,0\nA,A-2,NA,60.0,12.50,0\nB,B-1,S2,,3,1\n"

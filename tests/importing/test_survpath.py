@@ -9,7 +9,7 @@ import pytest
 
 from survq.data.cohort import Cohort
 from survq.data.problems import DataError
-from survq.data.survpath import import_survpath
+from survq.importing.survpath import import_survpath
 
 LABELS = "datasets_csv/metadata/tcga_blca.csv"
 EXPRESSION = "datasets_csv/raw_rna_data/xena/blca/rna_clean.csv"
@@ -235,7 +235,8 @@ def test_all_faults_come_at_once(small_survpath, tmp_path):
 
 def test_features_are_not_removed(small_survpath, tmp_path, tree):
     import_survpath(small_survpath, tmp_path / "data")
-    (tmp_path / "data/BLCA/features/part-00000.parquet").write_text("precious")
+    (tmp_path / "data/BLCA/features").mkdir(exist_ok=True)
+    (tmp_path / "data/BLCA/features/slide.parquet").write_text("precious")
     before = tree(tmp_path)
     with pytest.raises(DataError, match="has 1 files of patch features, which this import would remove"):
         import_survpath(small_survpath, tmp_path / "data")

@@ -23,14 +23,14 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from survq.data.clinical import read_labels
 from survq.data.cohort import COVERAGE, Tables, table_problems, write_cohort
 from survq.data.features import INDEX
 from survq.data.folder import Folder
 from survq.data.folds import given_folds
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
-from survq.data.text_table import read_text_table
+from survq.importing.labels import read_labels
+from survq.importing.text_table import read_text_table
 
 FLOOR = np.log2(0.001)  # the lowest value of Xena's log2(TPM + 0.001)
 ROLES = {"train": "training", "val": "validation"}
