@@ -144,12 +144,19 @@ class _Patches(NamedTuple):
     p: float
     dtype: torch.dtype
 
-    def features(self, number: int) -> Float[Tensor, "patch feature"]:
-        found = [self.bags[piece.case][piece.rows] for piece in self.chunks[number]]
-        x = found[0] if len(found) == 1 else torch.cat(found)
-        if x.device.type == "cpu" and self.dtype == torch.bfloat16:
-            x = x.float()  # a step that makes the way from fp16 to bf16 six times as fast there
-        return x.to(self.dtype)
+    @property
+    def largest(self) -> int:
+        """How many patches a chunk has at most."""
+        return max((chunk[-1].columns.stop for chunk in self.chunks), default=0)
+
+    def features(self, number: int, memory: Float[Tensor, "patches feature"]) -> Float[Tensor, "patch feature"]:
+        """The patches of a chunk in `dtype`, written to `memory`."""
+        for case, rows, columns in self.chunks[number]:
+            x = self.bags[case][rows]
+            if x.device.type == "cpu" and self.dtype == torch.bfloat16:
+                x = x.float()  # a step that makes the way from fp16 to bf16 six times as fast there
+            memory[columns] = x
+        return memory[: self.chunks[number][-1].columns.stop]
 
     def read(
         self, number: int, x: Tensor, weights: _Weights, memory: Float[Tensor, "row patch"]
@@ -164,6 +171,16 @@ class _Patches(NamedTuple):
         return H, X, torch.mm(q, X, out=S)
 
 
+class _Scratch:
+    """Memory that serves one chunk after another: pages fresh from the system cost more than to write to them."""
+
+    def __init__(self, like: Tensor, patches: int, rows: int):
+        self.rows, self.whole = rows, like.new_empty(rows * patches)
+
+    def of(self, patches: int) -> Float[Tensor, "row patch"]:
+        return self.whole[: self.rows * patches].view(self.rows, patches)
+
+
 class _Memory:
     """Memory for chunks, which the forward pass may keep.
 
@@ -176,9 +193,6 @@ class _Memory:
         self.slabs: list[Tensor] = []
         self.left = torch.empty(0, dtype=torch.uint8)  # of the last slab
 
-    def of(self, patches: int) -> Float[Tensor, "row patch"]:
-        return self.like.new_empty(self.rows, patches)
-
     def to_keep(self, chunk: list[_Piece], bags: Sequence[Tensor]) -> Float[Tensor, "row patch"] | None:
         """None where there is no room."""
         patches, (case, rows, _) = chunk[-1].columns.stop, chunk[-1]
@@ -188,7 +202,7 @@ class _Memory:
             return None
         self.room -= size
         if len(bags[case]) > most or size > SLAB or self.like.device.type != "cpu":  # of a GPU, PyTorch does it
-            return self.of(patches)
+            return self.like.new_empty(self.rows, patches)
         if size > len(self.left):
             self.left = _idle_slabs.pop() if _idle_slabs else torch.empty(SLAB, dtype=torch.uint8)
             self.slabs.append(self.left)
@@ -208,10 +222,12 @@ class _Pool(torch.autograd.Function):
         P = parameters[0].new_zeros(len(patches.bags), *weights.q.shape)
         total, highest = torch.zeros_like(P[..., :1]), torch.full_like(P[..., :1], -math.inf)
         memory = _Memory(weights, ROOM if will_learn else 0)
+        features = weights.W_1.new_empty(patches.largest, weights.W_1.shape[1])
+        scratch = _Scratch(weights.q, patches.largest, memory.rows)
         kept = []
         for number, chunk in enumerate(patches.chunks):
-            x, room = patches.features(number), memory.to_keep(chunk, patches.bags)
-            H, X, E = patches.read(number, x, weights, memory.of(len(x)) if room is None else room)
+            x, room = patches.features(number, features), memory.to_keep(chunk, patches.bags)
+            H, X, E = patches.read(number, x, weights, scratch.of(len(x)) if room is None else room)
             subtracted = []
             for case, _, columns in chunk:
                 e = E[:, columns]
@@ -239,18 +255,21 @@ class _Pool(torch.autograd.Function):
         q, _, _, W_2 = weights
         dP = dP.to(patches.dtype)
         along = (dP * P).sum(-1, keepdim=True)  # what softmax takes away of dA, so of the dP that makes it
-        memory = _Memory(weights)
+        features = weights.W_1.new_empty(patches.largest, weights.W_1.shape[1])
+        again = _Scratch(q, patches.largest, _Memory(weights).rows)
+        of_scores, of_tokens = (_Scratch(q, patches.largest, rows) for rows in q.shape)
+        of_hidden = of_tokens if W_2 is None else _Scratch(q, patches.largest, len(weights.W_1))
         for number, chunk in enumerate(patches.chunks):
-            x = patches.features(number)
+            x = patches.features(number, features)
             if kept[number] is None:
-                H, X, A = patches.read(number, x, weights, memory.of(len(x)))
+                H, X, A = patches.read(number, x, weights, again.of(len(x)))
                 for case, _, columns in chunk:
                     A[:, columns].sub_(log_total[case]).exp_()
             else:
                 (H, X, A, subtracted), kept[number] = kept[number], None
                 for (case, _, columns), higher in zip(chunk, subtracted, strict=True):
                     A[:, columns].mul_((higher - log_total[case]).exp_())
-            dS, dX = torch.empty_like(A), torch.empty_like(X)
+            dS, dX = of_scores.of(len(x)), of_tokens.of(len(x))
             for case, _, columns in chunk:
                 torch.mm(dP[case], X[:, columns], out=dS[:, columns])  # dA
                 torch.mm(dP[case].T, A[:, columns], out=dX[:, columns])
@@ -258,7 +277,7 @@ class _Pool(torch.autograd.Function):
             dS.mul_(A)
             dX.addmm_(q.T, dS)
             _add_product(dq, dS, X.T)
-            dH = dX if W_2 is None else W_2.T @ dX
+            dH = dX if W_2 is None else torch.mm(W_2.T, dX, out=of_hidden.of(len(x)))
             if W_2 is not None:
                 _add_product(dW_2, dX, H.T)
             _where_positive(dH, H)  # elsewhere relu or dropout made a 0 of it
