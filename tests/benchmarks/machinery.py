@@ -55,7 +55,10 @@ def machinery(quick: bool) -> list[Row]:
 
 
 class Watch:
-    """Notes at each event of the study what every thread of its processes has spent."""
+    """Notes what every thread of the study's processes has spent: when a run has begun, and when it has ended.
+
+    Not more often: to look costs as much as what is looked at.
+    """
 
     def __init__(self) -> None:
         self.me = psutil.Process()
@@ -67,7 +70,8 @@ class Watch:
         self.runs.append(path)
 
     def epoch(self, path: str, epoch) -> None:
-        self.events[path, epoch.epoch] = Snapshot(self.me)
+        if epoch.epoch == 1:
+            self.events[path, 1] = Snapshot(self.me)
 
     def ended(self, path: str, record, *, found: bool) -> None:
         self.events[path, 0] = Snapshot(self.me)

@@ -136,7 +136,7 @@ class HalfPrecisionWork(TorchDispatchMode):
         taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if any(tensor.dtype == torch.float16 for tensor in taken):
             self.converted = result if isinstance(result, Tensor) else None
-        elif not (func is torch.ops.aten._to_copy.default and taken[0] is self.converted):
+        elif self.converted is None or not any(tensor is self.converted for tensor in taken):
             return result
         self.seconds += time.process_time() - start
         return result
