@@ -44,7 +44,7 @@ BENCHMARKS: dict[tuple[str, ...], Benchmark] = {
     ("cotraining_reads", "cotraining_cpu", "cotraining_weights"): cotraining.cotraining,
     ("fp32_logits", "fp32_gradients"): numerics.fp32,
     ("bf16_logits", "bf16_gradients"): numerics.bf16,
-    ("parity_c_index", "parity_loss"): parity.parity,
+    ("parity_c_index", "parity_no_dropout", "parity_loss"): parity.parity,
     ("machinery_cpu", "machinery_second_start"): machinery.machinery,
     tuple(f"growth_{what}" for what in growth.WHAT): growth.growth,
     ("growth_memory",): growth.memory,
