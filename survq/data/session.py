@@ -24,6 +24,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # survq writes
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # Tune schedules, it does not remember
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "1000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# of PyTorch in Ray's processes: large tensors in large pages, for fresh small ones cost more than what fills them
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 # inside one of Ray's own processes the session is there, and what is said of it must not change
 if not ON_CLUSTER and not ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
     # Without this a local Ray listens on all network interfaces, whatever address it is given.
