@@ -17,3 +17,11 @@ def complain(error: object, code: int) -> int:
 def show_next(folder: object, cohorts: Sequence[str]) -> None:
     names = " ".join(shlex.quote(name) for name in cohorts)
     print(f"Next: python studies/query_counts.py --data {shlex.quote(str(folder))} --cohorts {names}")
+
+
+def show_cohort(name: str, first: str, lines: Sequence[str], dropped) -> None:
+    """A cohort after an import: a line, more below it, and who was left out, by reason."""
+    print(f"{name}: {first}")
+    left_out = [f"left out, {reason}: {count}" for reason, count in dropped["reason"].value_counts().items()]
+    for line in [*lines, *left_out]:
+        print(f"    {line}")

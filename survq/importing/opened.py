@@ -1,0 +1,59 @@
+"""Files as they lie on people's disks: plain, .gz or .zip, told by their first bytes and not by their names."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from survq.data.problems import DataError, some
+
+GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked as they are read.
+
+    Raises FileNotFoundError; DataError where an archive is damaged or holds more than one file.
+    """
+    try:
+        with file.open("rb") as raw:
+            first = raw.read(4)
+            raw.seek(0)
+            if first.startswith(GZIP):
+                with gzip.open(raw) as stream:
+                    yield stream
+            elif first == ZIP:
+                with zipfile.ZipFile(raw) as archive, archive.open(_only_member(archive, file)) as stream:
+                    yield stream
+            else:
+                yield raw
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError([f"{file}: cannot be unpacked ({error}). Mend: download or save it again."]) from error
+
+
+def is_workbook(file: Path) -> bool:
+    """Whether a file is an Excel workbook, which is a zip of its own kind."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return "[Content_Types].xml" in archive.namelist()
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _only_member(archive: zipfile.ZipFile, file: Path) -> zipfile.ZipInfo:
+    members = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
+    if len(members) != 1:
+        names = some(one.filename for one in members) or "nothing"
+        raise DataError([f"{file}: holds {names}; expected one table. Mend: unpack it and name the table."])
+    return members[0]
