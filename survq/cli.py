@@ -12,6 +12,7 @@ from tyro.conf import subcommand
 
 from survq.commands.check import Check
 from survq.commands.console import DATA, INTERRUPTED, IO, MISSING, USAGE, complain
+from survq.commands.import_expression import ImportExpression
 from survq.commands.import_labels import ImportLabels
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.simulate import Simulate
@@ -22,7 +23,11 @@ from survq.data.problems import DataError
 class Import:
     """Bring files that people already have into a data folder. Everything is joined by case id."""
 
-    what: Annotated[ImportSurvPath, subcommand("survpath")] | Annotated[ImportLabels, subcommand("labels")]
+    what: (
+        Annotated[ImportLabels, subcommand("labels")]
+        | Annotated[ImportExpression, subcommand("expression")]
+        | Annotated[ImportSurvPath, subcommand("survpath")]
+    )
 
     def run(self) -> int:
         return self.what.run()

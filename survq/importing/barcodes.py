@@ -1,6 +1,6 @@
 """TCGA barcodes: TCGA-XX-YYYY-01A is a sample of case TCGA-XX-YYYY, of the type 01, from the tissue source site XX.
 
-Sample types: 01 is the primary tumour, 03 that of blood, 06 a metastasis, 11 normal tissue. Other ids are left as they are.
+Sample types: 01 is the primary tumour, 03 that of blood, 06 a metastasis, 11 normal tissue. Other ids are left alone.
 """
 
 from __future__ import annotations

@@ -51,7 +51,10 @@ def import_labels(
     types: Sequence[str] = (),
     sample_types: Collection[str] = PRIMARY,
 ) -> tuple[Labels, pd.DataFrame]:
-    """Put a clinical table's outcomes into the cohort at `folder`, whose other tables stay; and dropped.csv as it is."""
+    """Put a clinical table's outcomes into the cohort at `folder`, whose other tables stay.
+
+    Returns them, and dropped.csv as it is now. Raises DataError, and then nothing has been written.
+    """
     name = folder.path.rsplit("/", 1)[-1]
     labels = read_labels(file, outcome, columns, types or (name,), sample_types, must_have_types=bool(types))
     dropped = update_cohort(folder, {"labels": labels.source}, cases=labels.cases, dropped=labels.dropped)
