@@ -14,6 +14,8 @@ from survq.commands.check import Check
 from survq.commands.console import DATA, INTERRUPTED, IO, MISSING, USAGE, complain
 from survq.commands.import_expression import ImportExpression
 from survq.commands.import_labels import ImportLabels
+from survq.commands.import_pathways import ImportPathways
+from survq.commands.import_splits import ImportSplits
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.simulate import Simulate
 from survq.data.problems import DataError
@@ -26,6 +28,8 @@ class Import:
     what: (
         Annotated[ImportLabels, subcommand("labels")]
         | Annotated[ImportExpression, subcommand("expression")]
+        | Annotated[ImportPathways, subcommand("pathways")]
+        | Annotated[ImportSplits, subcommand("splits")]
         | Annotated[ImportSurvPath, subcommand("survpath")]
     )
 
