@@ -16,9 +16,9 @@ def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):
     assert main(["import", "survpath", str(real_data / "survpath"), data]) == 0
     out = capsys.readouterr().out
     assert "BLCA: 359 cases, 113 events, 1577 genes, 281 of 331 pathways covered" in out
-    assert "COADREAD: 296 cases, 37 events" in out
+    assert "COADREAD: 298 cases, 37 events" in out
     assert "left out, expression without a label: 21" in out
-    assert "left out, no expression and no slides: 2" in out
+    assert "2 cases have no expression, studies skip them: 'TCGA-EI-6883', 'TCGA-G4-6323'" in out
     assert "'TCGA-G4-6317', 'TCGA-G5-6572', 'TCGA-NH-A8F7'" in out
     assert f"Next: python studies/query_counts.py --data {data} --cohorts BLCA COADREAD" in out
     assert main(["check", data]) == 0
@@ -30,7 +30,7 @@ def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):
 def test_cohorts_can_be_chosen(real_data, tmp_path, capsys):
     assert main(["import", "survpath", str(real_data / "survpath"), str(tmp_path), "--cohorts", "coadread"]) == 0
     assert "BLCA" not in capsys.readouterr().out
-    assert sorted(os.listdir(tmp_path)) == ["COADREAD", "pathways.gmt"]
+    assert sorted(os.listdir(tmp_path)) == ["COADREAD", "coverage.csv", "pathways.gmt", "source.json"]
 
 
 def test_problems_end_with_65_and_all_are_shown(tmp_path, small, capsys):

@@ -227,16 +227,16 @@ def _read_columns_of_genes(
 ) -> _Table:
     """A row a sample, or a slide; genes to the right of the column that names it."""
     first = list(range(min(FIRST_COLUMNS, len(names))))
-    hits, blanks, examples = np.zeros(len(first), dtype=int), [], None
-    line = 1
-    for block, _ in columns(file, text=first):
-        hits += [sum(case_of(cell) in cases for cell in column) for column in block]
-        examples = examples or [column[:2] for column in block]
+    hits = np.zeros(len(first), dtype=int)
+    examples: list[str] = []
+    for cells_of, _ in columns(file, text=first):
+        hits += [sum(case_of(cell) in cases for cell in column) for column in cells_of]
+        examples = examples or [cell for column in cells_of for cell in column[:1] if cell[:1].isalpha()]
     if not hits.any():
         raise DataError(
             [
                 f"{file}: none of its rows or columns is a case of this cohort: its header has {some(names[1:], 2)}, "
-                f"its first columns {some(examples or [], 2)}, the cohort {some(sorted(cases), 2)}. "
+                f"its first row {some(examples) or 'no id'}, the cohort {some(sorted(cases), 2)}. "
                 f"Mend: use the same case ids."
             ]
         )
@@ -248,11 +248,12 @@ def _read_columns_of_genes(
     measured = {gene for gene in found.values() if gene}
     kept = {column: gene for column, gene in found.items() if gene and (needed is None or gene in needed)}
     samples = _Samples(cases, sample_types)
-    parts: list[np.ndarray] = []
-    firsts: dict[str, np.ndarray] = {}
-    agree = True
+    parts = [np.empty((0, len(kept)), np.float32)]
+    later: list[tuple[str, np.ndarray]] = []
+    blanks: list[str] = []
+    line = 1
     try:
-        for (block,), cells in columns(file, text=[id_column], numbers=list(kept)):
+        for (block,), cells in columns(file, text=[id_column], numbers=list(kept)) if kept else ():
             blanks += [str(line + row) for row, name in enumerate(block, start=1) if not name]
             line += len(block)
             values = np.column_stack([column.to_numpy(zero_copy_only=False) for column in cells]).astype(np.float32)
@@ -260,17 +261,20 @@ def _read_columns_of_genes(
             for row, name in enumerate(block):
                 if samples.take(name):
                     rows.append(row)
-                    firsts[case_of(name)] = values[row]
-                elif agree and samples.is_repeated(name):
-                    agree = np.array_equal(firsts[case_of(name)], values[row], equal_nan=True)
+                elif samples.is_repeated(name):
+                    later.append((case_of(name), values[row].copy()))
             parts.append(values[rows])
     except DataError as error:
         raise DataError(not_numbers(file, id_column, list(kept), list(kept.values())) or error.problems) from error
     if blanks:
         raise DataError([f"{file}: no case id in the lines {some(blanks)}. Mend: add them or drop the lines."])
-    samples.raise_if_none(file, [])
+    if kept:
+        samples.raise_if_none(file, [])
+    matrix = np.concatenate(parts)
+    row_of = {case: row for row, case in enumerate(samples.kept)}
+    agree = all(np.array_equal(matrix[row_of[case]], values, equal_nan=True) for case, values in later)
     layout = f"a row a slide, genes in the columns *{RNA}" if of_rna else "a row a case"
-    return _Table(layout, samples.kept, list(kept.values()), np.concatenate(parts), measured, samples.repeated, agree,
+    return _Table(layout, samples.kept, list(kept.values()), matrix, measured, samples.repeated, agree,
                   samples.unlabelled, samples.notes())  # fmt: skip
 
 

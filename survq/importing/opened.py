@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from survq.data.problems import DataError, some
 
@@ -27,8 +27,8 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
             first = raw.read(4)
             raw.seek(0)
             if first.startswith(GZIP):
-                with gzip.open(raw) as stream:
-                    yield stream
+                with gzip.open(raw) as unpacked:
+                    yield cast(IO[bytes], unpacked)
             elif first == ZIP:
                 with zipfile.ZipFile(raw) as archive, archive.open(_only_member(archive, file)) as stream:
                     yield stream

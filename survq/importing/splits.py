@@ -96,6 +96,7 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
     rows: dict[tuple[int, int, str, str], str] = {}
     problems: list[str] = []
     unused: set[str] = set()
+    roles: dict[str, int] = {}
     for fold, files in sorted(tables.items()):
         try:
             ids = read(files)
@@ -103,17 +104,21 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
         except DataError as error:
             problems += error.problems
             continue
+        roles.setdefault(role, fold)
         unused |= set(ids) - {"train", role}
         for column, name in (("train", "training"), (role, "validation")):
             for case, place in ids[column].items():
                 rows.setdefault((0, fold, case, name), place)
+    if len(roles) > 1:
+        some_folds = " and ".join(f"{role} (fold {fold})" for role, fold in roles.items())
+        problems.append(f"{source}: held-out cases stand under {some_folds}. Mend: name them alike in all folds.")
     raise_if_any(problems)
     table = pd.DataFrame(list(rows), columns=["repeat", "fold", "case_id", "role"])
     table = table.sort_values(["fold", "role", "case_id"], ignore_index=True)
     notes = [f"the cases under {some(sorted(unused))} neither train nor are held out"] if unused else []
     facts = {
         "layout": "a file a fold" if read is _read_columns else "a folder a fold",
-        "held_out": held_out or "the only column there is",
+        "held_out": next(iter(roles)),
         "files": {
             str(file.relative_to(source)): sha256(file) for files in tables.values() for file in files
         },
@@ -128,7 +133,7 @@ def _read_columns(files: Sequence[Path]) -> dict[str, dict[str, str]]:
     """By column: the cases, and where they stand. A column without any is none."""
     (file,) = files
     table = read_text_table(file, needed=["train"])
-    columns = {}
+    columns: dict[str, dict[str, str]] = {}
     for name in ("train", *HELD_OUT):
         if name in table:
             ids = {case_of(cell): f"{file}:{line}: {name}" for line, cell in table[name].items() if cell}
