@@ -12,6 +12,7 @@ from tyro.conf import subcommand
 
 from survq.commands.check import Check
 from survq.commands.console import DATA, INTERRUPTED, IO, MISSING, USAGE, complain
+from survq.commands.fetch import Fetch
 from survq.commands.import_expression import ImportExpression
 from survq.commands.import_labels import ImportLabels
 from survq.commands.import_pathways import ImportPathways
@@ -39,6 +40,7 @@ class Import:
 
 Command = (
     Annotated[Import, subcommand("import")]
+    | Annotated[Fetch, subcommand("fetch")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Simulate, subcommand("simulate")]
 )
