@@ -33,7 +33,7 @@ def measured_genes(root: Folder) -> dict[str, list[str]]:
 def write_coverage(root: Folder) -> dict[str, int]:
     """Write coverage.csv, a row a cohort and pathway; returns how many pathways each cohort covers to 90 %.
 
-    Names of pathways are free text and may begin like a formula: they are quoted by a blank in front, for spreadsheets.
+    Names of pathways are free text and may begin like a formula: a blank stands before those.
     """
     pathways, cohorts = read_pathways(root), measured_genes(root)
     if not len(pathways):
@@ -48,7 +48,9 @@ def write_coverage(root: Folder) -> dict[str, int]:
             kept = share >= COVERAGE
             covered[cohort] += kept
             missing = " ".join(gene for gene in members if gene not in there)
-            row = [cohort, name, len(members), len(there.intersection(members)), f"{share:.3f}", kept, missing]
-            table.writerow([f" {cell}" if str(cell)[:1] in "=+-@" and cell is not False else cell for cell in row])
+            safe = f" {name}" if name.startswith(("=", "+", "-", "@")) else name
+            table.writerow(
+                [cohort, safe, len(members), len(there.intersection(members)), f"{share:.3f}", kept, missing]
+            )
     (root / FILE).write(text.getvalue().encode())
     return covered

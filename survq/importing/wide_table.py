@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.csv as pc
@@ -16,7 +17,8 @@ from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.opened import opened
 from survq.importing.text_table import MISSING, separator
 
-BLOCK = 1 << 23  # bytes; a row of 60,000 genes takes half a megabyte
+BLOCK = 1 << 20  # bytes at least; pyarrow reads up to 32 blocks ahead
+HEADERS_A_BLOCK = 16  # for a row of numbers may be four times as long as the names above it
 LONGEST_HEADER = 1 << 26
 NULLS = sorted({spelling for word in MISSING for spelling in (word, word.upper(), word.capitalize(), "NaN", "#N/A")})
 
@@ -43,12 +45,15 @@ def columns(
         return "skip"
 
     with opened(file) as stream:
-        names, mark = _header(stream, file)
+        names, mark, size = _header(stream, file)
+        block_size = max(BLOCK, HEADERS_A_BLOCK * size)
         types = {str(column): pa.string() for column in text} | {str(column): pa.float64() for column in numbers}
         try:
             reader = pc.open_csv(
                 stream,
-                pc.ReadOptions(use_threads=False, block_size=BLOCK, column_names=list(map(str, range(len(names))))),
+                pc.ReadOptions(
+                    use_threads=False, block_size=block_size, column_names=list(map(str, range(len(names))))
+                ),
                 pc.ParseOptions(delimiter=mark, invalid_row_handler=note),
                 pc.ConvertOptions(column_types=types, include_columns=list(types), null_values=NULLS),
             )
@@ -68,7 +73,7 @@ def not_numbers(file: Path, text: int, numbers: Sequence[int], names: Sequence[s
     """A sentence for every cell of these columns that is no number. `text` is the column that names a row."""
     problems = []
     with opened(file) as stream:
-        _, mark = _header(stream, file)
+        _, mark, _ = _header(stream, file)
         lines = (line.decode("utf-8", "replace") for line in stream)
         for row in csv.reader(lines, delimiter=mark):
             for column, name in zip(numbers, names, strict=True):
@@ -84,10 +89,11 @@ def not_numbers(file: Path, text: int, numbers: Sequence[int], names: Sequence[s
     return problems
 
 
-def _header(stream, file: Path) -> tuple[list[str], str]:
-    """Its cells, and what separates them."""
+def _header(stream: IO[bytes], file: Path) -> tuple[list[str], str, int]:
+    """Its cells, what separates them, and how many bytes it takes."""
+    content = stream.readline(LONGEST_HEADER)
     try:
-        line = stream.readline(LONGEST_HEADER).decode("utf-8-sig").strip("\r\n")
+        line = content.decode("utf-8-sig").strip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError([f"{file}: is not UTF-8 text ({error.reason}). Mend: save it as UTF-8."]) from error
     if not line.strip():
@@ -98,7 +104,7 @@ def _header(stream, file: Path) -> tuple[list[str], str]:
         raise DataError(
             [f"{file}: has one column, {some(cells)}; expected cells separated by commas or tabs. Mend: save it so."]
         )
-    return cells, mark
+    return cells, mark, len(content)
 
 
 def _reason(error: Exception) -> str:
