@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from survq.data.folder import replace_file
 from survq.data.problems import DataError
-from survq.importing.opened import opened, sha256
+from survq.importing.opened import GZIP, opened, sha256
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in a row without a byte of progress
@@ -79,7 +79,7 @@ def download(url: str, file: Path, progress: Progress | None = None, pause: floa
         stream.flush()
         os.fsync(stream.fileno())
         try:
-            _read_through(part)
+            _read_through(part, file.name)
         except DataError as error:
             part.unlink()
             raise DataError([f"{url}: what came is damaged, {error.problems[0].partition(': ')[2]}"]) from error
@@ -109,6 +109,8 @@ def _receive(url: str, stream, about: Path, progress: Callable[[int | None], obj
         stream.seek(0)
         return False
     with answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise http.client.HTTPException("the server sends a web page instead, maybe the login of this network")
         start, total = _span(answer)
         if start != stream.tell():  # all of it comes, whether asked for or not
             if start != 0:
@@ -170,11 +172,15 @@ def _is_whole(file: Path, url: str) -> bool:
     return file.is_file() and facts.get("url") == url and facts.get("sha256") == sha256(file)
 
 
-def _read_through(file: Path) -> None:
+def _read_through(part: Path, name: str) -> None:
     """Raises DataError where a packed file is cut short or damaged: some servers say a wrong length."""
-    with opened(file) as stream:
+    with opened(part) as stream:
         while stream.read(CHUNK):
             pass
+    if name.endswith(".gz"):
+        with part.open("rb") as raw:
+            if not raw.read(2) == GZIP:
+                raise DataError([f"{part}: it is not packed, as its name says"])
 
 
 def _facts(file: Path) -> dict:
