@@ -95,13 +95,14 @@ def read_dropped(folder: Folder) -> dict[str, str]:
     return dict(table[["case_id", "reason"]].itertuples(index=False))
 
 
-def read_source(folder: Folder) -> dict:
+def read_source(folder: Folder) -> dict[str, dict]:
     """What the parts of a cohort were made of, as their imports noted it; empty where none did."""
     file = folder / "source.json"
     try:
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
+        parts = json.loads(file.read_text()) if file.is_file() else {}
     except ValueError as error:
         raise DataError([f"{file}: is not JSON ({error}). Mend: remove it."]) from error
+    return {name: facts for name, facts in parts.items() if isinstance(facts, dict)} if isinstance(parts, dict) else {}
 
 
 def read_cases(folder: Folder) -> pd.DataFrame:

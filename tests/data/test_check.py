@@ -1,7 +1,9 @@
 """Everything wrong with a data folder is found in one pass, with file, place and mend; a good one is described."""
 
+import json
 import os
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -216,6 +218,17 @@ def test_what_is_worth_a_look(tmp_path, small):
     assert "sites are on both sides" in notes
     assert "there is no pathways.gmt" in notes
     assert "cohorts differ in their features: {'X': '16 (uni)', 'Y': '16 (conch)'}" in notes
+
+
+def test_units_that_differ_are_pointed_out(tmp_path, small):
+    for name, unit in (("X", "log2(TPM + 1)"), ("Y", "log2(TPM + 1)"), ("Z", "z-scores")):
+        source = json.dumps({"expression": {"unit": unit}}).encode()
+        write_cohort(tmp_path, name, **small, attachments={"source.json": source})
+    assert any(note.startswith("cohorts differ in the unit of their expression") for note in check(tmp_path).notes)
+    shutil.rmtree(tmp_path / "Z")
+    assert not any("unit" in note for note in check(tmp_path).notes)
+    (tmp_path / "Y" / "source.json").write_text("{")
+    assert "Y/source.json: is not JSON" in check(tmp_path).problems[0]
 
 
 def test_a_case_with_nothing_is_pointed_out(tmp_path, small):

@@ -154,8 +154,9 @@ def test_damaged_books_are_named_and_left(folder, small, file, tree, tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_an_older_source_is_kept(folder, small):
+@pytest.mark.parametrize("other", [{"layout": "SurvPath"}, [], "text", None])
+def test_a_source_of_another_form_does_no_harm(folder, small, other):
     put(folder, small, "labels")
-    (folder / "source.json").write(json.dumps({"layout": "by hand"}).encode())
+    (folder / "source.json").write(json.dumps(other).encode())
     put(folder, small, "expression")
-    assert read_source(folder) == {"layout": "by hand", "expression": FACTS}
+    assert read_source(folder) == {"expression": FACTS}
