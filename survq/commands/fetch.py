@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import USAGE, complain, show_cohort
+from survq.commands.console import USAGE, Meter, complain, show_cohort
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Fetch:
         from survq.importing.xena import fetch_xena
 
         try:
-            fetched = fetch_xena(self.cohort, self.dest, self.table, self.outcome, self.hub, progress=_Meter())
+            fetched = fetch_xena(self.cohort, self.dest, self.table, self.outcome, self.hub, progress=Meter())
         except ValueError as error:
             if type(error) is ValueError:  # an address that is not safe
                 return complain(error, USAGE)
@@ -61,23 +59,3 @@ class Fetch:
         print(f"\nWritten to {self.dest / self.cohort}; who was left out stands in dropped.csv.")
         print(f"Next: survq check {self.dest}")
         return 0
-
-
-class _Meter:
-    """Bytes and speed: on a terminal one line that counts; in a log a line a tenth."""
-
-    def __init__(self) -> None:
-        self.shown = (time.monotonic(), "", 0)
-
-    def __call__(self, name: str, there: int, total: int | None) -> None:
-        now, live = time.monotonic(), sys.stderr.isatty()
-        when, before, tenth = self.shown
-        new = there * 10 // total if total else there // 10**8
-        if name == before and (now - when < 0.5 if live else new == tenth) and there != total:
-            return
-        self.shown = (now, name, new)
-        of = f" of {total / 1e6:,.1f}" if total else ""
-        line = f"{name}: {there / 1e6:,.1f}{of} MB"
-        print(
-            f"\r{line}" if live else line, end="\n" if not live or there == total else "", file=sys.stderr, flush=True
-        )

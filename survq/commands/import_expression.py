@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import show_cohort
+from survq.commands.console import Meter, show_cohort
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,14 @@ class ImportExpression:
 
         root = Folder.at(self.data)
         expression, dropped = import_expression(
-            self.file, root, self.cohort, self.gene_map, self.aliases, self.all_genes, self.sample_types
+            self.file,
+            root,
+            self.cohort,
+            self.gene_map,
+            self.aliases,
+            self.all_genes,
+            self.sample_types,
+            progress=Meter(least=50_000_000),
         )
         cases, genes = expression.values.shape
         show_cohort(

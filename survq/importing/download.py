@@ -21,15 +21,12 @@ from urllib.parse import urlsplit
 
 from survq.data.folder import replace_file
 from survq.data.problems import DataError
-from survq.importing.opened import GZIP, opened, sha256
+from survq.importing.opened import GZIP, Progress, opened, sha256
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in a row without a byte of progress
 SILENCE = 60  # seconds without a byte, after which the connection counts as lost
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with the file's name, the bytes that are there, and bytes in all, where the server says."""
 
 
 def download(url: str, file: Path, progress: Progress | None = None, pause: float = 1.0) -> bool:

@@ -25,7 +25,7 @@ from survq.data.problems import DataError, some
 from survq.importing.barcodes import PRIMARY, case_of, sample_type
 from survq.importing.coverage import read_pathways, write_coverage
 from survq.importing.genes import Aliases, GeneMap, are_ensembl
-from survq.importing.opened import sha256
+from survq.importing.opened import Progress, sha256
 from survq.importing.units import HIGHEST_LOGARITHM, guess_unit
 from survq.importing.wide_table import columns, header, not_numbers
 
@@ -51,6 +51,7 @@ def import_expression(
     aliases: Path | None = None,
     all_genes: bool = False,
     sample_types: Collection[str] = PRIMARY,
+    progress: Progress | None = None,
 ) -> tuple[Expression, pd.DataFrame]:
     """Put a table's expression into a cohort whose labels are there; returns it, and dropped.csv as it is now.
 
@@ -64,7 +65,14 @@ def import_expression(
         raise DataError([f"{root}/pathways.gmt is missing: aliases are those of its genes. Mend: import it first."])
     wanted = {gene for members in pathways.genes for gene in members}
     read = read_expression(
-        file, cases.index, None if all_genes or not wanted else wanted, wanted, ids_to_symbols, names, sample_types
+        file,
+        cases.index,
+        None if all_genes or not wanted else wanted,
+        wanted,
+        ids_to_symbols,
+        names,
+        sample_types,
+        progress,
     )
     for what, used in (("gene_map", gene_map), ("aliases", aliases)):
         if used:
@@ -100,6 +108,7 @@ def read_expression(
     gene_map: GeneMap | None = None,
     aliases: Aliases | None = None,
     sample_types: Collection[str] = PRIMARY,
+    progress: Progress | None = None,
 ) -> Expression:
     """Read the expression of `cases`, by the rules above; all genes unless `kept_genes` says which.
 
@@ -110,9 +119,9 @@ def read_expression(
     aliases = aliases or Aliases()
     needed = None if kept_genes is None else {*kept_genes, *aliases.of_any(kept_genes)}
     if any(case_of(name) in cases for name in names):
-        table = _read_columns_of_samples(file, names, cases, needed, gene_map, sample_types)
+        table = _read_columns_of_samples(file, names, cases, needed, gene_map, sample_types, progress)
     else:
-        table = _read_columns_of_genes(file, names, cases, needed, gene_map, sample_types)
+        table = _read_columns_of_genes(file, names, cases, needed, gene_map, sample_types, progress)
     symbols, matrix, notes = table.symbols, table.values, list(table.notes)
 
     values, twice = _one_a_symbol(symbols, matrix)
@@ -184,6 +193,7 @@ def _read_columns_of_samples(
     needed: Collection[str] | None,
     gene_map: GeneMap | None,
     sample_types: Collection[str],
+    progress: Progress | None,
 ) -> _Table:
     """A row a gene, its name in the first column."""
     samples = _Samples(cases, sample_types)
@@ -195,7 +205,7 @@ def _read_columns_of_samples(
     measured: set[str] = set()
     unmapped = 0
     try:
-        for (block,), cells in columns(file, text=[0], numbers=kept):
+        for (block,), cells in columns(file, [0], kept, progress):
             ids += block
             found = [gene_map.symbol(name) if gene_map else name for name in block]
             measured.update(filter(None, found))
@@ -224,6 +234,7 @@ def _read_columns_of_genes(
     needed: Collection[str] | None,
     gene_map: GeneMap | None,
     sample_types: Collection[str],
+    progress: Progress | None,
 ) -> _Table:
     """A row a sample, or a slide; genes to the right of the column that names it."""
     first = list(range(min(FIRST_COLUMNS, len(names))))
@@ -253,7 +264,7 @@ def _read_columns_of_genes(
     blanks: list[str] = []
     line = 1
     try:
-        for (block,), cells in columns(file, text=[id_column], numbers=list(kept)) if kept else ():
+        for (block,), cells in columns(file, [id_column], list(kept), progress) if kept else ():
             blanks += [str(line + row) for row, name in enumerate(block, start=1) if not name]
             line += len(block)
             values = np.column_stack([column.to_numpy(zero_copy_only=False) for column in cells]).astype(np.float32)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -16,14 +17,18 @@ from survq.data.problems import DataError, some
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 
 
+Progress = Callable[[str, int, int | None], None]
+"""Called with a file's name, the bytes of it that were read or came, and bytes in all, where that is known."""
+
+
 @contextmanager
-def opened(file: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked as they are read.
+def opened(file: Path, progress: Progress | None = None) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked as they are read. `progress` counts those that lie on the disk.
 
     Raises FileNotFoundError; DataError where an archive is damaged or holds more than one file.
     """
     try:
-        with file.open("rb") as raw:
+        with _Watched(file, progress) if progress else file.open("rb") as raw:
             first = raw.read(4)
             raw.seek(0)
             if first.startswith(GZIP):
@@ -49,6 +54,17 @@ def is_workbook(file: Path) -> bool:
 def sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class _Watched(io.BufferedReader):
+    def __init__(self, file: Path, progress: Progress):
+        super().__init__(io.FileIO(file))
+        self._report = lambda: progress(file.name, self.tell(), file.stat().st_size)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self._report()
+        return content
 
 
 def _only_member(archive: zipfile.ZipFile, file: Path) -> zipfile.ZipInfo:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from survq.data.problems import DataError, raise_if_any, some
-from survq.importing.opened import opened
+from survq.importing.opened import Progress, opened
 from survq.importing.text_table import MISSING, separator
 
 BLOCK = 1 << 20  # bytes at least; pyarrow reads up to 32 blocks ahead
@@ -30,7 +30,7 @@ def header(file: Path) -> list[str]:
 
 
 def columns(
-    file: Path, text: Sequence[int], numbers: Sequence[int] = ()
+    file: Path, text: Sequence[int], numbers: Sequence[int] = (), progress: Progress | None = None
 ) -> Iterator[tuple[list[list[str]], list[pa.Array]]]:
     """Blocks of rows: the cells of some columns as text without blanks around, those of others as numbers or null.
 
@@ -44,7 +44,7 @@ def columns(
         ragged.append(f"{file}{where}: is no table: {row.actual_columns} cells; the header has {row.expected_columns}.")
         return "skip"
 
-    with opened(file) as stream:
+    with opened(file, progress) as stream:
         names, mark, size = _header(stream, file)
         block_size = max(BLOCK, HEADERS_A_BLOCK * size)
         types = {str(column): pa.string() for column in text} | {str(column): pa.float64() for column in numbers}

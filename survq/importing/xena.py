@@ -20,9 +20,10 @@ import pandas as pd
 from survq.data.folder import Folder
 from survq.data.ledger import read_cases
 from survq.data.problems import DataError
-from survq.importing.download import Progress, download
+from survq.importing.download import download
 from survq.importing.expression import Expression, import_expression
 from survq.importing.labels import Labels, import_labels
+from survq.importing.opened import Progress
 from survq.importing.outcomes import Outcome
 
 Table = Literal["tcga", "toil", "gdc"]
@@ -81,5 +82,5 @@ def fetch_xena(
     gene_map = fetch(GENE_MAPS[table], table) if table in GENE_MAPS else None
     expression_file = fetch(EXPRESSION[table].format(cohort), table)
     labels = import_labels(survival, root / cohort, outcome)[0] if survival else None
-    expression, dropped = import_expression(expression_file, root, cohort, gene_map)
+    expression, dropped = import_expression(expression_file, root, cohort, gene_map, progress=progress)
     return Fetched(files, labels, expression, read_cases(root / cohort), dropped)
