@@ -95,6 +95,12 @@ def read_dropped(folder: Folder) -> dict[str, str]:
     return dict(table[["case_id", "reason"]].itertuples(index=False))
 
 
+def labelled(folder: Folder) -> set[str]:
+    """Whom the labels of a cohort know: its cases, and those whom they leave out."""
+    left_out = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
+    return {*_case_ids(folder, "cases.parquet", {}), *left_out}
+
+
 def read_source(folder: Folder) -> dict[str, dict]:
     """What the parts of a cohort were made of, as their imports noted it; empty where none did."""
     file = folder / "source.json"

@@ -1,12 +1,13 @@
-"""Expression of a cohort's cases, from whatever table it comes in; streamed, so that memory holds what is kept alone.
+"""Expression of a cohort's cases, from whatever table it comes in: by which rules it is read, and into the cohort.
 
-orientation   told by where the case ids are: in the header (Xena) or in one of the first columns (SurvPath, MMP)
-genes         all cells of the other axis; of a table with `GENE_rnaseq` columns (PORPOISE) those
-samples       of the types asked for, 01 (the primary tumour) by default; of several of a case the first, as SurvPath
-symbols       of Ensembl ids by a probemap; of several rows of one symbol the one with the highest mean, for copies
-              that never vary (those of chromosome Y) would otherwise hide the gene
-aliases       a gene of a pathway that is measured under another of its names gets the name of the pathway
-kept          the genes of the pathways, unless all are asked for
+    samples    of the types asked for, 01 (the primary tumour) by default; of several of a case the first, as SurvPath
+    symbols    of Ensembl ids by a probemap; of several rows of one symbol the one with the highest mean, for copies
+               that never vary (those of chromosome Y) would otherwise hide the gene
+    aliases    a gene of a pathway that is measured under another of its names gets the name of the pathway
+    kept       the genes of the pathways, unless all are asked for
+    missing    a cell without a number is refused, with its gene and case
+
+How the tables themselves are read stands in expression_table.py.
 """
 
 from __future__ import annotations
@@ -20,17 +21,14 @@ import pandas as pd
 
 from survq.data.cohort import COVERAGE
 from survq.data.folder import Folder
-from survq.data.ledger import read_cases, read_dropped, read_source, update_cohort
+from survq.data.ledger import labelled, read_cases, read_source, update_cohort
 from survq.data.problems import DataError, some
-from survq.importing.barcodes import PRIMARY, case_of, sample_type
+from survq.importing.barcodes import PRIMARY
 from survq.importing.coverage import read_pathways, write_coverage
-from survq.importing.genes import Aliases, GeneMap, are_ensembl
+from survq.importing.expression_table import read_table
+from survq.importing.genes import Aliases, GeneMap
 from survq.importing.opened import Progress, sha256
 from survq.importing.units import HIGHEST_LOGARITHM, guess_unit
-from survq.importing.wide_table import columns, header, not_numbers
-
-RNA = "_rnaseq"
-FIRST_COLUMNS = 5  # the case ids stand in one of them, where they stand in a column
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,7 @@ def import_expression(
     for what, used in (("gene_map", gene_map), ("aliases", aliases)):
         if used:
             read.source[what] = {"file": used.name, "sha256": sha256(used)}
-    known = {*cases.index, *read_dropped(folder)}
-    strangers = [case for case in read.unlabelled if case not in known]
+    strangers = sorted(set(read.unlabelled) - labelled(folder))
     notes = [*read.notes, *_other_units(root, cohort, read.source["unit"])]
     if len(strangers) > len(read.values):  # a table of many cohorts
         notes.append(f"{len(strangers)} further cases of this table have no label here: not listed, for they are most")
@@ -93,8 +90,8 @@ def import_expression(
     if wanted:
         covered = len(pathways.covered_by(read.values.columns, COVERAGE))
         missing = len(wanted - set(read.values.columns))
-        notes.insert(0, f"{covered} of {len(pathways)} pathways are covered to {COVERAGE:.0%}; {missing:,} of their "
-                        f"{len(wanted):,} genes are missing, see {root}/coverage.csv")  # fmt: skip
+        first = f"{covered} of {len(pathways)} pathways are covered to {COVERAGE:.0%}; {missing:,} of their "
+        notes.insert(0, f"{first}{len(wanted):,} genes are missing, see {root}/coverage.csv")
     else:
         notes.append("there is no pathways.gmt yet, so all genes were kept")
     return Expression(read.values, tuple(strangers), read.source, tuple(notes)), dropped
@@ -112,21 +109,18 @@ def read_expression(
 ) -> Expression:
     """Read the expression of `cases`, by the rules above; all genes unless `kept_genes` says which.
 
+    `pathway_genes` are those that aliases are resolved for, `kept_genes` mostly the same. Blank cells become NaN.
     Raises FileNotFoundError; DataError with every row and cell that cannot be used.
     """
-    file, cases = Path(file), set(cases)
-    names = header(file)
+    file = Path(file)
     aliases = aliases or Aliases()
     needed = None if kept_genes is None else {*kept_genes, *aliases.of_any(kept_genes)}
-    if any(case_of(name) in cases for name in names):
-        table = _read_columns_of_samples(file, names, cases, needed, gene_map, sample_types, progress)
-    else:
-        table = _read_columns_of_genes(file, names, cases, needed, gene_map, sample_types, progress)
-    symbols, matrix, notes = table.symbols, table.values, list(table.notes)
+    table = read_table(file, cases, needed, gene_map, sample_types, progress)
+    notes = list(table.notes)
 
-    values, twice = _one_a_symbol(symbols, matrix)
+    by_symbol, twice = _one_a_symbol(table.symbols, table.values)
     renamed, unclear = aliases.renamed(table.measured, pathway_genes)
-    values = pd.DataFrame(values, index=pd.Index(table.cases, name="case_id")).rename(columns=renamed)
+    values = pd.DataFrame(by_symbol, index=pd.Index(table.cases, name="case_id")).rename(columns=renamed)
     if kept_genes is not None:
         values = values[[gene for gene in values if gene in kept_genes]]
     values = values.sort_index()
@@ -162,195 +156,21 @@ def read_expression(
             f"not on a log scale, or outliers"
         )
     source = {
-        **{"file": file.name, "sha256": sha256(file), "layout": table.layout, "unit": unit},
-        **{"lowest": round(low, 4), "highest": round(high, 4), "genes": values.shape[1]},
-        **{"genes_in_the_table": len(table.measured), "sample_types": sorted(sample_types)},
+        "file": file.name,
+        "sha256": sha256(file),
+        "layout": table.layout,
+        "unit": unit,
+        "lowest": round(low, 4),
+        "highest": round(high, 4),
+        "genes": values.shape[1],
+        "genes_in_the_table": len(table.measured),
+        "sample_types": sorted(sample_types),
         "genes_kept": "all" if kept_genes is None else "those of the pathways",
         "several_rows_of_a_case_first_kept": table.repeated,
         "several_rows_of_a_gene_highest_mean_kept": twice,
         "renamed": renamed,
     }
     return Expression(values, tuple(table.unlabelled), source, tuple(notes))
-
-
-@dataclass(frozen=True)
-class _Table:
-    layout: str
-    cases: list[str]
-    symbols: list[str]  # may repeat
-    values: np.ndarray  # (case, symbol), float32
-    measured: set[str]  # the symbols of the whole table
-    repeated: list[str]
-    repeated_agree: bool
-    unlabelled: list[str]
-    notes: list[str]
-
-
-def _read_columns_of_samples(
-    file: Path,
-    names: Sequence[str],
-    cases: Collection[str],
-    needed: Collection[str] | None,
-    gene_map: GeneMap | None,
-    sample_types: Collection[str],
-    progress: Progress | None,
-) -> _Table:
-    """A row a gene, its name in the first column."""
-    samples = _Samples(cases, sample_types)
-    kept = [column for column, name in enumerate(names) if column > 0 and samples.take(name)]
-    samples.raise_if_none(file, names[1:])
-    ids: list[str] = []
-    symbols: list[str] = []
-    parts: list[np.ndarray] = []
-    measured: set[str] = set()
-    unmapped = 0
-    try:
-        for (block,), cells in columns(file, [0], kept, progress):
-            ids += block
-            found = [gene_map.symbol(name) if gene_map else name for name in block]
-            measured.update(filter(None, found))
-            unmapped += found.count(None)
-            rows = [row for row, gene in enumerate(found) if gene and (needed is None or gene in needed)]
-            if not rows:
-                continue
-            symbols += [gene for gene in (found[row] for row in rows) if gene]
-            part = np.column_stack([column.to_numpy(zero_copy_only=False)[rows] for column in cells])
-            parts.append(part.astype(np.float32))
-    except DataError as error:
-        raise DataError(not_numbers(file, 0, kept, [names[column] for column in kept]) or error.problems) from error
-    _refuse_ids(ids, gene_map, file)
-    if "" in ids:
-        raise DataError([f"{file}: no gene in {ids.count('')} rows. Mend: name them or drop them."])
-    notes = [f"{unmapped:,} of {len(ids):,} ids are not in the gene map"] if unmapped else []
-    values = np.concatenate(parts).T if parts else np.empty((len(kept), 0), np.float32)
-    return _Table("a row a gene", samples.kept, symbols, values, measured, samples.repeated, False, samples.unlabelled,
-                  [*samples.notes(), *notes])  # fmt: skip
-
-
-def _read_columns_of_genes(
-    file: Path,
-    names: Sequence[str],
-    cases: Collection[str],
-    needed: Collection[str] | None,
-    gene_map: GeneMap | None,
-    sample_types: Collection[str],
-    progress: Progress | None,
-) -> _Table:
-    """A row a sample, or a slide; genes to the right of the column that names it."""
-    first = list(range(min(FIRST_COLUMNS, len(names))))
-    hits = np.zeros(len(first), dtype=int)
-    examples: list[str] = []
-    for cells_of, _ in columns(file, text=first):
-        hits += [sum(case_of(cell) in cases for cell in column) for column in cells_of]
-        examples = examples or [cell for column in cells_of for cell in column[:1] if cell[:1].isalpha()]
-    if not hits.any():
-        raise DataError(
-            [
-                f"{file}: none of its rows or columns is a case of this cohort: its header has {some(names[1:], 2)}, "
-                f"its first row {some(examples) or 'no id'}, the cohort {some(sorted(cases), 2)}. "
-                f"Mend: use the same case ids."
-            ]
-        )
-    id_column = int(hits.argmax())
-    of_rna = [column for column, name in enumerate(names) if name.endswith(RNA)]
-    genes = {column: names[column].removesuffix(RNA) for column in of_rna or range(id_column + 1, len(names))}
-    _refuse_ids(list(genes.values()), gene_map, file)
-    found = {column: gene_map.symbol(name) if gene_map else name for column, name in genes.items()}
-    measured = {gene for gene in found.values() if gene}
-    kept = {column: gene for column, gene in found.items() if gene and (needed is None or gene in needed)}
-    samples = _Samples(cases, sample_types)
-    parts = [np.empty((0, len(kept)), np.float32)]
-    later: list[tuple[str, np.ndarray]] = []
-    blanks: list[str] = []
-    line = 1
-    try:
-        for (block,), cells in columns(file, [id_column], list(kept), progress) if kept else ():
-            blanks += [str(line + row) for row, name in enumerate(block, start=1) if not name]
-            line += len(block)
-            values = np.column_stack([column.to_numpy(zero_copy_only=False) for column in cells]).astype(np.float32)
-            rows = []
-            for row, name in enumerate(block):
-                if samples.take(name):
-                    rows.append(row)
-                elif samples.is_repeated(name):
-                    later.append((case_of(name), values[row].copy()))
-            parts.append(values[rows])
-    except DataError as error:
-        raise DataError(not_numbers(file, id_column, list(kept), list(kept.values())) or error.problems) from error
-    if blanks:
-        raise DataError([f"{file}: no case id in the lines {some(blanks)}. Mend: add them or drop the lines."])
-    if kept:
-        samples.raise_if_none(file, [])
-    matrix = np.concatenate(parts)
-    row_of = {case: row for row, case in enumerate(samples.kept)}
-    agree = all(np.array_equal(matrix[row_of[case]], values, equal_nan=True) for case, values in later)
-    layout = f"a row a slide, genes in the columns *{RNA}" if of_rna else "a row a case"
-    return _Table(layout, samples.kept, list(kept.values()), matrix, measured, samples.repeated, agree,
-                  samples.unlabelled, samples.notes())  # fmt: skip
-
-
-class _Samples:
-    """Which samples of a table are taken: the first of each case, of the types asked for."""
-
-    def __init__(self, cases: Collection[str], types: Collection[str]):
-        self.cases, self.types = cases, types
-        self._kept: dict[str, None] = {}
-        self._repeated: dict[str, None] = {}
-        self._unlabelled: dict[str, None] = {}
-        self.of_other_types = 0
-
-    def take(self, name: str) -> bool:
-        case = case_of(name)
-        if sample_type(name) not in (None, *self.types):
-            self.of_other_types += 1
-        elif case not in self.cases:
-            self._unlabelled[case] = None
-        elif case in self._kept:
-            self._repeated[case] = None
-        else:
-            self._kept[case] = None
-            return True
-        return False
-
-    def is_repeated(self, name: str) -> bool:
-        return case_of(name) in self._repeated and sample_type(name) in (None, *self.types)
-
-    @property
-    def kept(self) -> list[str]:
-        return list(self._kept)
-
-    @property
-    def repeated(self) -> list[str]:
-        return sorted(self._repeated)
-
-    @property
-    def unlabelled(self) -> list[str]:
-        return sorted(case for case in self._unlabelled if case)
-
-    def notes(self) -> list[str]:
-        other = self.of_other_types
-        return [f"{other:,} samples are of other types than {' '.join(sorted(self.types))}"] if other else []
-
-    def raise_if_none(self, file: Path, names: Sequence[str]) -> None:
-        if not self._kept:
-            raise DataError(
-                [
-                    f"{file}: none of the samples of these cases is of type {' '.join(sorted(self.types))}"
-                    f"{': ' + some(names) if names else ''}. Mend: --sample-types."
-                ]
-            )
-
-
-def _refuse_ids(names: Collection[str], gene_map: GeneMap | None, file: Path) -> None:
-    if gene_map is None and are_ensembl(names):
-        raise DataError(
-            [
-                f"{file}: its genes are Ensembl ids such as {some(names, 2)}; pathways name symbols. Mend: --gene-map "
-                f"with the probemap that Xena offers beside the table (gencode.v23 with Toil, gencode.v36 with GDC)."
-            ]
-        )
-    if gene_map is not None and not are_ensembl(names):
-        raise DataError([f"{file}: its genes are no Ensembl ids: {some(names)}. Mend: leave --gene-map away."])
 
 
 def _one_a_symbol(symbols: Sequence[str], matrix: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -1,9 +1,11 @@
 """The clinical table: time and event of every case. Censorship ends here; from here on it is `event`.
 
-rows       one or more a case, of samples or slides too; those of a case must agree, then they are one
-samples    of the types asked for, 01 (the primary tumour) by default, by characters 14-15 of the barcode
-time       months; days / 30, exactly, as SurvPath has it
-left out   redacted patients; no event status, no time, a time that is not above 0: each listed with its reason
+    rows       one or more a case, of samples or slides too; those of a case must agree, then they are one
+    samples    of the types asked for, 01 (the primary tumour) by default, by characters 14-15 of the barcode
+    time       months; days / 30, exactly, as SurvPath has it
+    left out   redacted patients; no event status, no time, a time that is not above 0: each listed with its reason
+
+Where the tables of other projects keep their outcomes stands in outcomes.py.
 """
 
 from __future__ import annotations
@@ -121,7 +123,10 @@ def read_labels(
     if not len(cases):
         raise DataError([f"{file}: no case has {OUTCOMES[outcome]} among its {everybody} rows. Mend: another table."])
     source = {
-        **{"file": file.name, "sha256": sha256(file), "outcome": outcome, "columns": asdict(columns)},
+        "file": file.name,
+        "sha256": sha256(file),
+        "outcome": outcome,
+        "columns": asdict(columns),
         "months": "days / 30" if columns.unit == "days" else "as they came",
         "types": list(types) if columns.types else None,
         "sample_types": sorted(sample_types),

@@ -18,7 +18,7 @@ import pandas as pd
 from survq.data.cohort import splits_problems
 from survq.data.folder import Folder
 from survq.data.folds import fold_problems, given_folds
-from survq.data.ledger import read_cases, read_dropped, update_cohort
+from survq.data.ledger import labelled, read_cases, update_cohort
 from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.barcodes import case_of
 from survq.importing.opened import sha256
@@ -43,7 +43,7 @@ def import_splits(source: Path, folder: Folder, held_out: str | None = None) -> 
     """
     cases = read_cases(folder)
     splits = read_splits(source, held_out)
-    known = {*cases.index, *read_dropped(folder)}
+    known = labelled(folder)
     ids = set(splits.table["case_id"])
     if not ids & set(cases.index):
         raise DataError(
@@ -119,10 +119,8 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
     facts = {
         "layout": "a file a fold" if read is _read_columns else "a folder a fold",
         "held_out": next(iter(roles)),
-        "files": {
-            str(file.relative_to(source)): sha256(file) for files in tables.values() for file in files
-        },
-    }  # fmt: skip
+        "files": {str(file.relative_to(source)): sha256(file) for files in tables.values() for file in files},
+    }
     places: dict[str, str] = {}
     for (_, _, case, _), place in rows.items():
         places.setdefault(case, place)

@@ -262,6 +262,14 @@ def test_it_becomes_part_of_the_cohort(tmp_path, root, values):
     assert rows == [["p", 2, 1.0, ""], ["q", 0, 0.0, "TTF1 ABSENT"]]
 
 
+def test_again_it_is_the_same_to_the_bit(tmp_path, root, values, tree):
+    (tmp_path / "t").write_text(xena(values))
+    import_expression(tmp_path / "t", root, "BRCA")
+    before = tree(tmp_path)
+    import_expression(tmp_path / "t", root, "BRCA")
+    assert tree(tmp_path) == before
+
+
 def test_all_genes_if_asked(tmp_path, root, values):
     (tmp_path / "t").write_text(xena(values))
     import_expression(tmp_path / "t", root, "BRCA", all_genes=True)

@@ -275,9 +275,11 @@ def test_the_real_split_of_mmp_agrees_with_survpath(real_data, survpath_labels):
     folder = real_data / "mmp" / "TCGA_BLCA_overall_survival_k=0"
     theirs = survpath_labels["BLCA"].cases
     for file in ("train.csv", "test.csv"):
-        cases = read_labels(folder / file).cases.drop(columns="site", errors="ignore").join(
-            theirs, rsuffix="_theirs", how="inner"
-        )  # fmt: skip
+        cases = (
+            read_labels(folder / file)
+            .cases.drop(columns="site", errors="ignore")
+            .join(theirs, rsuffix="_theirs", how="inner")
+        )
         assert len(cases) > 60
         assert (cases["event"] == cases["event_theirs"]).all()
         assert (cases["time"] - cases["time_theirs"]).abs().max() < 1e-9
