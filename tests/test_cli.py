@@ -113,6 +113,10 @@ def test_bad_source_is_told_on_stderr(small_survpath, tmp_path, tree, capsys):
         (["import", "survpath", "/absent", "d"], 66, "survq: /absent: no such folder"),
         (["import", "labels", "/absent", "d", "--cohort", "X"], 66, "/absent"),
         (["import", "labels", "/absent", "d"], 64, ""),
+        *(
+            (["import", what, "/absent", "d", "--cohort", "../x"], 65, "'../x' cannot be the name of a cohort")
+            for what in ("labels", "expression", "splits")
+        ),
         (["import", "expression", "/absent", "d", "--cohort", "X"], 65, "labels define the cases"),
         (["import", "splits", "/absent", "d", "--cohort", "X"], 65, "labels define the cases"),
         (["import", "pathways", "/absent", "d"], 66, "/absent"),

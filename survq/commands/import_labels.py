@@ -81,8 +81,10 @@ class ImportLabels:
                 event=self.event_values or (event,),
                 censored=self.censored_values or (censored,),
             )
-        folder = Folder.at(self.data) / self.cohort
-        labels, dropped = import_labels(self.file, folder, self.outcome, columns, self.types, self.sample_types)
+        root = Folder.at(self.data)
+        labels, dropped = import_labels(
+            self.file, root, self.cohort, self.outcome, columns, self.types, self.sample_types
+        )
         used = labels.source["columns"]
         show_cohort(
             self.cohort,
@@ -94,6 +96,6 @@ class ImportLabels:
             ],
             dropped,
         )
-        print(f"\nWritten to {folder}; who was left out stands in dropped.csv.")
+        print(f"\nWritten to {root / self.cohort}; who was left out stands in dropped.csv.")
         print(f"Next: survq import pathways SIGNATURES {self.data}; survq import expression FILE {self.data} ...")
         return 0

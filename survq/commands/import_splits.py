@@ -35,10 +35,10 @@ class ImportSplits:
         from survq.data.folder import Folder
         from survq.importing.splits import import_splits
 
-        folder = Folder.at(self.data) / self.cohort
-        splits, events, dropped = import_splits(self.src, folder, self.held_out)
+        root = Folder.at(self.data)
+        splits, events, dropped = import_splits(self.src, root, self.cohort, self.held_out)
         held_out = " ".join(map(str, events))
         show_cohort(self.cohort, f"{len(events)} given folds, with {held_out} events held out", splits.notes, dropped)
-        print(f"\nWritten to {folder}; who was left out stands in dropped.csv.")
+        print(f"\nWritten to {root / self.cohort}; who was left out stands in dropped.csv.")
         show_next(self.data, [self.cohort])
         return 0

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,12 @@ WITHOUT_LABEL = {
 """Why somebody is left out who stands in a table yet is no case; all other reasons are those of the labels."""
 
 
+def cohort_folder(root: str | Path | Folder, name: str) -> Folder:
+    """Where a cohort of a data folder lies, whether it is there or not. Raises DataError for a name that is none."""
+    raise_if_any(cohort_name_problems(name))
+    return Folder.at(root) / name
+
+
 def update_cohort(
     folder: Folder,
     source: Mapping[str, dict],
@@ -43,6 +50,8 @@ def update_cohort(
 ) -> pd.DataFrame:
     """Put the tables that are given in place of those of the cohort at `folder`; the others, and features, stay.
 
+    `folder` is what `cohort_folder` gives, for names of cohorts are people's and must not become any path.
+
     `source` says what each part was made of, by the name of the part: labels, expression, splits or features; it goes
     into source.json. `cases` and `expression` are indexed by case id. `dropped` gives whom the labels leave out, and
     why; it comes with `cases`. `unlabelled` gives, by part, ids that were seen and not written, for they have no label.
@@ -51,7 +60,7 @@ def update_cohort(
 
     Returns dropped.csv as it is now: case_id, reason. Raises DataError, and then nothing has been written.
     """
-    problems = cohort_name_problems(folder.path.rsplit("/", 1)[-1])
+    problems: list[str] = []
     tables: dict[str, pd.DataFrame] = {}
     if cases is not None:
         tables["cases.parquet"] = cases.reset_index(names="case_id")

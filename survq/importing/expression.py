@@ -21,7 +21,7 @@ import pandas as pd
 
 from survq.data.cohort import COVERAGE
 from survq.data.folder import Folder
-from survq.data.ledger import labelled, read_cases, read_source, update_cohort
+from survq.data.ledger import cohort_folder, labelled, read_cases, read_source, update_cohort
 from survq.data.problems import DataError, some
 from survq.importing.barcodes import PRIMARY
 from survq.importing.coverage import read_pathways, write_coverage
@@ -55,7 +55,7 @@ def import_expression(
 
     Raises DataError with everything that is wrong, and then nothing has been written.
     """
-    folder = root / cohort
+    folder = cohort_folder(root, cohort)
     cases, pathways = read_cases(folder), read_pathways(root)
     ids_to_symbols = GeneMap.read(gene_map) if gene_map else None
     names = Aliases.read(aliases, ids_to_symbols) if aliases else None

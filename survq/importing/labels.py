@@ -19,7 +19,7 @@ import pandas as pd
 
 from survq.data.cohort import usable_id
 from survq.data.folder import Folder
-from survq.data.ledger import update_cohort
+from survq.data.ledger import cohort_folder, update_cohort
 from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.barcodes import PRIMARY, case_of, sample_type, site_of
 from survq.importing.opened import sha256
@@ -47,18 +47,19 @@ class Labels:
 
 def import_labels(
     file: Path,
-    folder: Folder,
+    root: Folder,
+    cohort: str,
     outcome: Outcome = "DSS",
     columns: Columns | None = None,
     types: Sequence[str] = (),
     sample_types: Collection[str] = PRIMARY,
 ) -> tuple[Labels, pd.DataFrame]:
-    """Put a clinical table's outcomes into the cohort at `folder`, whose other tables stay.
+    """Put a clinical table's outcomes into a cohort, new or there; its other tables stay.
 
     Returns them, and dropped.csv as it is now. Raises DataError, and then nothing has been written.
     """
-    name = folder.path.rsplit("/", 1)[-1]
-    labels = read_labels(file, outcome, columns, types or (name,), sample_types, must_have_types=bool(types))
+    folder = cohort_folder(root, cohort)
+    labels = read_labels(file, outcome, columns, types or (cohort,), sample_types, must_have_types=bool(types))
     dropped = update_cohort(folder, {"labels": labels.source}, cases=labels.cases, dropped=labels.dropped)
     return labels, dropped
 

@@ -18,7 +18,7 @@ import pandas as pd
 from survq.data.cohort import splits_problems
 from survq.data.folder import Folder
 from survq.data.folds import fold_problems, given_folds
-from survq.data.ledger import labelled, read_cases, update_cohort
+from survq.data.ledger import cohort_folder, labelled, read_cases, update_cohort
 from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.barcodes import case_of
 from survq.importing.opened import sha256
@@ -35,12 +35,15 @@ class Splits:
     notes: tuple[str, ...] = ()
 
 
-def import_splits(source: Path, folder: Folder, held_out: str | None = None) -> tuple[Splits, list[int], pd.DataFrame]:
+def import_splits(
+    source: Path, root: Folder, cohort: str, held_out: str | None = None
+) -> tuple[Splits, list[int], pd.DataFrame]:
     """Put published splits into a cohort whose labels are there; its other tables stay.
 
     Returns them, the events held out a fold, and dropped.csv as it is now. Raises FileNotFoundError; DataError with
     everything that is wrong, and then nothing has been written.
     """
+    folder = cohort_folder(root, cohort)
     cases = read_cases(folder)
     splits = read_splits(source, held_out)
     known = labelled(folder)

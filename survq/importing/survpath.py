@@ -20,7 +20,7 @@ from survq.data.cohort import COVERAGE, Tables, cohort_name_problems, cohort_nam
 from survq.data.features import INDEX
 from survq.data.folder import Folder
 from survq.data.folds import given_folds
-from survq.data.ledger import WITHOUT_LABEL, update_cohort
+from survq.data.ledger import WITHOUT_LABEL, cohort_folder, update_cohort
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.coverage import read_pathways
@@ -62,7 +62,7 @@ class Imported:
 
     def write(self, root: Folder) -> None:
         update_cohort(
-            root / self.name,
+            cohort_folder(root, self.name),
             {
                 "labels": self.labels.source,
                 "expression": self.expression.source,

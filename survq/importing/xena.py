@@ -81,6 +81,6 @@ def fetch_xena(
     survival = fetch(SURVIVAL.format(cohort), "tcga") if is_new else None
     gene_map = fetch(GENE_MAPS[table], table) if table in GENE_MAPS else None
     expression_file = fetch(EXPRESSION[table].format(cohort), table)
-    labels = import_labels(survival, root / cohort, outcome)[0] if survival else None
+    labels = import_labels(survival, root, cohort, outcome)[0] if survival else None
     expression, dropped = import_expression(expression_file, root, cohort, gene_map, progress=progress)
     return Fetched(files, labels, expression, read_cases(root / cohort), dropped)

@@ -10,7 +10,7 @@ import pytest
 from survq.data.cohort import Cohort, read_tables
 from survq.data.features import write_features
 from survq.data.folder import Folder
-from survq.data.ledger import read_cases, read_dropped, read_source, update_cohort
+from survq.data.ledger import cohort_folder, read_cases, read_dropped, read_source, update_cohort
 from survq.data.problems import DataError
 
 FACTS = {"rule": "as it came"}
@@ -120,9 +120,14 @@ def test_what_is_wrong_is_named_at_once_and_nothing_is_written(folder, small, tr
     with pytest.raises(DataError) as error:
         update_cohort(folder, {}, cases=small["cases"], expression=small["expression"], splits=splits)
     assert len(error.value.problems) == 3
-    with pytest.raises(DataError, match="cannot be the name of a cohort"):
-        update_cohort(Folder.at(tmp_path / "data" / "a b"), {}, cases=small["cases"])
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "", ".hidden", "a/b", "/etc", "\n"])
+def test_the_name_of_a_cohort_is_no_path(tmp_path, name):
+    with pytest.raises(DataError, match="cannot be the name of a cohort"):
+        cohort_folder(tmp_path, name)
+    assert cohort_folder(tmp_path, "BRCA").path == f"{tmp_path}/BRCA"
 
 
 def _list(path: str, number: int) -> None:

@@ -380,10 +380,10 @@ def test_the_real_porpoise_tables(real_data, tmp_path, cohort, cases, strangers)
 
     metadata, root = real_data / "survpath" / "datasets_csv" / "metadata", Folder.at(tmp_path / "data")
     import_pathways([metadata / "combine_signatures.csv"], root)
-    import_labels(metadata / f"tcga_{cohort.lower()}.csv", root / cohort)
+    import_labels(metadata / f"tcga_{cohort.lower()}.csv", root, cohort)
     file = real_data / "porpoise" / "datasets_csv_mutsig" / f"tcga_{cohort.lower()}_all_clean.csv.zip"
     read, _ = import_expression(file, root, cohort)
-    import_splits(real_data / "survpath" / "splits" / "5foldcv" / f"tcga_{cohort.lower()}", root / cohort)
+    import_splits(real_data / "survpath" / "splits" / "5foldcv" / f"tcga_{cohort.lower()}", root, cohort)
 
     loaded = Cohort.load(root, cohort)
     assert (len(loaded.cases), loaded.has_expression.sum()) == (cases, cases)
