@@ -12,6 +12,11 @@ from tyro.conf import subcommand
 
 from survq.commands.check import Check
 from survq.commands.console import DATA, INTERRUPTED, IO, MISSING, USAGE, complain
+from survq.commands.fetch import Fetch
+from survq.commands.import_expression import ImportExpression
+from survq.commands.import_labels import ImportLabels
+from survq.commands.import_pathways import ImportPathways
+from survq.commands.import_splits import ImportSplits
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.simulate import Simulate
 from survq.data.problems import DataError
@@ -21,7 +26,13 @@ from survq.data.problems import DataError
 class Import:
     """Bring files that people already have into a data folder. Everything is joined by case id."""
 
-    what: Annotated[ImportSurvPath, subcommand("survpath")]
+    what: (
+        Annotated[ImportLabels, subcommand("labels")]
+        | Annotated[ImportExpression, subcommand("expression")]
+        | Annotated[ImportPathways, subcommand("pathways")]
+        | Annotated[ImportSplits, subcommand("splits")]
+        | Annotated[ImportSurvPath, subcommand("survpath")]
+    )
 
     def run(self) -> int:
         return self.what.run()
@@ -29,6 +40,7 @@ class Import:
 
 Command = (
     Annotated[Import, subcommand("import")]
+    | Annotated[Fetch, subcommand("fetch")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Simulate, subcommand("simulate")]
 )

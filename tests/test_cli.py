@@ -16,9 +16,9 @@ def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):
     assert main(["import", "survpath", str(real_data / "survpath"), data]) == 0
     out = capsys.readouterr().out
     assert "BLCA: 359 cases, 113 events, 1577 genes, 281 of 331 pathways covered" in out
-    assert "COADREAD: 296 cases, 37 events" in out
+    assert "COADREAD: 298 cases, 37 events" in out
     assert "left out, expression without a label: 21" in out
-    assert "left out, no expression and no slides: 2" in out
+    assert "2 cases have no expression, studies skip them: 'TCGA-EI-6883', 'TCGA-G4-6323'" in out
     assert "'TCGA-G4-6317', 'TCGA-G5-6572', 'TCGA-NH-A8F7'" in out
     assert f"Next: python studies/query_counts.py --data {data} --cohorts BLCA COADREAD" in out
     assert main(["check", data]) == 0
@@ -27,10 +27,54 @@ def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):
     assert "No problems found" in out
 
 
+def test_a_cohort_from_single_tables(real_data, tmp_path, capsys):
+    """What a person types, in the order that the messages propose; with real tables."""
+    survpath, data = real_data / "survpath", str(tmp_path / "data")
+    labels = str(survpath / "datasets_csv/metadata/tcga_hnsc.csv")
+    sets = [str(survpath / f"datasets_csv/metadata/{name}_signatures.csv") for name in ("hallmarks", "xena")]
+    expression = str(real_data / "porpoise/datasets_csv_mutsig/tcga_hnsc_all_clean.csv.zip")
+    splits = str(survpath / "splits/5foldcv/tcga_hnsc")
+
+    assert main(["import", "labels", labels, data, "--cohort", "HNSC"]) == 0
+    out = capsys.readouterr().out
+    assert "HNSC: 394 cases, 117 events, disease-specific survival" in out
+    assert "survival_months_dss in months, censorship_dss = 0 is an event, 1 a censored case" in out
+    assert main(["check", data]) == 65
+    assert "no case has slides or expression" in capsys.readouterr().out
+
+    assert main(["import", "pathways", *sets, data]) == 0
+    assert "331 pathways from 2 files" in capsys.readouterr().out
+    assert main(["import", "expression", expression, data, "--cohort", "HNSC"]) == 0
+    out = capsys.readouterr().out
+    assert "HNSC: expression of 394 cases, 769 of the 1,557 genes" in out
+    assert "10 of 331 pathways are covered to 90%" in out
+    assert "left out, expression without a label: 22" in out
+    assert main(["import", "splits", splits, data, "--cohort", "HNSC"]) == 0
+    assert "HNSC: 5 given folds, with 16 25 18 45 13 events held out" in capsys.readouterr().out
+    assert main(["check", data]) == 0
+    assert "No problems found" in capsys.readouterr().out
+
+
+def test_a_clinical_table_of_ones_own(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("id,days,status\nP1,60,dead\nP2,90,alive\nP3,,dead\n")
+    stated = ["--case-column", "id", "--time-column", "days", "--time-unit", "days", "--event-column", "status"]
+    coding = ["--event-values", "dead", "--censored-values", "alive"]
+    command = ["import", "labels", str(tmp_path / "t.csv"), str(tmp_path / "data"), "--cohort", "MINE"]
+    assert main([*command, *stated, *coding]) == 0
+    assert "MINE: 2 cases, 1 events" in capsys.readouterr().out
+    assert main([*command, *stated]) == 65
+    assert "status 'dead'; expected '1' for an event" in capsys.readouterr().err
+    assert main([*command, *stated[:4]]) == 64
+    assert main([*command, *stated, *coding[:2]]) == 64
+    assert main([*command, *stated, "--censorship-column", "status"]) == 64
+    assert main(command) == 65
+    assert "or state what its columns are: --case-column" in capsys.readouterr().err
+
+
 def test_cohorts_can_be_chosen(real_data, tmp_path, capsys):
     assert main(["import", "survpath", str(real_data / "survpath"), str(tmp_path), "--cohorts", "coadread"]) == 0
     assert "BLCA" not in capsys.readouterr().out
-    assert sorted(os.listdir(tmp_path)) == ["COADREAD", "pathways.gmt"]
+    assert sorted(os.listdir(tmp_path)) == ["COADREAD", "coverage.csv", "pathways.gmt", "source.json"]
 
 
 def test_problems_end_with_65_and_all_are_shown(tmp_path, small, capsys):
@@ -67,6 +111,17 @@ def test_bad_source_is_told_on_stderr(small_survpath, tmp_path, tree, capsys):
         (["simulate", "d", "--seed", "-1"], 64, "--seed must be 0 or more"),
         (["check", "/absent"], 66, "survq: /absent: no such folder"),
         (["import", "survpath", "/absent", "d"], 66, "survq: /absent: no such folder"),
+        (["import", "labels", "/absent", "d", "--cohort", "X"], 66, "/absent"),
+        (["import", "labels", "/absent", "d"], 64, ""),
+        *(
+            (["import", what, "/absent", "d", "--cohort", "../x"], 65, "'../x' cannot be the name of a cohort")
+            for what in ("labels", "expression", "splits")
+        ),
+        (["import", "expression", "/absent", "d", "--cohort", "X"], 65, "labels define the cases"),
+        (["import", "splits", "/absent", "d", "--cohort", "X"], 65, "labels define the cases"),
+        (["import", "pathways", "/absent", "d"], 66, "/absent"),
+        (["import", "pathways", "d"], 64, "give one file of gene sets or more"),
+        (["fetch", "gdc", "BRCA", "d"], 64, ""),
         (["simulate", "d", "--cases", "30", "--name", "../x"], 65, "cannot be the name of a cohort"),
     ],
 )
@@ -93,7 +148,13 @@ def test_simulate(tmp_path, capsys):
     assert main(["check", str(tmp_path), "--deep"]) == 0
 
 
-@pytest.mark.parametrize("command", ["", "import", "check", "simulate"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("", "import", "check", "simulate", "fetch"),
+        *(f"import {what}" for what in ("labels", "expression", "pathways", "splits", "survpath")),
+    ],
+)
 def test_help_teaches(command, capsys):
     assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out

@@ -13,6 +13,7 @@ from survq.data.cohort import COVERAGE, Tables, cases_problems, expression_probl
 from survq.data.features import read_coordinates, read_slides
 from survq.data.folder import Folder
 from survq.data.folds import fold_problems, given_folds
+from survq.data.ledger import read_source
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, some
 
@@ -88,6 +89,13 @@ def check(root: str | Path | Folder, deep: bool = False, progress: Progress | No
     features = {cohort.name: cohort.figures["features"] for cohort in report.cohorts if "features" in cohort.figures}
     if len(set(features.values())) > 1:
         report.notes.append(f"cohorts differ in their features: {features}")
+    try:
+        sources = {name: read_source(root / name).get("expression", {}) for name in names}
+        units = {name: source["unit"] for name, source in sources.items() if "unit" in source}
+        if len(set(units.values())) > 1:
+            report.notes.append(f"cohorts differ in the unit of their expression: {units}")
+    except DataError as error:
+        report.problems += error.problems
     return report
 
 

@@ -280,6 +280,13 @@ def join_problems(tables: Tables, folder: str) -> list[str]:
     return problems
 
 
+def cohort_name_problems(name: str) -> list[str]:
+    """It is the name of a folder, too."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        return []
+    return [f"{name!r} cannot be the name of a cohort; expected a plain name such as BLCA."]
+
+
 def cases_problems(cases: pd.DataFrame, file: str) -> list[str]:
     if missing := [column for column in ("case_id", "time", "event") if column not in cases]:
         return [f"{file}: lacks the columns {missing}; it has {some(cases.columns, 9)}. Mend: rename or add them."]
@@ -424,8 +431,7 @@ def write_cohort(
         dropped=dropped,
     )
     problems = table_problems(tables, name)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
-        problems.append(f"{name!r} cannot be the name of a cohort; expected a plain name such as BLCA.")
+    problems += cohort_name_problems(name)
     others = [other for other in cohort_names(root) if other != name]
     gmt = root / "pathways.gmt"
     if pathways is not None and others and gmt.is_file() and gmt.read_bytes() != pathways.to_gmt().encode():
@@ -436,9 +442,9 @@ def write_cohort(
     root.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
     try:
-        _write_parquet(tables.cases, unfinished / "cases.parquet")
-        _write_parquet(tables.expression, unfinished / "expression.parquet")
-        _write_parquet(splits, unfinished / "splits.parquet")
+        for file, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
+            if table is not None:
+                (unfinished / f"{file}.parquet").write_bytes(parquet(table))
         dropped.to_csv(unfinished / "dropped.csv", index=False)
         for file, content in (attachments or {}).items():
             (unfinished / file).write_bytes(content)
@@ -472,6 +478,8 @@ def _replace_folder(folder: Path, by: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _write_parquet(table: pd.DataFrame | None, file: Path) -> None:
-    if table is not None:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), file, write_page_checksum=True)
+def parquet(table: pd.DataFrame) -> memoryview:
+    """A table as the bytes of a Parquet file."""
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), content, write_page_checksum=True)
+    return content.getbuffer()

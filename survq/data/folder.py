@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,15 @@ class Folder:
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         replace_file(Path(self.path), content)
 
+    def write_files(self, contents: Mapping[str, bytes | memoryview]) -> None:
+        """Write several files of this folder, by name; on this machine none is seen before all of them are whole."""
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            Path(self.path).mkdir(parents=True, exist_ok=True)
+            replace_files({Path(self.path) / name: content for name, content in contents.items()})
+            return
+        for name, content in contents.items():
+            (self / name).write(content)
+
     def read_text(self) -> str:
         with self.filesystem.open_input_stream(self.path) as stream:
             content = stream.read()
@@ -90,14 +100,25 @@ def unreadable(file: object, error: Exception) -> str:
 
 def replace_file(file: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is either the old one or the whole new one, also after a power cut."""
-    handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    replace_files({file: content})
+
+
+def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write several files: none appears under its name before all of them lie whole on the disk."""
+    unfinished: list[tuple[str, Path]] = []
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(unfinished, 0o644)
-        os.replace(unfinished, file)
+        for file, content in contents.items():
+            handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+            unfinished.append((name, file))
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+        while unfinished:
+            os.replace(*unfinished[0])
+            del unfinished[0]
     except BaseException:
-        os.unlink(unfinished)
+        for name, _ in unfinished:
+            os.unlink(name)
         raise

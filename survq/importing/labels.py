@@ -1,16 +1,34 @@
-"""The clinical table: time and event of every case. Censorship ends here; from here on it is `event`."""
+"""The clinical table: time and event of every case. Censorship ends here; from here on it is `event`.
+
+    rows       one or more a case, of samples or slides too; those of a case must agree, then they are one
+    samples    of the types asked for, 01 (the primary tumour) by default, by characters 14-15 of the barcode
+    time       months; days / 30, exactly, as SurvPath has it
+    left out   redacted patients; no event status, no time, a time that is not above 0: each listed with its reason
+
+Where the tables of other projects keep their outcomes stands in outcomes.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from survq.data.cohort import usable_id
-from survq.data.problems import raise_if_any
-from survq.importing.text_table import numbers, read_text_table
+from survq.data.folder import Folder
+from survq.data.ledger import cohort_folder, update_cohort
+from survq.data.problems import DataError, raise_if_any, some
+from survq.importing.barcodes import PRIMARY, case_of, sample_type, site_of
+from survq.importing.opened import sha256
+from survq.importing.outcomes import OUTCOMES, Columns, Outcome, columns_of
+from survq.importing.text_table import MISSING, numbers, read_text_table
+
+DAYS_A_MONTH = 30
+TEXT = ("site", "oncotree_code", "type", "cancer type abbreviation", "gender")  # kept as they came, where there
+FIGURES = ("age", "is_female", "age_at_initial_pathologic_diagnosis")
 
 
 @dataclass(frozen=True)
@@ -18,51 +36,142 @@ class Labels:
     """The outcome of every case of a clinical table, in the order of their ids."""
 
     cases: pd.DataFrame  # indexed by case_id: time (months), event, further columns
-    dropped: pd.DataFrame  # case_id, reason: cases without an outcome
+    dropped: dict[str, str]  # case id: why it has no outcome
+    source: dict  # what it was read from and by which rules
+    notes: tuple[str, ...] = ()  # for people
 
     @property
     def case_ids(self) -> set[str]:
-        return {*self.cases.index, *self.dropped["case_id"]}
+        return {*self.cases.index, *self.dropped}
+
+
+def import_labels(
+    file: Path,
+    root: Folder,
+    cohort: str,
+    outcome: Outcome = "DSS",
+    columns: Columns | None = None,
+    types: Sequence[str] = (),
+    sample_types: Collection[str] = PRIMARY,
+) -> tuple[Labels, pd.DataFrame]:
+    """Put a clinical table's outcomes into a cohort, new or there; its other tables stay.
+
+    Returns them, and dropped.csv as it is now. Raises DataError, and then nothing has been written.
+    """
+    folder = cohort_folder(root, cohort)
+    labels = read_labels(file, outcome, columns, types or (cohort,), sample_types, must_have_types=bool(types))
+    dropped = update_cohort(folder, {"labels": labels.source}, cases=labels.cases, dropped=labels.dropped)
+    return labels, dropped
 
 
 def read_labels(
-    file: str | Path, *, time: str, censorship: str, text: Sequence[str] = (), figures: Sequence[str] = ()
+    file: str | Path,
+    outcome: Outcome = "DSS",
+    columns: Columns | None = None,
+    types: Sequence[str] = (),
+    sample_types: Collection[str] = PRIMARY,
+    must_have_types: bool = False,
 ) -> Labels:
-    """Read a CSV with one row or more a case, usually one a slide; the rows of a case must agree.
+    """Read the outcomes of a clinical table by the rules above; its layout is told by its columns, unless given.
 
-    `time` is in months; `censorship` is 1 for a censored case, 0 where death was observed. `text` and `figures` name
-    further columns to keep. Cases without a time or status, or with time 0, are left out and listed.
+    `types` are the cancer types to keep where the table has a column of them; with `must_have_types` it must.
     Raises DataError with every cell that cannot be used, and every case whose rows contradict each other.
     """
-    table = read_text_table(file, needed=["case_id", time, censorship, *text, *figures])
+    file = Path(file)
+    table = read_text_table(file, needed=[columns.case, columns.time, columns.status] if columns else ())
+    columns = columns or columns_of(list(table), outcome, file)
+    everybody = len(table)
+    table, notes = _of_types(table, columns, types, must_have_types, file), []
+    if len(table) < everybody:
+        notes.append(f"{everybody - len(table)} of {everybody} rows are of other cancer types than {some(types)}")
+    table = table.assign(case_id=table[columns.case])
+    kind = table["case_id"].map(sample_type)
+    other_samples = table.loc[kind.notna() & ~kind.isin(sample_types), "case_id"].map(case_of)
+    table = table.drop(index=other_samples.index).assign(case_id=lambda table: table["case_id"].map(case_of))
+
     problems = [
         f"{file}:{line}: case id {case[:60]!r}; expected printable text that starts with a letter or digit."
         for line, case in table["case_id"].items()
         if not usable_id(case)
     ]
-    for column in (time, censorship, *figures):
+    text, figures = [[name for name in names if name in table] for names in (TEXT, FIGURES)]
+    for column in (columns.time, *figures):
         table[column], unreadable = numbers(table[column], file)
         problems += unreadable
-    for line, months in table.loc[table[time] < 0, time].items():
-        problems.append(f"{file}:{line}: {time} {months:g}; expected months of 0 or more. Mend: correct it.")
-    for line, code in table.loc[~table[censorship].isin([0, 1, float("nan"), float("inf")]), censorship].items():
-        problems.append(f"{file}:{line}: {censorship} {code:g}; expected 1 for a censored case, 0 for a death.")
+    table[columns.status], unreadable = _events(table[columns.status], columns, file)
+    problems += unreadable
     for column in text:
         table[column] = table[column].map(lambda cell: cell or None)  # NA is a name too: that of a TCGA site
-    kept = [time, censorship, *text, *figures]
+    kept = [columns.time, columns.status, *text, *figures]
     problems += _contradictions(table, kept, str(file))
     raise_if_any(problems)
 
-    cases = table.drop_duplicates("case_id").set_index("case_id")[kept].sort_index()
+    cases = table.drop_duplicates("case_id").set_index("case_id").sort_index()
+    time, event = cases[columns.time], cases[columns.status]
     reason = pd.Series(pd.NA, index=cases.index, dtype=object)
-    reason[cases[time] == 0] = "time is 0"
-    reason[cases[time].isna()] = "no time"
-    reason[cases[censorship].isna()] = "no event status"
-    cases.insert(0, "event", cases[censorship] == 0)  # the only place where censorship turns into event
-    cases.insert(0, "time", cases.pop(time))
-    cases = cases.drop(columns=censorship)
-    dropped = reason.dropna().rename("reason").reset_index()
-    return Labels(cases[reason.isna()], dropped)
+    reason[time == 0] = "time is 0"
+    reason[time < 0] = "time is below 0"
+    reason[time.isna()] = "no time"
+    reason[event.isna()] = "no event status"
+    if columns.redaction:
+        reason[~cases[columns.redaction].str.lower().isin(MISSING)] = "redacted"
+    lacking = sorted(set(other_samples) - set(cases.index))
+    dropped = reason.dropna().to_dict() | dict.fromkeys(lacking, f"no sample of type {' '.join(sorted(sample_types))}")
+    cases = cases[[*text, *figures]].assign(time=time / (DAYS_A_MONTH if columns.unit == "days" else 1), event=event)
+    if "site" not in cases and (sites := cases.index.map(site_of)).notna().all():
+        cases["site"] = sites
+    cases = cases.loc[reason.isna(), ["time", "event", *cases.columns.drop(["time", "event"])]].astype({"event": bool})
+    if not len(cases):
+        raise DataError([f"{file}: no case has {OUTCOMES[outcome]} among its {everybody} rows. Mend: another table."])
+    source = {
+        "file": file.name,
+        "sha256": sha256(file),
+        "outcome": outcome,
+        "columns": asdict(columns),
+        "months": "days / 30" if columns.unit == "days" else "as they came",
+        "types": list(types) if columns.types else None,
+        "sample_types": sorted(sample_types),
+    }
+    return Labels(cases, dropped, source, tuple(notes))
+
+
+def _of_types(table: pd.DataFrame, columns: Columns, types: Sequence[str], must_have: bool, file: Path) -> pd.DataFrame:
+    """The rows of these cancer types, in a table of several."""
+    if columns.types is None:
+        if must_have:
+            raise DataError([f"{file}: has no column of cancer types. Mend: leave --types away."])
+        return table
+    there = set(table[columns.types])
+    if absent := [name for name in types if name not in there]:
+        raise DataError(
+            [
+                f"{file}: its column {columns.types!r} has no {some(absent)}, but {some(sorted(there), 40)}. "
+                f"Mend: name some of them, such as --types COAD READ for COADREAD."
+            ]
+        )
+    return table[table[columns.types].isin(types)] if types else table
+
+
+def _events(cells: pd.Series, columns: Columns, file: Path) -> tuple[pd.Series, list[str]]:
+    """True, False, or None where there is nothing; and a sentence for every cell that is none of them."""
+    meaning = {_code(value): True for value in columns.event} | {_code(value): False for value in columns.censored}
+    found, problems = [], []
+    for line, cell in cells.items():
+        code = _code(cell)
+        found.append(meaning.get(code))
+        if code not in meaning and code not in MISSING:
+            problems.append(
+                f"{file}:{line}: {cells.name} {cell[:60]!r}; expected {some(columns.event)} for an event, "
+                f"{some(columns.censored)} for a censored case. Mend: correct it, or state the coding."
+            )
+    return pd.Series(found, index=cells.index, name=cells.name, dtype=object), problems
+
+
+def _code(cell: str) -> str:
+    """1, 1.0 and cBioPortal's `1:DECEASED` are one code."""
+    if match := re.fullmatch(r"([01]):.*|(-?\d+)\.0*", cell):
+        return match[1] or match[2]
+    return cell.lower()
 
 
 def _contradictions(table: pd.DataFrame, columns: Sequence[str], file: str) -> list[str]:

@@ -1,32 +1,32 @@
-"""CSV files as text, cell by cell: nothing is guessed, so that no id becomes a number and no site becomes a blank."""
+"""Tables as text, cell by cell: nothing is guessed, so that no id becomes a number and no site becomes a blank."""
 
 from __future__ import annotations
 
 import csv
 import difflib
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from survq.data.folder import Folder
 from survq.data.problems import DataError, raise_if_any, some
+from survq.importing.opened import is_workbook, opened
 
+SHEET = "TCGA-CDR"  # of the workbook of Liu et al. (Cell 2018), which has eight
 MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "#n/a", "[not available]", "[not applicable]"})
 
 
-def read_text_table(file: str | Path | Folder, needed: Sequence[str] = ()) -> pd.DataFrame:
+def read_text_table(file: str | Path, needed: Sequence[str] = ()) -> pd.DataFrame:
     """Every cell as text without blanks around it; the index is the line in the file.
 
-    Raises FileNotFoundError; DataError where it is no such table or lacks a needed column.
+    CSV or TSV, told by the header, plain or packed; or a sheet of a workbook. Lines above the header that start with
+    `#` are passed over. Raises FileNotFoundError; DataError where it is no such table or lacks a needed column.
     """
-    reader = csv.reader(io.StringIO(Folder.at(file).read_text(), newline=""))
-    try:
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except csv.Error as error:
-        raise DataError([f"{file}:{reader.line_num}: is not CSV ({error})."]) from error
+    file = Path(file)
+    lines = _sheet(file) if is_workbook(file) else _lines(file)
     if not lines:
         raise DataError([f"{file}: is empty."])
     (_, header), *rows = lines
@@ -34,7 +34,7 @@ def read_text_table(file: str | Path | Folder, needed: Sequence[str] = ()) -> pd
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
         problems.append(f"{file}: columns that stand more than once: {some(twice)}. Mend: keep one of each.")
     if missing := [name for name in needed if name not in header]:
-        problems.append(f"{file}: lacks the columns {some(missing, 9)}; {_what_is_there(header, missing)}.")
+        problems.append(f"{file}: lacks the columns {some(missing, 9)}; {what_is_there(header, missing)}.")
     if not rows:
         problems.append(f"{file}: has a header and no rows.")
     problems += [
@@ -44,6 +44,44 @@ def read_text_table(file: str | Path | Folder, needed: Sequence[str] = ()) -> pd
     ]
     raise_if_any(problems)
     return pd.DataFrame([row for _, row in rows], columns=header, index=[line for line, _ in rows], dtype=object)
+
+
+def separator(header: str) -> str:
+    """Of the cells of a table, told by its first line."""
+    return "\t" if "\t" in header else ","
+
+
+def _lines(file: Path) -> list[tuple[int, list[str]]]:
+    with opened(file) as stream:
+        content = stream.read()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError([f"{file}: is not UTF-8 text ({error.reason}). Mend: save it as UTF-8."]) from error
+    above = 0
+    while text.startswith("#"):  # cBioPortal describes its columns there
+        above, text = above + 1, text.partition("\n")[2]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text.partition("\n")[0]))
+    try:
+        return [(above + reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except csv.Error as error:
+        raise DataError([f"{file}:{above + reader.line_num}: is not CSV ({error})."]) from error
+
+
+def _sheet(file: Path) -> list[tuple[int, list[str]]]:
+    import openpyxl  # takes a moment, and few need it
+
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError([f"{file}: is no workbook that can be read ({error}). Mend: save it as CSV."]) from error
+    if SHEET not in book.sheetnames and len(book.sheetnames) > 1:
+        raise DataError(
+            [f"{file}: has the sheets {some(book.sheetnames, 9)}; expected {SHEET!r}. Mend: save one of them as CSV."]
+        )
+    sheet = book[SHEET] if SHEET in book.sheetnames else book[book.sheetnames[0]]
+    rows = enumerate(sheet.iter_rows(values_only=True), start=1)
+    return [(line, ["" if cell is None else str(cell).strip() for cell in row]) for line, row in rows if any(row)]
 
 
 def numbers(cells: pd.Series, file: object) -> tuple[pd.Series, list[str]]:
@@ -60,9 +98,10 @@ def numbers(cells: pd.Series, file: object) -> tuple[pd.Series, list[str]]:
     return pd.Series(found, index=cells.index, name=cells.name, dtype=np.float64), problems
 
 
-def _what_is_there(header: list[str], missing: list[str]) -> str:
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-        return "it has one column, so its cells are not separated by commas. Mend: save it as CSV with commas"
+def what_is_there(header: Sequence[str], missing: Sequence[str]) -> str:
+    """The columns of a table, and those that may have been meant."""
+    if len(header) == 1 and ";" in header[0]:
+        return "it has one column, so its cells are not separated by commas or tabs. Mend: save it as CSV with commas"
     near = [match for name in missing for match in difflib.get_close_matches(name, header, n=1)]
     advice = f". Mend: rename {some(near)}" if near else ". Mend: add them"
     return f"it has {some([name for name in header if name], 20)}{advice}"

@@ -1,7 +1,9 @@
 """Everything wrong with a data folder is found in one pass, with file, place and mend; a good one is described."""
 
+import json
 import os
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +52,11 @@ def test_the_real_folder(real_folder):
     report = check(real_folder)
     assert report.problems == []
     assert [cohort.figures["events held out"] for cohort in report.cohorts] == ["25 24 23 25 16", "5 13 5 9 5"]
-    assert report.notes == [f"{name}: genes that are the same in all cases: 'VAMP7'" for name in ("BLCA", "COADREAD")]
+    assert report.notes == [
+        "BLCA: genes that are the same in all cases: 'VAMP7'",
+        "COADREAD: genes that are the same in all cases: 'VAMP7'",
+        "COADREAD: 2 cases have neither slides nor expression, studies skip them: 'TCGA-EI-6883', 'TCGA-G4-6323'",
+    ]
 
 
 def rewrite(file, change):
@@ -216,6 +222,17 @@ def test_what_is_worth_a_look(tmp_path, small):
     assert "sites are on both sides" in notes
     assert "there is no pathways.gmt" in notes
     assert "cohorts differ in their features: {'X': '16 (uni)', 'Y': '16 (conch)'}" in notes
+
+
+def test_units_that_differ_are_pointed_out(tmp_path, small):
+    for name, unit in (("X", "log2(TPM + 1)"), ("Y", "log2(TPM + 1)"), ("Z", "z-scores")):
+        source = json.dumps({"expression": {"unit": unit}}).encode()
+        write_cohort(tmp_path, name, **small, attachments={"source.json": source})
+    assert any(note.startswith("cohorts differ in the unit of their expression") for note in check(tmp_path).notes)
+    shutil.rmtree(tmp_path / "Z")
+    assert not any("unit" in note for note in check(tmp_path).notes)
+    (tmp_path / "Y" / "source.json").write_text("{")
+    assert "Y/source.json: is not JSON" in check(tmp_path).problems[0]
 
 
 def test_a_case_with_nothing_is_pointed_out(tmp_path, small):

@@ -45,7 +45,7 @@ def test_published_edges_and_counts(real_data):
     }
     for name, (edges, counts) in expected.items():
         file = real_data / f"survpath/datasets_csv/metadata/tcga_{name}.csv"
-        labels = read_labels(file, time="survival_months_dss", censorship="censorship_dss").cases
+        labels = read_labels(file).cases
         time, event = labels["time"].to_numpy(), labels["event"].to_numpy()
         intervals = TimeIntervals.fit(time, event)
         np.testing.assert_allclose(intervals.edges, edges, atol=1e-4)

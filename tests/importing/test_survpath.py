@@ -1,13 +1,16 @@
 """The SurvPath layout: the counts of the real files, joined by name, and every fault of a source named at once."""
 
+import gzip
 import json
 import random
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
+from survq.data.features import Slide, write_features
 from survq.data.problems import DataError
 from survq.importing.survpath import import_survpath
 
@@ -21,7 +24,7 @@ SIGNATURES = "datasets_csv/metadata/combine_signatures.csv"
     ("name", "cases", "events", "left_out"),
     [
         ("BLCA", 359, 113, {"expression without a label": 1}),
-        ("COADREAD", 296, 37, {"expression without a label": 21, "no expression and no slides": 2}),
+        ("COADREAD", 296, 37, {"expression without a label": 21, "neither slides nor expression": 2}),
     ],
 )
 def test_the_real_cohorts(real_folder, real_data, name, cases, events, left_out):
@@ -48,9 +51,11 @@ def test_the_real_cohorts(real_folder, real_data, name, cases, events, left_out)
 
 def test_what_a_real_cohort_was_made_of(real_folder):
     source = json.loads((real_folder / "COADREAD" / "source.json").read_text())
-    assert source["several_rows_of_expression_first_kept"] == ["TCGA-G4-6317", "TCGA-G5-6572", "TCGA-NH-A8F7"]
+    repeated = source["expression"]["several_rows_of_a_case_first_kept"]
+    assert repeated == ["TCGA-G4-6317", "TCGA-G5-6572", "TCGA-NH-A8F7"]
     assert source["expression"]["unit"] == "log2(TPM + 0.001), by its floor"
-    assert (source["endpoint"], source["time"]) == ("disease-specific survival", "months")
+    assert (source["labels"]["outcome"], source["labels"]["months"]) == ("DSS", "as they came")
+    assert len(source["splits"]["files"]) == 5
     dropped = set(Cohort.load(real_folder, "COADREAD").dropped["case_id"])
     assert {"TCGA-EI-6883", "TCGA-G4-6323"} < dropped
 
@@ -139,7 +144,7 @@ def test_who_is_left_out_is_listed(small_survpath, tmp_path):
     assert len(cohort.cases) == 10
     assert dict(cohort.dropped.to_numpy()) == {
         "TCGA-AA-0009": "time is 0",
-        "TCGA-BB-0004": "no expression and no slides",
+        "TCGA-BB-0004": "neither slides nor expression",
         "TCGA-XX-0004": "expression without a label",
     }
     assert "left out, time is 0: 1" in imported.summary()
@@ -161,14 +166,13 @@ BAD = {
         "case 'TCGA-AA-0000': survival_months_dss is 1.5 in line 2, 9.5 in line 3",
     ),
     "time is text": (lambda s: edit(s / LABELS, "AA,10.5", "AA,ten"), "survival_months_dss 'ten'; expected a number"),
-    "negative time": (lambda s: edit(s / LABELS, "AA,10.5", "AA,-1"), "survival_months_dss -1; expected months"),
     "event coded 2": (
         lambda s: edit(s / LABELS, "AA,10.5,1", "AA,10.5,2"),
-        "censorship_dss 2; expected 1 for a censored",
+        "censorship_dss '2'; expected '0' for an event",
     ),
     "no endpoint": (
         lambda s: edit(s / LABELS, "survival_months_dss", "survival_months"),
-        "lacks the columns 'survival_months_dss'",
+        "no layout of a clinical table that is known",
     ),
     "all censored": (
         lambda s: (s / LABELS).write_text((s / LABELS).read_text().replace(".5,0,", ".5,1,")),
@@ -180,21 +184,22 @@ BAD = {
     ),
     "labels by semicolon": (lambda s: edit(s / LABELS, ",", ";"), "not separated by commas"),
     "labels empty": (lambda s: (s / LABELS).write_text(""), "tcga_blca.csv: is empty"),
-    "labels of samples": (
-        lambda s: edit(s / LABELS, ",TCGA-AA-0009,", ",TCGA-AA-0009-01A,"),
-        "names 'TCGA-AA-0009', a case without a label",
+    "expression by semicolon": (lambda s: edit(s / EXPRESSION, ",", ";"), "has one column"),
+    "expression of others": (lambda s: edit(s / EXPRESSION, "TCGA-", "P-"), "none of its rows or columns is a case"),
+    "expression text": (
+        lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,low,"),
+        "'TCGA-AA-0009', 'G1': 'low' is not a number",
     ),
-    "expression transposed": (transpose, "Its columns are case ids: transpose it."),
-    "expression by tabs": (lambda s: edit(s / EXPRESSION, ",", "\t"), "has no columns of genes"),
-    "expression of others": (lambda s: edit(s / EXPRESSION, "TCGA-", "P-"), "none of its 12 rows is a case of"),
-    "expression text": (lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,low,"), "gene 'G1': 'low' is not a number"),
+    "expression without genes of pathways": (
+        lambda s: edit(s / EXPRESSION, ",G1,G2,HLA-A", ",X1,X2,X3"),
+        "has none of the 3 genes of the pathways",
+    ),
     "expression blank": (
         lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,,"),
         "gene 'G1': not a finite number in 'TCGA-AA-0009'",
     ),
     "expression infinite": (lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,inf,"), "gene 'G1': not a finite number"),
     "expression ragged": (lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,9,9,"), "is no table"),
-    "gene twice": (lambda s: edit(s / EXPRESSION, "G2", "G1"), "genes that stand more than once: 'G1'"),
     "no case id": (lambda s: edit(s / EXPRESSION, "TCGA-AA-0009,", ","), "no case id in the lines '11'"),
     "not utf-8": (lambda s: (s / EXPRESSION).write_bytes(b"\xff\xfe,G1\n"), "is not UTF-8 text"),
     "split of a stranger": (
@@ -209,7 +214,11 @@ BAD = {
         lambda s: shutil.copy(s / SPLIT, s / SPLIT.replace("_1", "_2")),
         "are held out in two folds",
     ),
-    "split without val": (lambda s: edit(s / SPLIT, "val", "test"), "splits_1.csv: lacks the columns 'val'"),
+    "split without val": (lambda s: edit(s / SPLIT, "val", "rest"), "holds 'train'; expected train and val or test"),
+    "held out by two names": (
+        lambda s: edit(s / SPLIT, "val", "test"),
+        "stand under val (fold 0) and test (fold 1)",
+    ),
     "pathway without genes": (lambda s: (s / SIGNATURES).write_text("p,q\nG1,\n"), "no genes in pathway 'q'"),
 }
 
@@ -233,12 +242,43 @@ def test_all_faults_come_at_once(small_survpath, tmp_path):
     assert all(name in files for name in ("tcga_blca.csv", "rna_clean.csv", "splits_1.csv", "combine_signatures.csv"))
 
 
-def test_features_are_not_removed(small_survpath, tmp_path, tree):
+def test_features_stay(small_survpath, tmp_path):
     import_survpath(small_survpath, tmp_path / "data")
-    (tmp_path / "data/BLCA/features").mkdir(exist_ok=True)
-    (tmp_path / "data/BLCA/features/slide.parquet").write_text("precious")
+    slides = [
+        Slide(f"{case}-01Z-00-DX1", case, np.ones((2, 4), dtype=np.float16))
+        for case in ("TCGA-AA-0000", "TCGA-ZZ-0000")
+    ]
+    write_features(tmp_path / "data/BLCA/features", slides)
+    import_survpath(small_survpath, tmp_path / "data")
+    cohort = Cohort.load(tmp_path / "data", "BLCA")
+    assert cohort.modalities == ("histology", "genomics")
+    assert dict(cohort.dropped.to_numpy()) == {"TCGA-ZZ-0000": "slides without a label"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: edit(s / EXPRESSION, ",", "\t"),
+        lambda s: transpose(s),
+        lambda s: edit(s / LABELS, ",TCGA-AA-0009,", ",TCGA-AA-0009-01A,"),
+        lambda s: (s / EXPRESSION).write_bytes(gzip.compress((s / EXPRESSION).read_bytes())),
+    ],
+    ids=["tabs", "transposed", "sample barcodes", "packed"],
+)
+def test_the_same_in_another_form_is_the_same_cohort(small_survpath, tmp_path, change):
+    import_survpath(small_survpath, tmp_path / "data")
+    change(small_survpath)
+    import_survpath(small_survpath, tmp_path / "again")
+    before, after = Cohort.load(tmp_path / "data", "BLCA"), Cohort.load(tmp_path / "again", "BLCA")
+    assert before.fingerprint == after.fingerprint
+
+
+def test_pathways_that_other_cohorts_need_are_not_replaced_by_the_way(small_survpath, tmp_path, tree):
+    import_survpath(small_survpath, tmp_path / "data")
+    (tmp_path / "data" / "BLCA").rename(tmp_path / "data" / "OTHER")
+    edit(small_survpath / SIGNATURES, "HLA-A", "G9")
     before = tree(tmp_path)
-    with pytest.raises(DataError, match="has 1 files of patch features, which this import would remove"):
+    with pytest.raises(DataError, match="with other pathways, which 'OTHER' need"):
         import_survpath(small_survpath, tmp_path / "data")
     assert tree(tmp_path) == before
 
@@ -260,4 +300,4 @@ def test_missing_files(small_survpath, tmp_path, options, message):
 def test_a_scale_that_is_no_logarithm_is_pointed_out(small_survpath, tmp_path):
     edit(small_survpath / EXPRESSION, "-0009,9,", "-0009,36893,")
     (imported,) = import_survpath(small_survpath, tmp_path / "data")
-    assert any("may not be on a log scale" in note for note in imported.notes)
+    assert any("'G1' to 36893: not on a log scale, or outliers" in line for line in imported.summary())

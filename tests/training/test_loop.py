@@ -423,10 +423,14 @@ def planted(tmp_path):
     lost = ~high & (random.random(n) < 0.8)
     months = np.where(high | lost, random.uniform(1, 20, n), random.uniform(40, 60, n))
     table = pd.DataFrame(
-        {"case_id": [f"P{number:02d}" for number in range(n)], "months": months, "censorship": lost.astype(int)}
+        {
+            "case_id": [f"P{number:02d}" for number in range(n)],
+            "survival_months": months,
+            "censorship": lost.astype(int),
+        }
     )
     table.to_csv(tmp_path / "clinical.csv", index=False)
-    cases = read_labels(tmp_path / "clinical.csv", time="months", censorship="censorship").cases
+    cases = read_labels(tmp_path / "clinical.csv", "OS").cases
     cohort, _ = make_cohort()
     expression = pd.DataFrame(random.normal(size=(n, 8)), index=cases.index, columns=list("ABCDEFGH"))
     expression["D"] += 3.0 * high

@@ -1,0 +1,168 @@
+"""A cohort whose tables come one at a time. Each import puts its own, and the books are brought up to date with it.
+
+The books are dropped.csv and source.json. Whatever comes in which order, and however often, the rule at the head of
+survq/data/cohort.py holds: an id in any of a cohort's tables is a case of cases.parquet or stands in dropped.csv.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from survq.data.cohort import cases_problems, cohort_name_problems, expression_problems, parquet, splits_problems
+from survq.data.features import FeatureStore
+from survq.data.folder import UNREADABLE, Folder, unreadable
+from survq.data.problems import DataError, raise_if_any
+
+WITHOUT_LABEL = {
+    "expression": "expression without a label",
+    "splits": "in the splits without a label",
+    "features": "slides without a label",
+}
+"""Why somebody is left out who stands in a table yet is no case; all other reasons are those of the labels."""
+
+
+def cohort_folder(root: str | Path | Folder, name: str) -> Folder:
+    """Where a cohort of a data folder lies, whether it is there or not. Raises DataError for a name that is none."""
+    raise_if_any(cohort_name_problems(name))
+    return Folder.at(root) / name
+
+
+def update_cohort(
+    folder: Folder,
+    source: Mapping[str, dict],
+    *,
+    cases: pd.DataFrame | None = None,
+    dropped: Mapping[str, str] | None = None,
+    expression: pd.DataFrame | None = None,
+    splits: pd.DataFrame | None = None,
+    unlabelled: Mapping[str, Iterable[str]] | None = None,
+) -> pd.DataFrame:
+    """Put the tables that are given in place of those of the cohort at `folder`; the others, and features, stay.
+
+    `folder` is what `cohort_folder` gives, for names of cohorts are people's and must not become any path.
+
+    `source` says what each part was made of, by the name of the part: labels, expression, splits or features; it goes
+    into source.json. `cases` and `expression` are indexed by case id. `dropped` gives whom the labels leave out, and
+    why; it comes with `cases`. `unlabelled` gives, by part, ids that were seen and not written, for they have no label.
+    Ids without a label that are written are found here, those of slides too: who writes features calls this afterwards
+    with `source={"features": ...}` and no more. Features may come before the labels, other tables may not.
+
+    Returns dropped.csv as it is now: case_id, reason. Raises DataError, and then nothing has been written.
+    """
+    problems: list[str] = []
+    tables: dict[str, pd.DataFrame] = {}
+    if cases is not None:
+        tables["cases.parquet"] = cases.reset_index(names="case_id")
+        problems += cases_problems(tables["cases.parquet"], f"{folder}/cases.parquet")
+    if expression is not None:
+        tables["expression.parquet"] = expression.astype(np.float32).reset_index(names="case_id")
+        problems += expression_problems(tables["expression.parquet"], f"{folder}/expression.parquet")
+    if splits is not None:
+        tables["splits.parquet"] = splits
+        problems += splits_problems(splits, f"{folder}/splits.parquet")
+    raise_if_any(problems)
+
+    with _alone(folder):
+        known = set(_case_ids(folder, "cases.parquet", tables))
+        reasons = dict(dropped or {})
+        for case, reason in read_dropped(folder).items():
+            of_labels = reason not in WITHOUT_LABEL.values()
+            stale = cases is not None if of_labels else any(reason == WITHOUT_LABEL.get(part) for part in source)
+            if not stale:
+                reasons.setdefault(case, reason)
+        for part, ids in (unlabelled or {}).items():
+            reasons = {**dict.fromkeys(ids, WITHOUT_LABEL[part]), **reasons}
+        for part in WITHOUT_LABEL:
+            ids = _slides(folder) if part == "features" else _case_ids(folder, f"{part}.parquet", tables)
+            reasons = {**dict.fromkeys(ids, WITHOUT_LABEL[part]), **reasons}
+        left_out = sorted((case, reason) for case, reason in reasons.items() if case not in known)
+        table = pd.DataFrame(left_out, columns=["case_id", "reason"], dtype=object)
+        books = {
+            "dropped.csv": table.to_csv(index=False).encode(),
+            "source.json": json.dumps({**read_source(folder), **source}, indent=1, sort_keys=True).encode(),
+        }
+        folder.write_files({**{name: parquet(table) for name, table in tables.items()}, **books})
+    return table
+
+
+def read_dropped(folder: Folder) -> dict[str, str]:
+    """The reason of everybody who was left out of a cohort."""
+    if not (folder / "dropped.csv").is_file():
+        return {}
+    table = pd.read_csv(io.StringIO((folder / "dropped.csv").read_text()), dtype=str, keep_default_na=False)
+    return dict(table[["case_id", "reason"]].itertuples(index=False))
+
+
+def labelled(folder: Folder) -> set[str]:
+    """Whom the labels of a cohort know: its cases, and those whom they leave out."""
+    left_out = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
+    return {*_case_ids(folder, "cases.parquet", {}), *left_out}
+
+
+def read_source(folder: Folder) -> dict[str, dict]:
+    """What the parts of a cohort were made of, as their imports noted it; empty where none did."""
+    file = folder / "source.json"
+    try:
+        parts = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise DataError([f"{file}: is not JSON ({error}). Mend: remove it."]) from error
+    return {name: facts for name, facts in parts.items() if isinstance(facts, dict)} if isinstance(parts, dict) else {}
+
+
+def read_cases(folder: Folder) -> pd.DataFrame:
+    """The cases of a cohort, indexed by id: time, event, ... Raises DataError where its labels are not there yet."""
+    if not (folder / "cases.parquet").is_file():
+        cohort = folder.path.rsplit("/", 1)[-1]
+        raise DataError(
+            [
+                f"{folder}/cases.parquet is missing: labels define the cases of a cohort, so they come first. "
+                f"Mend: survq import labels FILE DATA --cohort {cohort}"
+            ]
+        )
+    cases = (folder / "cases.parquet").read_table()
+    raise_if_any(cases_problems(cases, f"{folder}/cases.parquet"))
+    return cases.set_index("case_id").sort_index()
+
+
+@contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    """Two imports into one cohort keep its books one after the other."""
+    if not isinstance(folder.filesystem, fs.LocalFileSystem):
+        yield
+        return
+    os.makedirs(folder.path, exist_ok=True)
+    handle = os.open(folder.path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _case_ids(folder: Folder, file: str, new: Mapping[str, pd.DataFrame]) -> Iterable[str]:
+    if file in new:
+        return new[file]["case_id"].unique()
+    if not (folder / file).is_file():
+        return []
+    try:
+        table = pq.read_table(
+            (folder / file).path, filesystem=folder.filesystem, columns=["case_id"], partitioning=None
+        )
+        return table["case_id"].unique().to_pylist()
+    except UNREADABLE as error:
+        raise DataError([unreadable(folder / file, error)]) from error
+
+
+def _slides(folder: Folder) -> Iterable[str]:
+    return FeatureStore(folder / "features").index["case_id"].unique()

@@ -1,0 +1,56 @@
+"""How much of each pathway the cohorts of a data folder measure, as a table beside pathways.gmt."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pyarrow.parquet as pq
+
+from survq.data.cohort import COVERAGE, cohort_names
+from survq.data.folder import Folder
+from survq.data.pathways import Pathways
+
+FILE = "coverage.csv"
+
+
+def read_pathways(root: Folder) -> Pathways:
+    """Those of a data folder, before the coverage rule; none where there are none yet."""
+    return Pathways.from_gmt(root / "pathways.gmt") if (root / "pathways.gmt").is_file() else Pathways()
+
+
+def measured_genes(root: Folder) -> dict[str, list[str]]:
+    """The genes of every cohort that has expression."""
+    genes = {}
+    for name in cohort_names(root):
+        file = root / name / "expression.parquet"
+        if file.is_file():
+            names = pq.read_schema(file.path, filesystem=file.filesystem).names
+            genes[name] = [gene for gene in names if gene != "case_id"]
+    return genes
+
+
+def write_coverage(root: Folder) -> dict[str, int]:
+    """Write coverage.csv, a row a cohort and pathway; returns how many pathways each cohort covers to 90 %.
+
+    Names of pathways are free text and may begin like a formula: a blank stands before those.
+    """
+    pathways, cohorts = read_pathways(root), measured_genes(root)
+    if not len(pathways):
+        return {}
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["cohort", "pathway", "genes", "measured", "coverage", "kept", "missing"])
+    covered = dict.fromkeys(cohorts, 0)
+    for cohort, genes in cohorts.items():
+        there = set(genes)
+        for name, members, share in zip(pathways.names, pathways.genes, pathways.coverage(there), strict=True):
+            kept = share >= COVERAGE
+            covered[cohort] += kept
+            missing = " ".join(gene for gene in members if gene not in there)
+            safe = f" {name}" if name.startswith(("=", "+", "-", "@")) else name
+            table.writerow(
+                [cohort, safe, len(members), len(there.intersection(members)), f"{share:.3f}", kept, missing]
+            )
+    (root / FILE).write(text.getvalue().encode())
+    return covered

@@ -1,0 +1,197 @@
+"""Expression of a cohort's cases, from whatever table it comes in: by which rules it is read, and into the cohort.
+
+    samples    of the types asked for, 01 (the primary tumour) by default; of several of a case the first, as SurvPath
+    symbols    of Ensembl ids by a probemap; of several rows of one symbol the one with the highest mean, for copies
+               that never vary (those of chromosome Y) would otherwise hide the gene
+    aliases    a gene of a pathway that is measured under another of its names gets the name of the pathway
+    kept       the genes of the pathways, unless all are asked for
+    missing    a cell without a number is refused, with its gene and case
+
+How the tables themselves are read stands in expression_table.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from survq.data.cohort import COVERAGE
+from survq.data.folder import Folder
+from survq.data.ledger import cohort_folder, labelled, read_cases, read_source, update_cohort
+from survq.data.problems import DataError, some
+from survq.importing.barcodes import PRIMARY
+from survq.importing.coverage import read_pathways, write_coverage
+from survq.importing.expression_table import read_table
+from survq.importing.genes import Aliases, GeneMap
+from survq.importing.opened import Progress, sha256
+from survq.importing.units import HIGHEST_LOGARITHM, guess_unit
+
+
+@dataclass(frozen=True)
+class Expression:
+    """What a table says of the cases of a cohort."""
+
+    values: pd.DataFrame  # case_id x gene, float32
+    unlabelled: tuple[str, ...]  # ids of the same table that are no case
+    source: dict  # what it was read from, in which unit, and by which rules
+    notes: tuple[str, ...]  # for people
+
+
+def import_expression(
+    file: Path,
+    root: Folder,
+    cohort: str,
+    gene_map: Path | None = None,
+    aliases: Path | None = None,
+    all_genes: bool = False,
+    sample_types: Collection[str] = PRIMARY,
+    progress: Progress | None = None,
+) -> tuple[Expression, pd.DataFrame]:
+    """Put a table's expression into a cohort whose labels are there; returns it, and dropped.csv as it is now.
+
+    Raises DataError with everything that is wrong, and then nothing has been written.
+    """
+    folder = cohort_folder(root, cohort)
+    cases, pathways = read_cases(folder), read_pathways(root)
+    ids_to_symbols = GeneMap.read(gene_map) if gene_map else None
+    names = Aliases.read(aliases, ids_to_symbols) if aliases else None
+    if names and not len(pathways):
+        raise DataError([f"{root}/pathways.gmt is missing: aliases are those of its genes. Mend: import it first."])
+    wanted = {gene for members in pathways.genes for gene in members}
+    read = read_expression(
+        file,
+        cases.index,
+        None if all_genes or not wanted else wanted,
+        wanted,
+        ids_to_symbols,
+        names,
+        sample_types,
+        progress,
+    )
+    for what, used in (("gene_map", gene_map), ("aliases", aliases)):
+        if used:
+            read.source[what] = {"file": used.name, "sha256": sha256(used)}
+    strangers = sorted(set(read.unlabelled) - labelled(folder))
+    notes = [*read.notes, *_other_units(root, cohort, read.source["unit"])]
+    if len(strangers) > len(read.values):  # a table of many cohorts
+        notes.append(f"{len(strangers)} further cases of this table have no label here: not listed, for they are most")
+        read.source["further_cases_not_listed"] = len(strangers)
+        strangers = []
+    if lacking := sorted(set(cases.index) - set(read.values.index)):
+        notes.append(f"{len(lacking)} cases of this cohort are not in it: {some(lacking)}")
+    dropped = update_cohort(
+        folder, {"expression": read.source}, expression=read.values, unlabelled={"expression": strangers}
+    )
+    write_coverage(root)
+    if wanted:
+        covered = len(pathways.covered_by(read.values.columns, COVERAGE))
+        missing = len(wanted - set(read.values.columns))
+        first = f"{covered} of {len(pathways)} pathways are covered to {COVERAGE:.0%}; {missing:,} of their "
+        notes.insert(0, f"{first}{len(wanted):,} genes are missing, see {root}/coverage.csv")
+    else:
+        notes.append("there is no pathways.gmt yet, so all genes were kept")
+    return Expression(read.values, tuple(strangers), read.source, tuple(notes)), dropped
+
+
+def read_expression(
+    file: Path,
+    cases: Collection[str],
+    kept_genes: Collection[str] | None = None,
+    pathway_genes: Collection[str] = (),
+    gene_map: GeneMap | None = None,
+    aliases: Aliases | None = None,
+    sample_types: Collection[str] = PRIMARY,
+    progress: Progress | None = None,
+) -> Expression:
+    """Read the expression of `cases`, by the rules above; all genes unless `kept_genes` says which.
+
+    `pathway_genes` are those that aliases are resolved for, `kept_genes` mostly the same. Blank cells become NaN.
+    Raises FileNotFoundError; DataError with every row and cell that cannot be used.
+    """
+    file = Path(file)
+    aliases = aliases or Aliases()
+    needed = None if kept_genes is None else {*kept_genes, *aliases.of_any(kept_genes)}
+    table = read_table(file, cases, needed, gene_map, sample_types, progress)
+    notes = list(table.notes)
+
+    by_symbol, twice = _one_a_symbol(table.symbols, table.values)
+    renamed, unclear = aliases.renamed(table.measured, pathway_genes)
+    values = pd.DataFrame(by_symbol, index=pd.Index(table.cases, name="case_id")).rename(columns=renamed)
+    if kept_genes is not None:
+        values = values[[gene for gene in values if gene in kept_genes]]
+    values = values.sort_index()
+    if not values.shape[1]:
+        raise DataError(
+            [
+                f"{file}: has none of the {len(kept_genes or ()):,} genes of the pathways; its genes are called "
+                f"{some(sorted(table.measured))}, those of the pathways {some(sorted(kept_genes or ()))}. "
+                f"Mend: use the same names, or --aliases."
+            ]
+        )
+    found = values.to_numpy()
+    unit = guess_unit(found, file.name)
+    low, high = float(np.nanmin(found)), float(np.nanmax(found))
+    constant = values.columns[(found == found[:1]).all(axis=0)]
+    if table.repeated:
+        same = "the same in all" if table.repeated_agree else "the first was kept"
+        notes.append(f"{len(table.repeated)} cases have several rows or columns, {same}: {some(table.repeated, 9)}")
+    if twice:
+        notes.append(f"{len(twice)} genes stand in several rows, the highest on average was kept: {some(twice)}")
+    if renamed:
+        pairs = [f"{one} as {other}" for one, other in sorted(renamed.items())]
+        notes.append(f"{len(renamed)} genes were renamed as the pathways have them: {some(pairs, 9)}")
+    if unclear:
+        notes.append(f"{len(unclear)} genes of the pathways have several readings in the aliases: {some(unclear)}")
+    if len(constant):
+        notes.append(f"{len(constant)} genes are the same in all cases: {some(constant)}")
+    if max(-low, high) > HIGHEST_LOGARITHM:
+        beyond = values.columns[np.abs(found).max(axis=0) > HIGHEST_LOGARITHM]
+        extreme = values.columns[np.abs(found).max(axis=0).argmax()]
+        notes.append(
+            f"{len(beyond)} genes go beyond +-{HIGHEST_LOGARITHM:g}, {extreme!r} to {np.abs(found).max():g}: "
+            f"not on a log scale, or outliers"
+        )
+    source = {
+        "file": file.name,
+        "sha256": sha256(file),
+        "layout": table.layout,
+        "unit": unit,
+        "lowest": round(low, 4),
+        "highest": round(high, 4),
+        "genes": values.shape[1],
+        "genes_in_the_table": len(table.measured),
+        "sample_types": sorted(sample_types),
+        "genes_kept": "all" if kept_genes is None else "those of the pathways",
+        "several_rows_of_a_case_first_kept": table.repeated,
+        "several_rows_of_a_gene_highest_mean_kept": twice,
+        "renamed": renamed,
+    }
+    return Expression(values, tuple(table.unlabelled), source, tuple(notes))
+
+
+def _one_a_symbol(symbols: Sequence[str], matrix: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The (case,) values of each symbol, and the symbols that stood more than once."""
+    mean = matrix.mean(axis=0, dtype=np.float64)
+    best: dict[str, int] = {}
+    twice: dict[str, None] = {}
+    for column, gene in enumerate(symbols):
+        if gene in best:
+            twice[gene] = None
+        if gene not in best or mean[column] > mean[best[gene]]:
+            best[gene] = column
+    return {gene: matrix[:, column] for gene, column in best.items()}, sorted(twice)
+
+
+def _other_units(root: Folder, cohort: str, unit: str) -> list[str]:
+    """What to say where other cohorts of the folder have their expression in another unit."""
+    units: Mapping[str, str] = {
+        name: str(facts.get("expression", {}).get("unit", ""))
+        for name in root.names()
+        if name != cohort and (root / name).is_folder() and (facts := read_source(root / name))
+    }
+    others = sorted({f"{name}: {other}" for name, other in units.items() if other and other != unit})
+    return [f"the unit is {unit}", *([f"OTHER COHORTS HAVE OTHER UNITS: {'; '.join(others)}"] if others else [])]

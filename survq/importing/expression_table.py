@@ -1,0 +1,231 @@
+"""Tables of expression, streamed: memory holds what is kept, whatever the size of the table.
+
+orientation   told by where the case ids are: in the header (Xena) or in one of the first columns (SurvPath, MMP)
+genes         all cells of the other axis; of a table with `GENE_rnaseq` columns (PORPOISE) those
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from survq.data.problems import DataError, some
+from survq.importing.barcodes import case_of, sample_type
+from survq.importing.genes import GeneMap, are_ensembl
+from survq.importing.opened import Progress
+from survq.importing.wide_table import columns, header, not_numbers
+
+RNA = "_rnaseq"
+FIRST_COLUMNS = 5  # the case ids stand in one of them, where they stand in a column
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """What a table holds of some cases: the first sample of each, the symbols that are needed."""
+
+    layout: str
+    cases: list[str]
+    symbols: list[str]  # may repeat
+    values: np.ndarray  # (case, symbol), float32
+    measured: set[str]  # the symbols of the whole table
+    repeated: list[str]
+    repeated_agree: bool
+    unlabelled: list[str]
+    notes: list[str]
+
+
+def read_table(
+    file: Path,
+    cases: Collection[str],
+    needed: Collection[str] | None,
+    gene_map: GeneMap | None,
+    sample_types: Collection[str],
+    progress: Progress | None = None,
+) -> SampleTable:
+    """The expression of `cases` in samples of `sample_types`; of the symbols `needed`, or of all.
+
+    Raises FileNotFoundError; DataError with every row and cell that cannot be used.
+    """
+    names, cases = header(file), set(cases)
+    in_header = any(case_of(name) in cases for name in names)
+    read = _read_columns_of_samples if in_header else _read_columns_of_genes
+    return read(file, names, cases, needed, gene_map, sample_types, progress)
+
+
+def _read_columns_of_samples(
+    file: Path,
+    names: Sequence[str],
+    cases: Collection[str],
+    needed: Collection[str] | None,
+    gene_map: GeneMap | None,
+    sample_types: Collection[str],
+    progress: Progress | None,
+) -> SampleTable:
+    """A row a gene, its name in the first column."""
+    samples = _Samples(cases, sample_types)
+    kept = [column for column, name in enumerate(names) if column > 0 and samples.take(name)]
+    samples.raise_if_none(file, names[1:])
+    ids: list[str] = []
+    symbols: list[str] = []
+    parts: list[np.ndarray] = []
+    measured: set[str] = set()
+    unmapped = 0
+    try:
+        for (block,), cells in columns(file, [0], kept, progress):
+            ids += block
+            found = [gene_map.symbol(name) if gene_map else name for name in block]
+            measured.update(filter(None, found))
+            unmapped += found.count(None)
+            rows = [row for row, gene in enumerate(found) if gene and (needed is None or gene in needed)]
+            if not rows:
+                continue
+            symbols += [gene for gene in (found[row] for row in rows) if gene]
+            part = np.column_stack([column.to_numpy(zero_copy_only=False)[rows] for column in cells])
+            parts.append(part.astype(np.float32))
+    except DataError as error:
+        raise DataError(not_numbers(file, 0, kept, [names[column] for column in kept]) or error.problems) from error
+    _refuse_ids(ids, gene_map, file)
+    if "" in ids:
+        raise DataError([f"{file}: no gene in {ids.count('')} rows. Mend: name them or drop them."])
+    notes = [f"{unmapped:,} of {len(ids):,} ids are not in the gene map"] if unmapped else []
+    values = np.concatenate(parts).T if parts else np.empty((len(kept), 0), np.float32)
+    return samples.table("a row a gene", symbols, values, measured, notes)
+
+
+def _read_columns_of_genes(
+    file: Path,
+    names: Sequence[str],
+    cases: Collection[str],
+    needed: Collection[str] | None,
+    gene_map: GeneMap | None,
+    sample_types: Collection[str],
+    progress: Progress | None,
+) -> SampleTable:
+    """A row a sample, or a slide; genes to the right of the column that names it."""
+    first = list(range(min(FIRST_COLUMNS, len(names))))
+    hits = np.zeros(len(first), dtype=int)
+    examples: list[str] = []
+    for cells_of, _ in columns(file, text=first):
+        hits += [sum(case_of(cell) in cases for cell in column) for column in cells_of]
+        examples = examples or [cell for column in cells_of for cell in column[:1] if cell[:1].isalpha()]
+    if not hits.any():
+        raise DataError(
+            [
+                f"{file}: none of its rows or columns is a case of this cohort: its header has {some(names[1:], 2)}, "
+                f"its first row {some(examples) or 'no id'}, the cohort {some(sorted(cases), 2)}. "
+                f"Mend: use the same case ids."
+            ]
+        )
+    id_column = int(hits.argmax())
+    of_rna = [column for column, name in enumerate(names) if name.endswith(RNA)]
+    genes = {column: names[column].removesuffix(RNA) for column in of_rna or range(id_column + 1, len(names))}
+    _refuse_ids(list(genes.values()), gene_map, file)
+    found = {column: gene_map.symbol(name) if gene_map else name for column, name in genes.items()}
+    measured = {gene for gene in found.values() if gene}
+    kept = {column: gene for column, gene in found.items() if gene and (needed is None or gene in needed)}
+    samples = _Samples(cases, sample_types)
+    parts = [np.empty((0, len(kept)), np.float32)]
+    later: list[tuple[str, np.ndarray]] = []
+    blanks: list[str] = []
+    line = 1
+    try:
+        for (block,), cells in columns(file, [id_column], list(kept), progress) if kept else ():
+            blanks += [str(line + row) for row, name in enumerate(block, start=1) if not name]
+            line += len(block)
+            values = np.column_stack([column.to_numpy(zero_copy_only=False) for column in cells]).astype(np.float32)
+            rows = []
+            for row, name in enumerate(block):
+                if samples.take(name):
+                    rows.append(row)
+                elif samples.is_repeated(name):
+                    later.append((case_of(name), values[row].copy()))
+            parts.append(values[rows])
+    except DataError as error:
+        raise DataError(not_numbers(file, id_column, list(kept), list(kept.values())) or error.problems) from error
+    if blanks:
+        raise DataError([f"{file}: no case id in the lines {some(blanks)}. Mend: add them or drop the lines."])
+    if kept:
+        samples.raise_if_none(file, [])
+    matrix = np.concatenate(parts)
+    row_of = {case: row for row, case in enumerate(samples.kept)}
+    agree = all(np.array_equal(matrix[row_of[case]], values, equal_nan=True) for case, values in later)
+    layout = f"a row a slide, genes in the columns *{RNA}" if of_rna else "a row a case"
+    return samples.table(layout, list(kept.values()), matrix, measured, [], agree)
+
+
+class _Samples:
+    """Which samples of a table are taken: the first of each case, of the types asked for."""
+
+    def __init__(self, cases: Collection[str], types: Collection[str]):
+        self.cases, self.types = cases, types
+        self._kept: dict[str, None] = {}
+        self._repeated: dict[str, None] = {}
+        self._unlabelled: dict[str, None] = {}
+        self.of_other_types = 0
+
+    def take(self, name: str) -> bool:
+        case = case_of(name)
+        if sample_type(name) not in (None, *self.types):
+            self.of_other_types += 1
+        elif case not in self.cases:
+            self._unlabelled[case] = None
+        elif case in self._kept:
+            self._repeated[case] = None
+        else:
+            self._kept[case] = None
+            return True
+        return False
+
+    def is_repeated(self, name: str) -> bool:
+        return case_of(name) in self._repeated and sample_type(name) in (None, *self.types)
+
+    @property
+    def kept(self) -> list[str]:
+        return list(self._kept)
+
+    def table(
+        self,
+        layout: str,
+        symbols: list[str],
+        values: np.ndarray,
+        measured: set[str],
+        notes: list[str],
+        repeated_agree: bool = False,
+    ) -> SampleTable:
+        if other := self.of_other_types:
+            notes = [f"{other:,} samples are of other types than {' '.join(sorted(self.types))}", *notes]
+        return SampleTable(
+            layout=layout,
+            cases=self.kept,
+            symbols=symbols,
+            values=values,
+            measured=measured,
+            repeated=sorted(self._repeated),
+            repeated_agree=repeated_agree,
+            unlabelled=sorted(case for case in self._unlabelled if case),
+            notes=notes,
+        )
+
+    def raise_if_none(self, file: Path, names: Sequence[str]) -> None:
+        if not self._kept:
+            raise DataError(
+                [
+                    f"{file}: none of the samples of these cases is of type {' '.join(sorted(self.types))}"
+                    f"{': ' + some(names) if names else ''}. Mend: --sample-types."
+                ]
+            )
+
+
+def _refuse_ids(names: Collection[str], gene_map: GeneMap | None, file: Path) -> None:
+    if gene_map is None and are_ensembl(names):
+        raise DataError(
+            [
+                f"{file}: its genes are Ensembl ids such as {some(names, 2)}; pathways name symbols. Mend: --gene-map "
+                f"with the probemap that Xena offers beside the table (gencode.v23 with Toil, gencode.v36 with GDC)."
+            ]
+        )
+    if gene_map is not None and not are_ensembl(names):
+        raise DataError([f"{file}: its genes are no Ensembl ids: {some(names)}. Mend: leave --gene-map away."])

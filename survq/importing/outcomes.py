@@ -1,0 +1,135 @@
+"""Where clinical tables keep their outcomes, told by the names of their columns; how each codes an event is known.
+
+    SurvPath, PORPOISE, MCAT      survival_months_dss, censorship_dss     1 = censored, months
+    MMP                           dss_survival_days, dss_censorship       1 = censored, days
+    TCGA-CDR, UCSC Xena           DSS.time, DSS                           1 = event, days
+    cBioPortal                    DSS_MONTHS, DSS_STATUS                  0:... and 1:..., 1 = event, months
+
+Nothing is guessed from the values. A table of none of these needs its columns and coding stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from survq.data.problems import DataError
+from survq.importing.text_table import what_is_there
+
+Outcome = Literal["DSS", "OS", "PFI", "DFI"]
+OUTCOMES: dict[Outcome, str] = {
+    "DSS": "disease-specific survival",
+    "OS": "overall survival",
+    "PFI": "progression-free interval",
+    "DFI": "disease-free interval",
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a table keeps an outcome, and how it is coded."""
+
+    layout: str
+    case: str
+    time: str
+    status: str
+    unit: Literal["months", "days"]
+    event: tuple[str, ...]  # the values of `status` that mean an event
+    censored: tuple[str, ...]
+    types: str | None = None  # the column with the cancer type
+    redaction: str | None = None  # the column that says why a patient should not be used
+
+
+@dataclass(frozen=True)
+class _Layout:
+    name: str
+    case: str
+    outcomes: Mapping[Outcome, tuple[str, str]]  # time, status
+    unit: Literal["months", "days"]
+    event: str = "1"
+    types: str | None = None
+    redaction: str | None = None
+
+
+_CDR: dict[Outcome, tuple[str, str]] = {name: (f"{name}.time", name) for name in OUTCOMES}
+_LAYOUTS = [
+    _Layout(
+        "SurvPath or PORPOISE",
+        "case_id",
+        {
+            "DSS": ("survival_months_dss", "censorship_dss"),
+            "OS": ("survival_months", "censorship"),
+            "PFI": ("survival_months_pfi", "censorship_pfi"),
+        },
+        "months",
+        event="0",
+    ),
+    _Layout(
+        "MMP",
+        "case_id",
+        {name: (f"{name.lower()}_survival_days", f"{name.lower()}_censorship") for name in OUTCOMES},
+        "days",
+        event="0",
+        redaction="redaction",
+    ),
+    _Layout("TCGA-CDR", "bcr_patient_barcode", _CDR, "days", types="type", redaction="Redaction"),
+    _Layout("UCSC Xena", "sample", _CDR, "days", types="cancer type abbreviation", redaction="Redaction"),
+    _Layout(
+        "cBioPortal",
+        "PATIENT_ID",
+        {"DSS": ("DSS_MONTHS", "DSS_STATUS"), "OS": ("OS_MONTHS", "OS_STATUS")},
+        "months",
+    ),
+    _Layout(
+        "cBioPortal",
+        "Patient ID",
+        {
+            "DSS": ("Months of disease-specific survival", "Disease-specific Survival status"),
+            "OS": ("Overall Survival (Months)", "Overall Survival Status"),
+        },
+        "months",
+    ),
+]
+
+
+def columns_of(header: Sequence[str], outcome: Outcome, file: object) -> Columns:
+    """The columns of a known layout that hold `outcome`.
+
+    Raises DataError where the layout is none of those known, or has other outcomes only.
+    """
+    there = {name.casefold(): name for name in header}
+    layouts = [layout for layout in _LAYOUTS if layout.case.casefold() in there]
+    held: dict[Outcome, str] = {}
+    for layout in layouts:
+        for name, (time, status) in layout.outcomes.items():
+            if time.casefold() not in there or status.casefold() not in there:
+                continue
+            if name == outcome:
+                return Columns(
+                    layout=layout.name,
+                    case=there[layout.case.casefold()],
+                    time=there[time.casefold()],
+                    status=there[status.casefold()],
+                    unit=layout.unit,
+                    event=(layout.event,),
+                    censored=("0" if layout.event == "1" else "1",),
+                    types=there.get((layout.types or "").casefold()) or None,
+                    redaction=there.get((layout.redaction or "").casefold()) or None,
+                )
+            held[name] = layout.name
+    if held:
+        raise DataError(
+            [
+                f"{file}: holds no {OUTCOMES[outcome]} ({outcome}); as a table of {' or '.join(set(held.values()))} it "
+                f"holds {' and '.join(held)}. Mend: --outcome {next(iter(held))}, or take a table with {outcome}, such "
+                f"as that of TCGA-CDR or of Xena's TCGA hub."
+            ]
+        )
+    named = [column for layout in layouts or _LAYOUTS for pair in layout.outcomes.values() for column in pair]
+    raise DataError(
+        [
+            f"{file}: no layout of a clinical table that is known; {what_is_there(header, named[:2])}, or state what "
+            f"its columns are: --case-column, --time-column, --time-unit, and --event-column or --censorship-column."
+        ]
+    )

@@ -1,0 +1,163 @@
+"""Published splits: which cases train and which are held out, in the files of other projects.
+
+    SRC/splits_0.csv, ...           a fold a file, ids in the columns train and val, or test (SurvPath, MCAT, CLAM)
+    SRC/*k=0/train.csv, test.csv    a fold a folder, a row a slide (MMP)
+
+Ids are those of cases or of slides; those of slides are cut to their case. The fold is the number in the name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from survq.data.cohort import splits_problems
+from survq.data.folder import Folder
+from survq.data.folds import fold_problems, given_folds
+from survq.data.ledger import cohort_folder, labelled, read_cases, update_cohort
+from survq.data.problems import DataError, raise_if_any, some
+from survq.importing.barcodes import case_of
+from survq.importing.opened import sha256
+from survq.importing.text_table import read_text_table
+
+HELD_OUT = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Splits:
+    table: pd.DataFrame  # repeat, fold, case_id, role
+    places: Mapping[str, str]  # where each case id stands first: file and line
+    source: dict
+    notes: tuple[str, ...] = ()
+
+
+def import_splits(
+    source: Path, root: Folder, cohort: str, held_out: str | None = None
+) -> tuple[Splits, list[int], pd.DataFrame]:
+    """Put published splits into a cohort whose labels are there; its other tables stay.
+
+    Returns them, the events held out a fold, and dropped.csv as it is now. Raises FileNotFoundError; DataError with
+    everything that is wrong, and then nothing has been written.
+    """
+    folder = cohort_folder(root, cohort)
+    cases = read_cases(folder)
+    splits = read_splits(source, held_out)
+    known = labelled(folder)
+    ids = set(splits.table["case_id"])
+    if not ids & set(cases.index):
+        raise DataError(
+            [
+                f"{source}: none of its {len(ids)} ids is a case of this cohort: {some(sorted(ids), 2)} against "
+                f"{some(cases.index, 2)}. Mend: take the splits of this cohort."
+            ]
+        )
+    problems = splits_problems(splits.table, str(source))
+    raise_if_any(problems)
+    folds = given_folds(splits.table, list(cases.index))
+    raise_if_any([f"{source}: {problem}" for problem in fold_problems(folds, cases)])
+    events = [int(cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
+    notes = list(splits.notes)
+    if strangers := sorted(ids - known):
+        notes.append(f"{len(strangers)} ids have no label and take no part: {some(strangers)}")
+    if gone := sorted((ids & known) - set(cases.index)):
+        notes.append(f"{len(gone)} cases were left out before and take no part: {some(gone)}")
+    if unsplit := sorted(set(cases.index) - {case for fold in folds for case in fold.validation}):
+        notes.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
+    dropped = update_cohort(folder, {"splits": splits.source}, splits=splits.table)
+    return Splits(splits.table, splits.places, splits.source, tuple(notes)), events, dropped
+
+
+def read_splits(source: Path, held_out: str | None = None) -> Splits:
+    """Read all folds of a folder. `held_out` says which column is, where there are val and test.
+
+    Raises FileNotFoundError; DataError with everything that is wrong with any of the files.
+    """
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: no such folder; expected one with splits_0.csv, ... or *k=0/ in it.")
+    tables = {
+        int(match[1]): [file]
+        for file in source.iterdir()
+        if (match := re.fullmatch(r"splits_(\d+)\.csv", file.name)) and file.is_file()
+    }
+    read = _read_columns
+    if not tables:
+        folders = [source] if re.search(r"k=\d+$", source.name) else source.iterdir()
+        tables = {
+            int(match[1]): sorted(folder.glob("*.csv"))
+            for folder in folders
+            if (match := re.search(r"k=(\d+)$", folder.name)) and folder.is_dir()
+        }
+        read = _read_files
+    if not tables:
+        raise FileNotFoundError(
+            f"{source}: holds no splits; expected splits_0.csv, ... or folders *k=0/ with train.csv and test.csv."
+        )
+    rows: dict[tuple[int, int, str, str], str] = {}
+    problems: list[str] = []
+    unused: set[str] = set()
+    roles: dict[str, int] = {}
+    for fold, files in sorted(tables.items()):
+        try:
+            ids = read(files)
+            role = _held_out(set(ids), held_out, files[0] if files else source / f"k={fold}")
+        except DataError as error:
+            problems += error.problems
+            continue
+        roles.setdefault(role, fold)
+        unused |= set(ids) - {"train", role}
+        for column, name in (("train", "training"), (role, "validation")):
+            for case, place in ids[column].items():
+                rows.setdefault((0, fold, case, name), place)
+    if len(roles) > 1:
+        some_folds = " and ".join(f"{role} (fold {fold})" for role, fold in roles.items())
+        problems.append(f"{source}: held-out cases stand under {some_folds}. Mend: name them alike in all folds.")
+    raise_if_any(problems)
+    table = pd.DataFrame(list(rows), columns=["repeat", "fold", "case_id", "role"])
+    table = table.sort_values(["fold", "role", "case_id"], ignore_index=True)
+    notes = [f"the cases under {some(sorted(unused))} neither train nor are held out"] if unused else []
+    facts = {
+        "layout": "a file a fold" if read is _read_columns else "a folder a fold",
+        "held_out": next(iter(roles)),
+        "files": {str(file.relative_to(source)): sha256(file) for files in tables.values() for file in files},
+    }
+    places: dict[str, str] = {}
+    for (_, _, case, _), place in rows.items():
+        places.setdefault(case, place)
+    return Splits(table, places, facts, tuple(notes))
+
+
+def _read_columns(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """By column: the cases, and where they stand. A column without any is none."""
+    (file,) = files
+    table = read_text_table(file, needed=["train"])
+    columns: dict[str, dict[str, str]] = {}
+    for name in ("train", *HELD_OUT):
+        if name in table:
+            ids = {case_of(cell): f"{file}:{line}: {name}" for line, cell in table[name].items() if cell}
+            columns |= {name: ids} if ids or name == "train" else {}
+    return columns
+
+
+def _read_files(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """The same of a folder with a table each, a row a slide."""
+    columns = {}
+    for file in files:
+        if file.stem in ("train", *HELD_OUT):
+            table = read_text_table(file, needed=["case_id"])
+            columns[file.stem] = {case_of(cell): f"{file}:{line}: case_id" for line, cell in table["case_id"].items()}
+    return columns
+
+
+def _held_out(columns: set[str], asked: str | None, file: Path) -> str:
+    there = sorted(columns & set(HELD_OUT))
+    if "train" not in columns or not there or (asked is not None and asked not in there):
+        raise DataError(
+            [f"{file}: holds {some(sorted(columns)) or 'nothing'}; expected train and {asked or 'val or test'}."]
+        )
+    if asked is None and len(there) > 1:
+        raise DataError([f"{file}: has val and test. Mend: say which is held out, --held-out val or --held-out test."])
+    return asked or there[0]

@@ -1,0 +1,86 @@
+"""The public tables of UCSC Xena (Goldman et al., Nature Biotechnology 2020) that make a cohort of TCGA.
+
+Labels are always those of the TCGA hub, for only they hold disease-specific survival.
+
+    tcga    HiSeqV2 of the cohort                          log2(RSEM normalised count + 1), symbols
+    toil    tcga_RSEM_gene_tpm of all cohorts, 0.7 GB      log2(TPM + 0.001), Ensembl ids; SurvPath's unit
+    gdc     star_tpm of the project                        log2(TPM + 1), Ensembl ids
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import pandas as pd
+
+from survq.data.folder import Folder
+from survq.data.ledger import read_cases
+from survq.data.problems import DataError
+from survq.importing.download import download
+from survq.importing.expression import Expression, import_expression
+from survq.importing.labels import Labels, import_labels
+from survq.importing.opened import Progress
+from survq.importing.outcomes import Outcome
+
+Table = Literal["tcga", "toil", "gdc"]
+HUBS = {
+    "tcga": "https://tcga-xena-hub.s3.us-east-1.amazonaws.com/download",
+    "toil": "https://toil-xena-hub.s3.us-east-1.amazonaws.com/download",
+    "gdc": "https://gdc-hub.s3.us-east-1.amazonaws.com/download",
+}
+SURVIVAL = "survival/{}_survival.txt"
+EXPRESSION = {
+    "tcga": "TCGA.{}.sampleMap/HiSeqV2.gz",
+    "toil": "tcga_RSEM_gene_tpm.gz",
+    "gdc": "TCGA-{}.star_tpm.tsv.gz",
+}
+GENE_MAPS = {"toil": "probeMap/gencode.v23.annotation.gene.probemap", "gdc": "gencode.v36.annotation.gtf.gene.probemap"}
+
+
+@dataclass(frozen=True)
+class Fetched:
+    files: dict[Path, bool]  # whether each came just now, or was there
+    labels: Labels | None  # None where the cohort had labels, which stay
+    expression: Expression
+    cases: pd.DataFrame
+    dropped: pd.DataFrame
+
+
+def fetch_xena(
+    cohort: str,
+    destination: Path,
+    table: Table = "tcga",
+    outcome: Outcome = "DSS",
+    hub: str | None = None,
+    progress: Progress | None = None,
+    pause: float = 1.0,
+) -> Fetched:
+    """Fetch a cohort's tables into DESTINATION/raw and import them; labels only where the cohort has none yet.
+
+    `hub` is the address of a mirror with all of these files. Raises what `download` and the imports raise.
+    """
+    if not re.fullmatch(r"[A-Z]{2,10}", cohort):
+        raise DataError([f"{cohort!r} is no cohort of TCGA; expected a name such as BRCA."])
+    if table == "gdc" and cohort == "COADREAD":
+        raise DataError(["COADREAD is two projects on the GDC hub, COAD and READ. Mend: --table tcga or toil."])
+    raw = destination / "raw"
+    files: dict[Path, bool] = {}
+
+    def fetch(name: str, place: str) -> Path:
+        file = raw / name.replace("/", "_")
+        url = f"{(hub or HUBS[place]).rstrip('/')}/{quote(name, safe='')}"
+        files[file] = download(url, file, progress, pause)
+        return file
+
+    root = Folder.at(destination)
+    is_new = not (root / cohort / "cases.parquet").is_file()
+    survival = fetch(SURVIVAL.format(cohort), "tcga") if is_new else None
+    gene_map = fetch(GENE_MAPS[table], table) if table in GENE_MAPS else None
+    expression_file = fetch(EXPRESSION[table].format(cohort), table)
+    labels = import_labels(survival, root, cohort, outcome)[0] if survival else None
+    expression, dropped = import_expression(expression_file, root, cohort, gene_map, progress=progress)
+    return Fetched(files, labels, expression, read_cases(root / cohort), dropped)

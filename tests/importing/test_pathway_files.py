@@ -1,0 +1,109 @@
+"""Gene sets from the files people have, joined, and what each cohort covers of them."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from survq.data.folder import Folder
+from survq.data.ledger import update_cohort
+from survq.data.pathways import Pathways
+from survq.data.problems import DataError
+from survq.importing.pathways import identical, import_pathways, read_file
+
+GMT = "HALLMARK_A\thttp://x\tTP53\tBRCA1\t\nHALLMARK_B\tx\tTP53\n"
+CSV = "R/1,=R 2\nTP53,HLA-A\nBRCA1,\n"
+
+
+def write(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+@pytest.fixture
+def root(tmp_path) -> Folder:
+    return Folder.at(tmp_path / "data")
+
+
+def test_several_files_are_joined_in_their_order(tmp_path, root):
+    files = [write(tmp_path, "h.all.v2023.1.Hs.symbols.gmt", GMT), write(tmp_path, "signatures.csv", CSV)]
+    imported = import_pathways(files, root)
+    pathways = Pathways.from_gmt(root / "pathways.gmt")
+    assert pathways == imported.pathways
+    assert pathways.names == ("HALLMARK_A", "HALLMARK_B", "R/1", "=R 2")
+    assert imported.notes == (
+        "3 genes, 1 to 2 a pathway, median 2",
+        "1 groups of pathways have the very same genes, all are kept: 'HALLMARK_A = R/1'",
+    )
+    sources = json.loads((tmp_path / "data" / "source.json").read_text())["pathways"]
+    assert [source["file"] for source in sources] == ["h.all.v2023.1.Hs.symbols.gmt", "signatures.csv"]
+    assert identical(pathways)[0] == ("HALLMARK_A", "R/1")
+
+
+def test_what_cohorts_cover_is_written_beside(tmp_path, root):
+    for name, genes in (("BRCA", ["TP53", "BRCA1"]), ("HNSC", ["HLA-A"])):
+        cases = pd.DataFrame({"time": 3.0, "event": True}, index=["P1", "P2"])
+        expression = pd.DataFrame(1.0, index=["P1", "P2"], columns=genes)
+        source = {"expression": {"genes_kept": "those of the pathways"}}
+        update_cohort(root / name, source, cases=cases, expression=expression)
+    imported = import_pathways([write(tmp_path, "signatures.csv", CSV)], root)
+    assert imported.covered == {"BRCA": 1, "HNSC": 1}
+    assert sum("was cut to the genes of other pathways" in note for note in imported.notes) == 2
+    table = pd.read_csv(tmp_path / "data" / "coverage.csv", keep_default_na=False)
+    assert table[["cohort", "pathway", "measured", "kept", "missing"]].to_numpy().tolist() == [
+        ["BRCA", "R/1", 2, True, ""],
+        ["BRCA", " =R 2", 0, False, "HLA-A"],  # no formula in anybody's spreadsheet
+        ["HNSC", "R/1", 0, False, "TP53 BRCA1"],
+        ["HNSC", " =R 2", 1, True, ""],
+    ]
+    assert not import_pathways([tmp_path / "signatures.csv"], root).notes[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c2.cp.reactome.v7.4.entrez.gmt", "A\tx\t7157\t672\n", "these are Entrez ids. Mend: take the file of symbols"),
+        ("t.gmt", "A x TP53\n", "no genes in pathway"),
+        ("t.gmt", GMT + "HALLMARK_A\tx\tB\n", "stands here a second time"),
+        ("t.csv", "p,q\nG1,\n", "no genes in pathway 'q'"),
+        ("t.csv", "", "no pathways"),
+        ("t.gmt", "", "holds no pathway"),
+    ],
+)
+def test_faults_are_named_and_nothing_is_written(tmp_path, root, tree, name, text, message):
+    good = write(tmp_path, "good.gmt", "FINE\tx\tTP53\n")
+    bad = write(tmp_path, name, text)
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match=message):
+        import_pathways([good, bad], root)
+    assert tree(tmp_path) == before
+
+
+def test_a_name_in_two_files_is_named(tmp_path, root):
+    files = [write(tmp_path, "a.gmt", GMT), write(tmp_path, "b.gmt", GMT)]
+    with pytest.raises(DataError) as error:
+        import_pathways(files, root)
+    assert len(error.value.problems) == 2
+    assert "pathway 'HALLMARK_A' stands in " in error.value.problems[0]
+
+
+def test_a_file_without_a_suffix_is_told_by_its_first_line(tmp_path):
+    assert read_file(write(tmp_path, "sets", GMT)).names == ("HALLMARK_A", "HALLMARK_B")
+    assert read_file(write(tmp_path, "table.txt", CSV)).names == ("R/1", "=R 2")
+
+
+def test_the_real_sets(real_data, root):
+    metadata = real_data / "survpath" / "datasets_csv" / "metadata"
+    joined = import_pathways([metadata / "hallmarks_signatures.csv", metadata / "xena_signatures.csv"], root)
+    combined = Pathways.from_signatures(metadata / "combine_signatures.csv")
+    assert dict(zip(joined.pathways.names, joined.pathways.genes, strict=True)) == dict(
+        zip(combined.names, combined.genes, strict=True)
+    )
+    assert joined.notes[0] == "4,999 genes, 1 to 199 a pathway, median 8"
+    assert joined.notes[1].startswith("13 groups of pathways have the very same genes")
+    assert sum(len(names) > 1 for names in identical(joined.pathways)) == 13
+
+
+def test_the_real_official_files(real_data, root):
+    files = [real_data / "pathways" / name for name in ("h.all.v7.0.symbols.gmt", "ReactomePathways.gmt")]
+    assert len(import_pathways(files, root).pathways) == 50 + 2546
