@@ -11,9 +11,10 @@ import tyro
 from tyro.conf import subcommand
 
 from survq.commands.check import Check
-from survq.commands.console import DATA, INTERRUPTED, IO, MISSING, USAGE, complain
+from survq.commands.console import DATA, IN_USE, INTERRUPTED, IO, MISSING, USAGE, complain
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.simulate import Simulate
+from survq.data.lock import InUse
 from survq.data.problems import DataError
 
 
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run()
     except DataError as error:
         return complain(error, DATA)
+    except InUse as error:
+        return complain(error, IN_USE)
     except FileNotFoundError as error:
         return complain(error, MISSING)
     except OSError as error:

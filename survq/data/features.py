@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
 )
 AT_ONCE = 16  # files whose heads are read at a time: from a bucket each takes its time
 INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
+SOURCE = b"source"  # the note of a file on what its slide was made from
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,20 @@ def write_features(folder: str | Path | Folder, slides: Iterable[Slide]) -> None
     raise_if_any(problems)
 
 
-def write_slide(folder: str | Path | Folder, slide: Slide) -> Folder:
+def write_slide(folder: str | Path | Folder, slide: Slide, source: str = "") -> Folder:
     """Write a slide as a file of its own, and return where it is. A slide of that id that is there is replaced.
 
     The file appears under its name only when it is whole, and is the same to the bit whenever it is written: a process
-    that dies at any moment leaves the store as it was. Raises DataError with what is wrong with the slide.
+    that dies at any moment leaves the store as it was. `source`, what the slide was made from, is noted in the file and
+    stands in the index. Raises DataError with what is wrong with the slide.
     """
     raise_if_any(slide.problems())
     folder = Folder.at(folder)
+    schema = SCHEMA.with_metadata({SOURCE: source.encode()} if source else None)
     content = io.BytesIO()
     # features do not compress; leaving them plain lets a reader map them
-    with pq.ParquetWriter(content, SCHEMA, compression="none", write_page_checksum=True) as writer:
-        writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
+    with pq.ParquetWriter(content, schema, compression="none", write_page_checksum=True) as writer:
+        writer.write_table(pa.Table.from_pylist([slide.row()], schema=schema))
     file = folder / file_name(slide.slide_id)
     file.write(content.getbuffer())
     return file
@@ -135,16 +138,8 @@ class FeatureStore:
 
     def __init__(self, folder: str | Path | Folder):
         self.folder = Folder.at(folder)
-        self.index = self._read_index()
-
-    def _read_index(self) -> pd.DataFrame:
-        files = [self.folder / name for name in self.folder.names() if name.endswith(".parquet")]
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            read = list(threads.map(_read_index, files))
-        raise_if_any([problem for _, problems in read for problem in problems])
-        none = pa.schema([*(SCHEMA.field(name) for name in INDEX), ("file", pa.string()), ("row_group", pa.int64())])
-        index = pa.concat_tables([part for part, _ in read] or [none.empty_table()]).to_pandas()
-        return index.set_index("slide_id", drop=False).rename_axis(None)
+        self.index, problems = read_index(self.folder)
+        raise_if_any(problems)
 
     def read(self, slide_ids: Sequence[str]) -> np.ndarray:
         """The patch features of the slides, one after another: (patch, feature), float16."""
@@ -153,6 +148,18 @@ class FeatureStore:
     def coordinates(self, slide_id: str) -> np.ndarray | None:
         """(patch, 2), int32: level-0 pixels of each patch's top-left corner; None where the tool left none."""
         return read_coordinates(self.folder, self.index.loc[slide_id].to_dict())
+
+
+def read_index(folder: Folder) -> tuple[pd.DataFrame, list[str]]:
+    """INDEX, source, file and row_group of the slides that can be read, by id; and what is wrong with the others."""
+    files = [folder / name for name in folder.names() if name.endswith(".parquet")]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        read = list(threads.map(_read_index, files))
+    where = [("source", pa.string()), ("file", pa.string()), ("row_group", pa.int64())]
+    none = pa.schema([*(SCHEMA.field(name) for name in INDEX), *where]).empty_table()
+    index = pa.concat_tables([none, *(part for part, _ in read if part is not None)]).to_pandas()
+    problems = [problem for _, problems in read for problem in problems]
+    return index.set_index("slide_id", drop=False).rename_axis(None), problems
 
 
 def _read_index(file: Folder) -> tuple[pa.Table | None, list[str]]:
@@ -168,11 +175,14 @@ def _read_index(file: Folder) -> tuple[pa.Table | None, list[str]]:
                 return None, [f"{file}: lacks the columns {missing}, or they have other types. {mend}"]
             if parquet.num_row_groups != parquet.metadata.num_rows:
                 return None, [f"{file}: its slides do not have a row group each. Mend: import them again."]
+            source = (parquet.schema_arrow.metadata or {}).get(SOURCE, b"").decode()
             part = parquet.read(columns=INDEX, use_threads=False).select(INDEX).replace_schema_metadata()
     except UNREADABLE as error:
         return None, [unreadable(file, error)]
-    where = [pa.array([file.path] * len(part)), pa.array(range(len(part)), pa.int64())]
-    return part.append_column("file", where[0]).append_column("row_group", where[1]), []
+    further = {"source": [source] * len(part), "file": [file.path] * len(part), "row_group": range(len(part))}
+    for name, values in further.items():
+        part = part.append_column(name, pa.array(values, pa.int64() if name == "row_group" else pa.string()))
+    return part, []
 
 
 def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:

@@ -17,6 +17,8 @@ from survq.data.problems import DataError
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is cut short, overwritten or damaged."""
 
+UNFINISHED = ".unfinished"  # the end of the hidden names of files that are being written
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -40,6 +42,11 @@ class Folder:
     def __str__(self) -> str:
         return self.path
 
+    @property
+    def local(self) -> Path | None:
+        """As a path of this machine; None in a bucket."""
+        return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
+
     def is_file(self) -> bool:
         return self.filesystem.get_file_info(self.path).type == fs.FileType.File
 
@@ -54,12 +61,17 @@ class Folder:
 
     def write(self, content: bytes | memoryview) -> None:
         """Write this file, and the folders above it; under its name it is never seen half written."""
-        if not isinstance(self.filesystem, fs.LocalFileSystem):  # in a bucket nothing is seen before it is whole
+        if self.local is None:  # in a bucket nothing is seen before it is whole
             with self.filesystem.open_output_stream(self.path) as stream:
                 stream.write(content)
             return
-        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(Path(self.path), content)
+        self.local.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self.local, content)
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed left half written in here. Only for who works here alone."""
+        for unfinished in self.local.glob(f".*{UNFINISHED}") if self.local is not None else ():
+            unfinished.unlink(missing_ok=True)
 
     def read_text(self) -> str:
         with self.filesystem.open_input_stream(self.path) as stream:
@@ -90,7 +102,7 @@ def unreadable(file: object, error: Exception) -> str:
 
 def replace_file(file: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is either the old one or the whole new one, also after a power cut."""
-    handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}.", suffix=UNFINISHED, dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
