@@ -12,6 +12,7 @@ from tyro.conf import subcommand
 
 from survq.commands.check import Check
 from survq.commands.console import DATA, IN_USE, INTERRUPTED, IO, MISSING, USAGE, complain
+from survq.commands.import_features import ImportFeatures
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.simulate import Simulate
 from survq.data.lock import InUse
@@ -22,7 +23,7 @@ from survq.data.problems import DataError
 class Import:
     """Bring files that people already have into a data folder. Everything is joined by case id."""
 
-    what: Annotated[ImportSurvPath, subcommand("survpath")]
+    what: Annotated[ImportSurvPath, subcommand("survpath")] | Annotated[ImportFeatures, subcommand("features")]
 
     def run(self) -> int:
         return self.what.run()

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `features`
     ]
 )
+LARGEST = 2**31 - 2**20  # bytes of features a slide: what a Parquet file can have in one cell
 AT_ONCE = 16  # files whose heads are read at a time: from a bucket each takes its time
 INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
 SOURCE = b"source"  # the note of a file on what its slide was made from
@@ -62,8 +63,9 @@ class Slide:
             found.append(f"features of shape {self.features.shape}; expected (patch, feature) with at least one patch")
         elif self.features.dtype != np.float16:
             found.append(f"features of type {self.features.dtype}; expected float16")
-        elif not np.isfinite(self.features).all():
-            patch = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
+        elif self.features.nbytes > LARGEST:
+            found.append(f"{self.features.nbytes:,} bytes of features; a slide of the store may have {LARGEST:,}")
+        elif (patch := first_not_finite(self.features)) is not None:
             found.append(f"a feature that is not finite, first in patch {patch}")
         if (
             self.features.ndim == 2
@@ -88,6 +90,15 @@ class Slide:
             "encoder": self.encoder,
             "sha256": hashlib.sha256(features).hexdigest(),
         }
+
+
+def first_not_finite(features: np.ndarray) -> int | None:
+    """The first patch with a NaN or an infinity, of (patch, feature) float16; None where all are finite."""
+    # the bits tell, ten times faster than np.isfinite: the largest exponent is that of what is not finite
+    exponents = np.ascontiguousarray(features).view(np.uint16) & 0x7C00
+    if exponents.max(initial=0) < 0x7C00:
+        return None
+    return int(np.flatnonzero((exponents == 0x7C00).any(axis=1))[0])
 
 
 def write_features(folder: str | Path | Folder, slides: Iterable[Slide]) -> None:

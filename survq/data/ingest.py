@@ -131,6 +131,16 @@ def strangers(index: pd.DataFrame, coming: Mapping[str, Kind]) -> dict[str, str]
     }
 
 
+def list_dropped(cohort: Folder, cases: Collection[str], reason: str) -> None:
+    """Add cases to a cohort's dropped.csv; one that stands there keeps its reason."""
+    file = cohort / "dropped.csv"
+    text = file.read_text() if file.is_file() else "case_id,reason\n"
+    known = set(pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)["case_id"])
+    if new := sorted(set(cases) - known):
+        rows = pd.DataFrame({"case_id": new, "reason": reason}).to_csv(index=False, header=False, lineterminator="\n")
+        file.write((text + rows).encode())
+
+
 def list_skipped(features: Folder, outcomes: Sequence[Outcome]) -> Folder | None:
     """Write who was left out, and why, beside the slides. What earlier runs left out stays until it is there."""
     columns = ["slide_id", "case_id", "file", "reason"]
