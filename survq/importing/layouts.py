@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -234,18 +235,19 @@ def _load(file: Path) -> Any:
         raise
     except Exception as error:  # a forged file may make the loader stumble over anything
         text = " ".join(str(error).split())
+        if zipped and not zipfile.is_zipfile(file):
+            raise DataError([f"{file}: is cut short. {AGAIN}."]) from error
         wanted = re.search(r"GLOBAL ([\w.]+)", text)
-        if wanted and wanted.group(1).startswith("torch_geometric"):
+        if wanted is None and not zipped:
+            raise DataError([f"{file}: is not what torch.save writes, or cut short. {AGAIN}."]) from error
+        if wanted is None and "Weights only" not in text:
+            raise DataError([f"{file}: cannot be read ({text[:120]}). {AGAIN}."]) from error
+        if wanted is not None and wanted[1].startswith("torch_geometric"):
             what, mend = "is a graph of Patch-GCN, not a tensor", "import the features that the graph was made from"
             raise _refusal(file, what, mend) from error
-        if wanted:
-            what = f"asks for {wanted.group(1)[:60]} to be called, which survq never does"
-            mend = "if you trust it, load it yourself and save the features as a tensor (patch, feature)"
-            raise _refusal(file, what, mend) from error
-        if zipped and "central directory" not in text:
-            raise DataError([f"{file}: cannot be read ({text[:120]}). {AGAIN}."]) from error
-        what = "is cut short" if zipped else "is not what torch.save writes, or cut short"
-        raise DataError([f"{file}: {what}. {AGAIN}."]) from error
+        what = f"asks for {wanted[1][:60] if wanted else 'objects'} to be made or called, which survq never does"
+        mend = "if you trust it, load it yourself and save the features as a tensor (patch, feature)"
+        raise _refusal(file, what, mend) from error
 
 
 def _shape(file: Path, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
@@ -278,10 +280,10 @@ def _halved(file: Path, opened: _Opened) -> tuple[np.ndarray, float]:
         half = features[start : start + opened.step]
         with np.errstate(over="ignore", invalid="ignore"):
             half[...] = block
-        if block.dtype == np.float16:
-            continue
-        moved = half.astype(block.dtype)
-        moved -= block
+            if block.dtype == np.float16:
+                continue
+            moved = half.astype(block.dtype)
+            moved -= block
         largest = max(float(moved.max()), -float(moved.min()))
         if np.isfinite(largest):
             rounding = max(rounding, largest)
