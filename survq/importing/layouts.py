@@ -347,7 +347,7 @@ def _places_in(file: Path, whole: bool) -> _Places:
         if file.suffix == ".npz":
             tiling = _json(file.with_suffix(".meta.json")).get("tiling", {})
             size = _number(tiling.get("tile_size_lv0"))
-            with np.load(file, allow_pickle=False) as content:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 places = np.stack([content["x"], content["y"]], axis=1)
             return _Places(True, _whole_pixels(file, places), None if size is None else round(size))
         with h5py.File(file, "r", locking=False) as store:
