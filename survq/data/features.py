@@ -9,7 +9,6 @@ Half floats are kept as plain bytes: lists of half floats decode ten times slowe
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -75,21 +74,31 @@ class Slide:
             found.append(f"coordinates of shape {self.coordinates.shape} for {len(self.features)} patches")
         return [f"slide {self.slide_id!r}: {problem}." for problem in found]
 
-    def row(self) -> dict:
-        features = np.ascontiguousarray(self.features).tobytes()
-        coordinates = self.coordinates
-        return {
+    def table(self, source: str = "") -> pa.Table:
+        """The one row of it that the store has, with a note of what it was made from. Features are not copied."""
+        schema = SCHEMA.with_metadata({SOURCE: source.encode()} if source else None)
+        features = np.ascontiguousarray(self.features)
+        coordinates = None if self.coordinates is None else np.ascontiguousarray(self.coordinates, np.int32)
+        cells = {
             "slide_id": self.slide_id,
             "case_id": self.case_id,
             "features": features,
             "patches": self.features.shape[0],
             "width": self.features.shape[1],
-            "coordinates": None if coordinates is None else np.ascontiguousarray(coordinates, dtype=np.int32).tobytes(),
+            "coordinates": coordinates,
             "patch_size": self.patch_size,
             "magnification": self.magnification,
             "encoder": self.encoder,
             "sha256": hashlib.sha256(features).hexdigest(),
         }
+        return pa.table([_cell(cells[field.name], field.type) for field in schema], schema=schema)
+
+
+def _cell(value: object, kind: pa.DataType) -> pa.Array:
+    if not isinstance(value, np.ndarray):
+        return pa.array([value], kind)
+    ends = np.array([0, value.nbytes], np.int64)
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(ends), pa.py_buffer(value)])
 
 
 def first_not_finite(features: np.ndarray) -> int | None:
@@ -128,13 +137,15 @@ def write_slide(folder: str | Path | Folder, slide: Slide, source: str = "") -> 
     """
     raise_if_any(slide.problems())
     folder = Folder.at(folder)
-    schema = SCHEMA.with_metadata({SOURCE: source.encode()} if source else None)
-    content = io.BytesIO()
-    # features do not compress; leaving them plain lets a reader map them
-    with pq.ParquetWriter(content, schema, compression="none", write_page_checksum=True) as writer:
-        writer.write_table(pa.Table.from_pylist([slide.row()], schema=schema))
+    table = slide.table(source)
+    content = pa.BufferOutputStream()
+    # Features do not compress; leaving them plain lets a reader map them. Statistics would be the smallest and largest
+    # of one value, and finding them takes longer than all else.
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with pq.ParquetWriter(content, table.schema, write_page_checksum=True, **plain) as writer:
+        writer.write_table(table)
     file = folder / file_name(slide.slide_id)
-    file.write(content.getbuffer())
+    file.write(memoryview(content.getvalue()))
     return file
 
 

@@ -118,6 +118,7 @@ class _Opened:
     width: int
     encoder: str | None
     certain: bool
+    halves: bool  # whether its features are half floats already
     rows: Callable[[int, int], np.ndarray]  # features from one patch up to another, float16, float32 or float64
     step: int  # patches that are read at a time
     places: Callable[..., _Places]  # (mpp, whole)
@@ -186,7 +187,9 @@ def _of_hdf5(file: Path, store: h5py.File) -> _Opened | None:
     if features.chunks is not None:  # a chunk is read whole: once is enough
         step = -(-step // features.chunks[-2]) * features.chunks[-2]
     rows = (lambda a, b: features[0, a:b]) if leading else (lambda a, b: features[a:b])
-    return _Opened(layout, patches, width, named or _encoder_of_folder(file), bool(named), rows, step, places)
+    halves = features.dtype == np.float16
+    encoder = named or _encoder_of_folder(file)
+    return _Opened(layout, patches, width, encoder, bool(named), halves, rows, step, places)
 
 
 def _of_tensor(file: Path) -> _Opened:
@@ -215,7 +218,9 @@ def _of_tensor(file: Path) -> _Opened:
         return _places_beside(file, patches, whole)
 
     step = max(1, BLOCK // (width * content.itemsize))
-    return _Opened(layout, patches, width, named or _encoder_of_folder(file), bool(named), rows, step, places)
+    halves = content.dtype in (np.float16, torch.float16)
+    encoder = named or _encoder_of_folder(file)
+    return _Opened(layout, patches, width, encoder, bool(named), halves, rows, step, places)
 
 
 def _load(file: Path) -> Any:
@@ -273,30 +278,34 @@ def _embedding(file: Path) -> DataError:
 
 def _halved(file: Path, opened: _Opened) -> tuple[np.ndarray, float]:
     """(patch, feature) as half floats, and the most that any value was moved by that."""
-    features = np.empty((opened.patches, opened.width), np.float16)
     rounding = 0.0
-    for start in range(0, opened.patches, opened.step):
-        block = opened.rows(start, min(start + opened.step, opened.patches))
-        half = features[start : start + opened.step]
-        with np.errstate(over="ignore", invalid="ignore"):
-            half[...] = block
-            if block.dtype == np.float16:
-                continue
-            moved = half.astype(block.dtype)
-            moved -= block
-        largest = max(float(moved.max()), -float(moved.min()))
-        if np.isfinite(largest):
-            rounding = max(rounding, largest)
-            continue
-        patch = int(np.flatnonzero(~np.isfinite(moved).all(axis=1))[0])
-        if np.isfinite(block[patch]).all():
-            what = f"patch {start + patch} has the feature {block[patch][np.abs(block[patch]).argmax()]:.6g}"
-            what += ", beyond 65504, the largest half float"
-            raise _refusal(file, what, "is this a scale of the encoder? Normalise the features, or leave it out")
-        raise _not_finite(file, start + patch)
+    if opened.halves:
+        features = np.ascontiguousarray(opened.rows(0, opened.patches))
+    else:
+        features = np.empty((opened.patches, opened.width), np.float16)
+        for start in range(0, opened.patches, opened.step):
+            block = opened.rows(start, min(start + opened.step, opened.patches))
+            rounding = max(rounding, _halve(file, block, features[start : start + opened.step], start))
     if (first := first_not_finite(features)) is not None:
         raise _not_finite(file, first)
     return features, rounding
+
+
+def _halve(file: Path, block: np.ndarray, half: np.ndarray, start: int) -> float:
+    """Round a block, which begins at patch `start`, into `half`; returns the most that a value was moved."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        half[...] = block
+        moved = half.astype(block.dtype)
+        moved -= block
+    largest = max(float(moved.max()), -float(moved.min()))
+    if np.isfinite(largest):
+        return largest
+    patch = int(np.flatnonzero(~np.isfinite(moved).all(axis=1))[0])
+    if not np.isfinite(block[patch]).all():
+        raise _not_finite(file, start + patch)
+    what = f"patch {start + patch} has the feature {block[patch][np.abs(block[patch]).argmax()]:.6g}, beyond 65504, "
+    mend = "is this a scale of the encoder? Normalise the features, or leave it out"
+    raise _refusal(file, what + "the largest half float", mend)
 
 
 def _not_finite(file: Path, patch: int) -> DataError:
