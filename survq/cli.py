@@ -11,24 +11,27 @@ import tyro
 from tyro.conf import subcommand
 
 from survq.commands.check import Check
-from survq.commands.console import DATA, INTERRUPTED, IO, MISSING, USAGE, complain
+from survq.commands.console import DATA, IN_USE, INTERRUPTED, IO, MISSING, USAGE, complain
 from survq.commands.fetch import Fetch
 from survq.commands.import_expression import ImportExpression
+from survq.commands.import_features import ImportFeatures
 from survq.commands.import_labels import ImportLabels
 from survq.commands.import_pathways import ImportPathways
 from survq.commands.import_splits import ImportSplits
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.simulate import Simulate
+from survq.data.lock import InUse
 from survq.data.problems import DataError
 
 
 @dataclass(frozen=True)
 class Import:
-    """Bring files that people already have into a data folder. Everything is joined by case id."""
+    """Bring files that people already have into a data folder. Everything is joined by case id.
 
     what: (
         Annotated[ImportLabels, subcommand("labels")]
         | Annotated[ImportExpression, subcommand("expression")]
+        | Annotated[ImportFeatures, subcommand("features")]
         | Annotated[ImportPathways, subcommand("pathways")]
         | Annotated[ImportSplits, subcommand("splits")]
         | Annotated[ImportSurvPath, subcommand("survpath")]
@@ -62,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run()
     except DataError as error:
         return complain(error, DATA)
+    except InUse as error:
+        return complain(error, IN_USE)
     except FileNotFoundError as error:
         return complain(error, MISSING)
     except OSError as error:

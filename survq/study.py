@@ -20,11 +20,12 @@ from survq.data.batch import Bags
 from survq.data.cohort import Cohort, cohort_names
 from survq.data.folder import Folder, replace_file
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
+from survq.data.lock import InUse
 from survq.data.problems import DataError, raise_if_any, some
 from survq.evaluation.measure import measure
 from survq.models import MODELS
 from survq.reporting.progress import Progress, clock, distinct
-from survq.reporting.results import Record, Results, StudyInUse
+from survq.reporting.results import Record, Results
 from survq.reporting.tables import Table, paper_table
 from survq.reporting.tensorboard import Board
 from survq.settings import StudySettings
@@ -59,7 +60,7 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
         if settings.verbose:
             raise
         sys.exit(_complain(error, USAGE))
-    except StudyInUse as error:
+    except InUse as error:
         sys.exit(_complain(error, IN_USE))
     except OSError as error:
         if settings.verbose:

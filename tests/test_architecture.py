@@ -24,7 +24,9 @@ LAYERS = [
 PLAIN = {"training/losses.py"}
 """Functions of tensors that import nothing of survq: models may use them too."""
 
-WITH_RAY = {"data/session.py", "data/shards.py", "training/runs.py", "training/distributed.py"}
+WITH_RAY = {
+    *("data/session.py", "data/shards.py", "importing/features.py", "training/runs.py", "training/distributed.py")
+}
 
 
 def name_of(file: Path) -> str:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-USAGE, DATA, MISSING, IO, INTERRUPTED = 64, 65, 66, 74, 130  # exit codes, as in sysexits.h
+USAGE, DATA, MISSING, IO, IN_USE, INTERRUPTED = 64, 65, 66, 74, 75, 130  # exit codes, as in sysexits.h
 
 
 def complain(error: object, code: int) -> int:

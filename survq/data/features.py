@@ -9,7 +9,6 @@ Half floats are kept as plain bytes: lists of half floats decode ten times slowe
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -39,8 +38,10 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `features`
     ]
 )
+LARGEST = 2**31 - 2**20  # bytes of features a slide: what a Parquet file can have in one cell
 AT_ONCE = 16  # files whose heads are read at a time: from a bucket each takes its time
 INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
+SOURCE = b"source"  # the note of a file on what its slide was made from
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,9 @@ class Slide:
             found.append(f"features of shape {self.features.shape}; expected (patch, feature) with at least one patch")
         elif self.features.dtype != np.float16:
             found.append(f"features of type {self.features.dtype}; expected float16")
-        elif not np.isfinite(self.features).all():
-            patch = int(np.flatnonzero(~np.isfinite(self.features).all(axis=1))[0])
+        elif self.features.nbytes > LARGEST:
+            found.append(f"{self.features.nbytes:,} bytes of features; a slide of the store may have {LARGEST:,}")
+        elif (patch := first_not_finite(self.features)) is not None:
             found.append(f"a feature that is not finite, first in patch {patch}")
         if (
             self.features.ndim == 2
@@ -72,21 +74,44 @@ class Slide:
             found.append(f"coordinates of shape {self.coordinates.shape} for {len(self.features)} patches")
         return [f"slide {self.slide_id!r}: {problem}." for problem in found]
 
-    def row(self) -> dict:
-        features = np.ascontiguousarray(self.features).tobytes()
-        coordinates = self.coordinates
-        return {
+    def table(self, source: str = "") -> pa.Table:
+        """The one row of it that the store has, with a note of what it was made from. Features are not copied."""
+        schema = SCHEMA.with_metadata({SOURCE: source.encode()} if source else None)
+        features = np.ascontiguousarray(self.features)
+        coordinates = None if self.coordinates is None else np.ascontiguousarray(self.coordinates, np.int32)
+        cells = {
             "slide_id": self.slide_id,
             "case_id": self.case_id,
             "features": features,
             "patches": self.features.shape[0],
             "width": self.features.shape[1],
-            "coordinates": None if coordinates is None else np.ascontiguousarray(coordinates, dtype=np.int32).tobytes(),
+            "coordinates": coordinates,
             "patch_size": self.patch_size,
             "magnification": self.magnification,
             "encoder": self.encoder,
-            "sha256": hashlib.sha256(features).hexdigest(),
+            "sha256": hashlib.sha256(pa.py_buffer(features)).hexdigest(),
         }
+        return pa.table([_cell(cells[field.name], field.type) for field in schema], schema=schema)
+
+
+def _cell(value: object, kind: pa.DataType) -> pa.Array:
+    if not isinstance(value, np.ndarray):
+        return pa.array([value], kind)
+    ends = np.array([0, value.nbytes], np.int64)
+    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(ends), pa.py_buffer(value)])
+
+
+def first_not_finite(features: np.ndarray) -> int | None:
+    """The first patch with a NaN or an infinity, of (patch, feature) float16; None where all are finite."""
+    # The bits tell, ten times faster than np.isfinite: the largest exponent is that of what is not finite. By blocks,
+    # since fresh memory for all of it would cost as much again.
+    bits = np.ascontiguousarray(features).view(np.uint16)
+    step = max(1, 2**19 // max(1, bits.shape[1]))
+    for start in range(0, len(bits), step):
+        exponents = bits[start : start + step] & 0x7C00
+        if exponents.max(initial=0) == 0x7C00:
+            return start + int(np.flatnonzero((exponents == 0x7C00).any(axis=1))[0])
+    return None
 
 
 def write_features(folder: str | Path | Folder, slides: Iterable[Slide]) -> None:
@@ -107,20 +132,22 @@ def write_features(folder: str | Path | Folder, slides: Iterable[Slide]) -> None
     raise_if_any(problems)
 
 
-def write_slide(folder: str | Path | Folder, slide: Slide) -> Folder:
+def write_slide(folder: str | Path | Folder, slide: Slide, source: str = "") -> Folder:
     """Write a slide as a file of its own, and return where it is. A slide of that id that is there is replaced.
 
     The file appears under its name only when it is whole, and is the same to the bit whenever it is written: a process
-    that dies at any moment leaves the store as it was. Raises DataError with what is wrong with the slide.
+    that dies at any moment leaves the store as it was. `source`, what the slide was made from, is noted in the file and
+    stands in the index. Raises DataError with what is wrong with the slide.
     """
     raise_if_any(slide.problems())
     folder = Folder.at(folder)
-    content = io.BytesIO()
-    # features do not compress; leaving them plain lets a reader map them
-    with pq.ParquetWriter(content, SCHEMA, compression="none", write_page_checksum=True) as writer:
-        writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
+    table = slide.table(source)
     file = folder / file_name(slide.slide_id)
-    file.write(content.getbuffer())
+    # Features do not compress; leaving them plain lets a reader map them. Statistics would be the smallest and largest
+    # of one value, and finding them takes longer than all else.
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    with file.writing() as stream, pq.ParquetWriter(stream, table.schema, write_page_checksum=True, **plain) as writer:
+        writer.write_table(table)
     return file
 
 
@@ -135,16 +162,8 @@ class FeatureStore:
 
     def __init__(self, folder: str | Path | Folder):
         self.folder = Folder.at(folder)
-        self.index = self._read_index()
-
-    def _read_index(self) -> pd.DataFrame:
-        files = [self.folder / name for name in self.folder.names() if name.endswith(".parquet")]
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            read = list(threads.map(_read_index, files))
-        raise_if_any([problem for _, problems in read for problem in problems])
-        none = pa.schema([*(SCHEMA.field(name) for name in INDEX), ("file", pa.string()), ("row_group", pa.int64())])
-        index = pa.concat_tables([part for part, _ in read] or [none.empty_table()]).to_pandas()
-        return index.set_index("slide_id", drop=False).rename_axis(None)
+        self.index, problems = read_index(self.folder)
+        raise_if_any(problems)
 
     def read(self, slide_ids: Sequence[str]) -> np.ndarray:
         """The patch features of the slides, one after another: (patch, feature), float16."""
@@ -153,6 +172,18 @@ class FeatureStore:
     def coordinates(self, slide_id: str) -> np.ndarray | None:
         """(patch, 2), int32: level-0 pixels of each patch's top-left corner; None where the tool left none."""
         return read_coordinates(self.folder, self.index.loc[slide_id].to_dict())
+
+
+def read_index(folder: Folder) -> tuple[pd.DataFrame, list[str]]:
+    """INDEX, source, file and row_group of the slides that can be read, by id; and what is wrong with the others."""
+    files = [folder / name for name in folder.names() if name.endswith(".parquet")]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        read = list(threads.map(_read_index, files))
+    where = [("source", pa.string()), ("file", pa.string()), ("row_group", pa.int64())]
+    none = pa.schema([*(SCHEMA.field(name) for name in INDEX), *where]).empty_table()
+    index = pa.concat_tables([none, *(part for part, _ in read if part is not None)]).to_pandas()
+    problems = [problem for _, problems in read for problem in problems]
+    return index.set_index("slide_id", drop=False).rename_axis(None), problems
 
 
 def _read_index(file: Folder) -> tuple[pa.Table | None, list[str]]:
@@ -168,11 +199,14 @@ def _read_index(file: Folder) -> tuple[pa.Table | None, list[str]]:
                 return None, [f"{file}: lacks the columns {missing}, or they have other types. {mend}"]
             if parquet.num_row_groups != parquet.metadata.num_rows:
                 return None, [f"{file}: its slides do not have a row group each. Mend: import them again."]
+            source = (parquet.schema_arrow.metadata or {}).get(SOURCE, b"").decode()
             part = parquet.read(columns=INDEX, use_threads=False).select(INDEX).replace_schema_metadata()
     except UNREADABLE as error:
         return None, [unreadable(file, error)]
-    where = [pa.array([file.path] * len(part)), pa.array(range(len(part)), pa.int64())]
-    return part.append_column("file", where[0]).append_column("row_group", where[1]), []
+    further = {"source": [source] * len(part), "file": [file.path] * len(part), "row_group": range(len(part))}
+    for name, values in further.items():
+        part = part.append_column(name, pa.array(values, pa.int64() if name == "row_group" else pa.string()))
+    return part, []
 
 
 def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:

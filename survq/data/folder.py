@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from survq.data.problems import DataError
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is cut short, overwritten or damaged."""
+
+UNFINISHED = ".unfinished"  # the end of the hidden names of files that are being written
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Folder:
     def __str__(self) -> str:
         return self.path
 
+    @property
+    def local(self) -> Path | None:
+        """As a path of this machine; None in a bucket."""
+        return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
+
     def is_file(self) -> bool:
         return self.filesystem.get_file_info(self.path).type == fs.FileType.File
 
@@ -53,23 +61,33 @@ class Folder:
         names = (info.base_name for info in self.filesystem.get_file_info(selector))
         return sorted(name for name in names if not name.startswith((".", "_")))
 
-    def write(self, content: bytes | memoryview) -> None:
-        """Write this file, and the folders above it; under its name it is never seen half written."""
-        if not isinstance(self.filesystem, fs.LocalFileSystem):  # in a bucket nothing is seen before it is whole
+    @contextmanager
+    def writing(self) -> Iterator[pa.NativeFile]:
+        """A stream into this file, and the folders above it; under its name it is never seen half written."""
+        if self.local is None:  # a stream into a bucket would leave half a file where its writer stumbles
+            content = pa.BufferOutputStream()
+            yield content
             with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(content)
+                stream.write(content.getvalue())
             return
-        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(Path(self.path), content)
+        self.local.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(self.local) as unfinished, pa.OSFile(str(unfinished), "wb") as stream:
+            yield stream
 
-    def write_files(self, contents: Mapping[str, bytes | memoryview]) -> None:
-        """Write several files of this folder, by name; on this machine none is seen before all of them are whole."""
-        if isinstance(self.filesystem, fs.LocalFileSystem):
-            Path(self.path).mkdir(parents=True, exist_ok=True)
-            replace_files({Path(self.path) / name: content for name, content in contents.items()})
-            return
-        for name, content in contents.items():
-            (self / name).write(content)
+    def write(self, content: bytes) -> None:
+        with self.writing() as stream:
+            stream.write(content)
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed left half written in here. Only for who works here alone."""
+        for unfinished in self.local.glob(f".*{UNFINISHED}") if self.local is not None else ():
+            unfinished.unlink(missing_ok=True)
+
+    def write_files(self, contents: Mapping[str, bytes]) -> None:
+        """Write several files of this folder, by name; none is seen before all of them have been written."""
+        with ExitStack() as written:
+            for name, content in contents.items():
+                written.enter_context((self / name).writing()).write(content)
 
     def read_text(self) -> str:
         with self.filesystem.open_input_stream(self.path) as stream:
@@ -98,27 +116,24 @@ def unreadable(file: object, error: Exception) -> str:
     return f"{file}: cannot be read ({reason}). Mend: restore it or import it again."
 
 
-def replace_file(file: Path, content: bytes | memoryview) -> None:
+def replace_file(file: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one, also after a power cut."""
-    replace_files({file: content})
+    with _replacing(file) as unfinished:
+        unfinished.write_bytes(content)
 
 
-def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
-    """Write several files: none appears under its name before all of them lie whole on the disk."""
-    unfinished: list[tuple[str, Path]] = []
+@contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """A place for the new content, which takes the place of the old when it is on the disk."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=UNFINISHED, dir=file.parent)
+    unfinished = Path(name)
     try:
-        for file, content in contents.items():
-            handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-            unfinished.append((name, file))
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
-        while unfinished:
-            os.replace(*unfinished[0])
-            del unfinished[0]
+        yield unfinished
+        os.fsync(handle)
+        unfinished.chmod(0o644)
+        unfinished.replace(file)
     except BaseException:
-        for name, _ in unfinished:
-            os.unlink(name)
+        unfinished.unlink()
         raise
+    finally:
+        os.close(handle)

@@ -9,13 +9,11 @@ A run's folder appears whole or not at all. Starting a study again finds what is
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +25,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from survq.data.lock import locked
+
 UNFINISHED, DAMAGED, STALE = ".unfinished-", ".damaged-", ".stale-"
-
-
-class StudyInUse(RuntimeError):
-    """Another process works on this study."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +52,9 @@ class Results:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes away from this study for as long as this one lives. Raises StudyInUse."""
+        """Keep other processes away from this study for as long as this one lives. Raises InUse."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / ".lock"
-        with file.open("a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                handle.seek(0)
-                raise StudyInUse(
-                    f"{self.folder} is in use by {handle.read().strip() or 'another process'}. "
-                    f"Mend: wait for it to end, or give --results another folder."
-                ) from None
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-            handle.flush()
+        with locked(self.folder / ".lock", self.folder, "wait for it to end, or give --results another folder"):
             self._sweep()
             yield
 

@@ -87,7 +87,7 @@ def test_damage_anywhere_is_caught_or_harmless(tmp_path, small):
     file = tmp_path / "two.parquet"
     with pq.ParquetWriter(file, SCHEMA, compression="none", write_page_checksum=True) as writer:
         for slide in slides:
-            writer.write_table(pa.Table.from_pylist([slide.row()], schema=SCHEMA))
+            writer.write_table(slide.table())
     whole = file.read_bytes()
     kept = ["slide_id", "case_id", "patches", "width", "patch_size", "magnification", "encoder"]
     expected = FeatureStore(tmp_path).index[kept]
@@ -139,7 +139,7 @@ def test_bad_slides_are_refused_all_at_once(tmp_path, small, change, message):
 
 def test_other_tables_are_refused(tmp_path):
     pq.write_table(pa.table({"slide_id": ["S"]}), tmp_path / "a.parquet")
-    rows = pa.Table.from_pylist([Slide(s, "C", np.ones((1, 2), np.float16)).row() for s in "ST"], schema=SCHEMA)
+    rows = pa.concat_tables([Slide(s, "C", np.ones((1, 2), np.float16)).table() for s in "ST"])
     pq.write_table(rows, tmp_path / "b.parquet")
     with pytest.raises(DataError) as error:
         FeatureStore(tmp_path)
@@ -148,7 +148,7 @@ def test_other_tables_are_refused(tmp_path):
 
 
 def test_lengths_that_do_not_fit_are_refused(tmp_path):
-    row = Slide("S", "C", np.ones((2, 3), np.float16), coordinates=np.ones((2, 2), np.int32)).row()
+    (row,) = Slide("S", "C", np.ones((2, 3), np.float16), coordinates=np.ones((2, 2), np.int32)).table().to_pylist()
     pq.write_table(pa.Table.from_pylist([row | {"patches": 5}], schema=SCHEMA), tmp_path / "a.parquet")
     store = FeatureStore(tmp_path)
     with pytest.raises(DataError, match="12 bytes of features; expected 5 patches x 3 features x 2 bytes"):

@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 from writers import CONFIG, PATH, hold, predictions, report, save_on_a_small_disk, write_for_ever
 
+from survq.data.lock import InUse
 from survq.reporting import results as module
-from survq.reporting.results import Results, StudyInUse, read_record
+from survq.reporting.results import Results, read_record
 
 
 @pytest.fixture
@@ -328,7 +329,7 @@ def test_a_study_is_for_one_process(results, processes):
     (results.folder / "BLCA/.unfinished-of-the-other").mkdir(parents=True)
     try:
         for _ in range(3):
-            with pytest.raises(StudyInUse, match=f"process {holder.pid} on .*Mend"), results.lock():
+            with pytest.raises(InUse, match=f"process {holder.pid} on .*Mend"), results.lock():
                 pytest.fail("two processes work on one study")
         assert hidden(results.folder) == [".unfinished-of-the-other"]  # it may be at work on it
     finally:
@@ -341,5 +342,5 @@ def test_a_study_is_for_one_process(results, processes):
 
 
 def test_a_study_is_opened_once_in_a_process_too(results):
-    with results.lock(), pytest.raises(StudyInUse, match=f"process {os.getpid()}"), results.lock():
+    with results.lock(), pytest.raises(InUse, match=f"process {os.getpid()}"), results.lock():
         pytest.fail("opened twice")

@@ -1,0 +1,161 @@
+"""Filling the feature store of a cohort, whoever fills it: who may, what fits into it, and what was left out.
+
+One process at a time. A slide stands in the store whole or not at all, under a name that comes from its id, with what
+it was made from; so a killed run is continued by starting it again, and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from survq.data.cohort import cohort_names
+from survq.data.features import file_name, read_index
+from survq.data.folder import Folder
+from survq.data.lock import locked
+from survq.data.problems import DataError, some
+
+SKIPPED = "skipped.csv"
+
+
+class Kind(NamedTuple):
+    """What the features of a cohort must have in common."""
+
+    encoder: str
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.encoder}, {self.width} wide"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one slide: what a task hands back instead of features."""
+
+    slide_id: str
+    case_id: str
+    file: str  # that it was made from
+    state: Literal["written", "found", "failed", "skipped", "unwritten"]
+    reason: str = ""
+    patches: int = 0
+    bytes: int = 0  # of features, as stored
+    rounding: float = 0.0  # the most that a value was moved by being made a half float
+
+    def row(self) -> dict:
+        return asdict(self)
+
+
+def case_ids(root: Folder, cohort: str) -> set[str]:
+    """The cases of a cohort that is to get slides. Raises DataError where there are none yet."""
+    if not (root / cohort / "cases.parquet").is_file():
+        raise DataError(
+            [
+                f"{root}: no cohort {cohort!r} to put slides into; it has: {some(cohort_names(root), 9) or 'none'}. "
+                f"Mend: bring its labels first, with `survq import labels` or `survq import survpath`."
+            ]
+        )
+    cases = (root / cohort / "cases.parquet").read_table()
+    if "case_id" not in cases:
+        raise DataError([f"{root / cohort}/cases.parquet: lacks the column case_id. Mend: import the labels again."])
+    return set(cases["case_id"])
+
+
+@contextmanager
+def filling(cohort: Folder) -> Iterator[Folder]:
+    """The features of a cohort, for this process alone; what killed ones left half written is swept away.
+
+    In a bucket nothing is ever seen half written, and nothing can be locked: two runs at once do the work twice.
+    Raises InUse.
+    """
+    features = cohort / "features"
+    if cohort.local is None:
+        yield features
+        return
+    with locked(cohort.local / ".features.lock", features, "wait for it to end"):
+        features.sweep()
+        yield features
+        features.sweep()  # a task of a killed run may have lived a little longer than it
+
+
+def already_there(features: Folder) -> pd.DataFrame:
+    """The index of what can be read of a store; what cannot be read is as good as not there, and is written again."""
+    index, _ = read_index(features)
+    return index
+
+
+def is_there(index: pd.DataFrame, slide_id: str, case_id: str, source: str) -> bool:
+    """Whether a store holds this slide, of this case, as made from this source."""
+    return slide_id in index.index and tuple(index.loc[slide_id, ["case_id", "source"]]) == (case_id, source)
+
+
+def in_the_way(index: pd.DataFrame, slide_ids: Collection[str]) -> list[str]:
+    """The slides that share a file with others, so that one that comes cannot take their place."""
+    comes = index["slide_id"].isin(list(slide_ids))
+    alone = [
+        file.rsplit("/", 1)[-1] == file_name(slide) for file, slide in zip(index["file"], index.index, strict=True)
+    ]
+    return [
+        f"{file}: holds {some(rows['slide_id'])}, which come again. Mend: move this file away first."
+        for file, rows in index[comes & ~np.array(alone, dtype=bool)].groupby("file")
+    ]
+
+
+def strangers(index: pd.DataFrame, coming: Mapping[str, Kind]) -> dict[str, str]:
+    """Of the slides that come, by name, those that do not go with the others, and why.
+
+    The store says what goes, and where it is empty, most of those that come. Raises DataError where there is no most.
+    """
+    inside = Counter(Kind(row.encoder, row.width) for row in index.itertuples() if row.slide_id not in coming)
+    kinds = inside or Counter(coming.values())
+    if len(set(kinds) | set(coming.values())) <= 1:
+        return {}
+    right, count = kinds.most_common(1)[0]
+    if 2 * count <= kinds.total():
+        groups = "; ".join(
+            f"{kind} ({number} slides, the first {min(name for name, its in coming.items() if its == kind)})"
+            for kind, number in kinds.most_common()
+        )
+        raise DataError([f"mixed patch encoders: {groups}. Mend: bring one kind, the same for all slides of a cohort."])
+    whose = f"the {count} slides of the store" if inside else f"{count} others"
+    return {
+        name: f"its features are of {kind}; those of {whose} are of {right}. Mend: use one encoder for all slides"
+        for name, kind in coming.items()
+        if kind != right
+    }
+
+
+def list_dropped(cohort: Folder, cases: Collection[str], reason: str) -> None:
+    """Add cases to a cohort's dropped.csv; one that stands there keeps its reason."""
+    file = cohort / "dropped.csv"
+    text = file.read_text() if file.is_file() else "case_id,reason\n"
+    known = set(pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)["case_id"])
+    if new := sorted(set(cases) - known):
+        rows = pd.DataFrame({"case_id": new, "reason": reason}).to_csv(index=False, header=False, lineterminator="\n")
+        file.write((text + rows).encode())
+
+
+def list_skipped(features: Folder, outcomes: Sequence[Outcome]) -> Folder | None:
+    """Write who was left out, and why, beside the slides. What earlier runs left out stays until it is there."""
+    columns = ["slide_id", "case_id", "file", "reason"]
+    file = features / SKIPPED
+    old = pd.DataFrame(columns=columns, dtype=str)
+    if file.is_file():
+        old = pd.read_csv(io.StringIO(file.read_text()), dtype=str, keep_default_na=False)
+    out = pd.DataFrame(
+        [outcome.row() for outcome in outcomes if outcome.state in ("failed", "skipped")], columns=columns, dtype=str
+    )
+    seen = {outcome.slide_id for outcome in outcomes}
+    table = pd.concat([old[~old["slide_id"].isin(seen)], out]).sort_values(["slide_id", "file"])
+    if table.empty:
+        if file.is_file():
+            file.filesystem.delete_file(file.path)
+        return None
+    file.write(table.to_csv(index=False, lineterminator="\n").encode())
+    return file

@@ -1,0 +1,111 @@
+"""Which slide a file of features is of, and which case a slide is of: by its TCGA barcode, or by a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from survq.data.cohort import usable_id
+from survq.data.problems import DataError, raise_if_any, some
+from survq.importing.text_table import numbers, read_text_table
+
+FILES = (".h5", ".hdf5", ".pt", ".pth")
+IMAGES = (
+    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif"),
+    *(".vms", ".vmu", ".svslide", ".dcm", ".czi", ".isyntax", ".qptiff"),
+)
+BARCODE = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Name:
+    """A slide, the case it is of, and micrometres a level-0 pixel where a table tells."""
+
+    slide_id: str
+    case_id: str
+    mpp: float | None = None
+
+
+def stem(file_name: str) -> str:
+    """A slide's id out of a file's name: TCGA-AA-0001-01Z-00-DX1.UUID.svs.h5 -> TCGA-AA-0001-01Z-00-DX1.UUID.
+
+    Ids contain dots, so only endings that are known are taken off.
+    """
+    for endings in (FILES, IMAGES, ("_patches",)):
+        ending = next((end for end in endings if file_name.lower().endswith(end)), "")
+        file_name = file_name[: len(file_name) - len(ending)]
+    return file_name
+
+
+def by_barcode(slide_id: str) -> Name | None:
+    """The case of a slide of TCGA is the first twelve characters. Raises DataError for other names."""
+    if BARCODE.match(slide_id) is None:
+        raise DataError(
+            [
+                f"slide {slide_id[:80]!r}: its name does not tell the case, for it is no TCGA barcode. "
+                f"Mend: give --cases a table with the columns case_id and slide_id."
+            ]
+        )
+    return Name(slide_id, slide_id[:12].upper())
+
+
+class SlideTable:
+    """A table with the columns case_id and slide_id, and maybe mpp. Ids are compared without regard to case."""
+
+    def __init__(self, rows: Iterable[Name]):
+        self._rows = {row.slide_id.lower(): row for row in rows}
+
+    @classmethod
+    def read(cls, file: str | Path) -> SlideTable:
+        """Raises FileNotFoundError; DataError with every row that cannot be used or contradicts another."""
+        table = read_text_table(file, needed=["case_id", "slide_id"])
+        problems = []
+        for column in ("case_id", "slide_id"):
+            problems += [
+                f"{file}:{line}: {column} {cell[:60]!r}; expected printable text that starts with a letter or digit."
+                for line, cell in table[column].items()
+                if not usable_id(cell)
+            ]
+        sizes = [None] * len(table)
+        if "mpp" in table:
+            found, unreadable = numbers(table["mpp"], file)
+            problems += unreadable
+            problems += [
+                f"{file}:{line}: mpp {size:g}; expected micrometres a pixel, such as 0.25. Mend: correct it."
+                for line, size in found.items()
+                if size <= 0
+            ]
+            sizes = [size if size > 0 else None for size in found]
+        rows: dict[str, Name] = {}
+        for line, case, slide, size in zip(table.index, table["case_id"], table["slide_id"], sizes, strict=True):
+            row = Name(stem(slide), case, size)
+            if rows.setdefault(row.slide_id.lower(), row) != row:
+                problems.append(
+                    f"{file}:{line}: slide {slide[:80]!r} stands with other values above. Mend: make its rows agree."
+                )
+        raise_if_any(problems)
+        return cls(rows.values())
+
+    def __call__(self, slide_id: str) -> Name | None:
+        """The row of a slide; None where there is none. The UUID after a barcode may lack in the table or in the name.
+
+        Raises DataError where several rows could be meant.
+        """
+        name = slide_id.lower()
+        if (row := self._rows.get(name)) is not None:
+            return Name(slide_id, row.case_id, row.mpp)
+        longer = [row for key, row in self._rows.items() if key.startswith(f"{name}.")]
+        if len(longer) == 1:
+            return longer[0]
+        if longer:
+            names = some([row.slide_id for row in longer])
+            raise DataError(
+                [f"slide {slide_id[:80]!r}: the table has {names}. Mend: name the file as the slide it is of."]
+            )
+        parts = name.split(".")
+        for count in range(len(parts) - 1, 0, -1):
+            if (row := self._rows.get(".".join(parts[:count]))) is not None:
+                return Name(slide_id, row.case_id, row.mpp)
+        return None

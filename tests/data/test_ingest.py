@@ -1,0 +1,144 @@
+"""What filling a store has in common: one at a time, one encoder, nothing half written, nobody lost."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyarrow import fs
+
+from survq.data.cohort import write_cohort
+from survq.data.features import FeatureStore, Slide, write_slide
+from survq.data.folder import Folder
+from survq.data.ingest import (
+    Kind,
+    Outcome,
+    already_there,
+    case_ids,
+    filling,
+    in_the_way,
+    is_there,
+    list_skipped,
+    strangers,
+)
+from survq.data.lock import InUse
+from survq.data.problems import DataError
+
+
+def slide(name: str, encoder: str = "uni", width: int = 4) -> Slide:
+    return Slide(name, f"CASE-{name}", np.ones((2, width), np.float16), encoder=encoder)
+
+
+def store_of(folder, *slides):
+    for each in slides:
+        write_slide(folder, each, "from there")
+    return already_there(Folder.at(folder))
+
+
+def test_a_cohort_must_have_cases_first(tmp_path, small):
+    write_cohort(tmp_path, "X", **small)
+    assert case_ids(Folder.at(tmp_path), "X") == set(small["cases"].index)
+    with pytest.raises(DataError, match=r"no cohort 'BLCA'.*it has: 'X'.*`survq import labels`"):
+        case_ids(Folder.at(tmp_path), "BLCA")
+
+
+def test_filling_is_for_one_process_and_leaves_nothing(tmp_path):
+    code = "import sys; from survq.data.ingest import filling, Folder\n"
+    code += "with filling(Folder.at(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InUse, match=rf"in use by process {holder.pid} on .*Mend: wait"), filling(Folder.at(tmp_path)):
+        pytest.fail("two processes fill one store")
+    holder.kill()
+    holder.communicate()
+    assert os.listdir(tmp_path) == [".features.lock"]  # left by the kill, held by nobody
+    with filling(Folder.at(tmp_path)):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_was_left_half_written_is_swept_and_nothing_else(tmp_path):
+    features = tmp_path / "features"
+    write_slide(features, slide("A"))
+    (features / ".A.parquet.x1.unfinished").write_text("half")
+    (features / ".nfs0001").write_text("not ours")
+    with filling(Folder.at(tmp_path)):
+        (features / ".B.parquet.x2.unfinished").write_text("of a task that outlived its run")
+    assert sorted(os.listdir(features)) == sorted([".nfs0001", *(f.name for f in features.glob("A-*.parquet"))])
+
+
+def test_a_bucket_cannot_be_locked(tmp_path):
+    bucket = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
+    with filling(bucket) as features, filling(bucket):
+        assert str(features) == "data/features"
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_there_is_known_by_case_and_source(tmp_path):
+    index = store_of(tmp_path, slide("A"))
+    assert is_there(index, "A", "CASE-A", "from there")
+    assert not is_there(index, "A", "CASE-A", "changed")
+    assert not is_there(index, "A", "CASE-B", "from there")
+    assert not is_there(index, "B", "CASE-B", "from there")
+
+
+def test_a_damaged_slide_is_as_good_as_not_there(tmp_path):
+    store_of(tmp_path, slide("A"), slide("B"))
+    (damaged,) = tmp_path.glob("A-*.parquet")
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    assert list(already_there(Folder.at(tmp_path)).index) == ["B"]
+    with pytest.raises(DataError, match=r"A-.*cannot be read"):
+        FeatureStore(tmp_path)
+
+
+def test_slides_that_share_a_file_are_in_the_way(tmp_path):
+    store_of(tmp_path, slide("A"), slide("B"))
+    (tmp_path / "all.parquet").write_bytes(next(tmp_path.glob("B-*")).read_bytes())
+    next(tmp_path.glob("B-*")).unlink()
+    index = already_there(Folder.at(tmp_path))
+    assert in_the_way(index, {"A", "C"}) == []
+    (problem,) = in_the_way(index, {"A", "B"})
+    assert "all.parquet: holds 'B', which come again. Mend" in problem
+
+
+def test_the_store_says_which_kind_goes_with_it(tmp_path):
+    index = store_of(tmp_path, slide("A"), slide("B"))
+    coming = {"C": Kind("uni", 4), "D": Kind("conch", 4), "E": Kind("uni", 8), "F": Kind("conch", 4)}
+    found = strangers(index, coming)
+    assert set(found) == {"D", "E", "F"}
+    assert "of conch, 4 wide; those of the 2 slides of the store are of uni, 4 wide. Mend" in found["D"]
+    # what takes the place of all that is there need not go with it
+    assert strangers(index, {"A": Kind("conch", 4), "B": Kind("conch", 4)}) == {}
+
+
+def test_in_an_empty_store_most_of_those_that_come_do():
+    none = already_there(Folder.at("/nowhere"))
+    coming = {"A": Kind("uni", 4), "B": Kind("uni", 4), "C": Kind("uni", 8)}
+    (reason,) = strangers(none, coming).values()
+    assert reason.startswith("its features are of uni, 8 wide; those of 2 others are of uni, 4 wide. Mend: ")
+    assert strangers(none, {}) == {} == strangers(none, {"A": Kind("uni", 4)})
+    with pytest.raises(DataError, match=r"mixed.*uni, 4 wide \(1 slides, the first A\); uni, 8 wide \(1 .*C\)"):
+        strangers(none, {"A": Kind("uni", 4), "C": Kind("uni", 8)})
+
+
+def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
+    folder = Folder.at(tmp_path)
+    bad = Outcome("A", "CASE-A", "a.h5", "failed", "no patches")
+    other = Outcome("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
+    fine = Outcome("C", "CASE-C", "c.h5", "written", patches=3)
+    list_skipped(folder, [bad, fine])
+    file = list_skipped(folder, [other, fine])
+    table = pd.read_csv(str(file))
+    assert table.to_dict("list") == {
+        "slide_id": ["A", "B"],
+        "case_id": ["CASE-A", "CASE-B"],
+        "file": ["a.h5", "b.h5"],
+        "reason": ["no patches", "not a case, of 'X'"],
+    }
+    assert FeatureStore(tmp_path).index.empty  # it is no slide
+    assert list_skipped(folder, [Outcome(name, "", "", "written") for name in "AB"]) is None
+    assert os.listdir(tmp_path) == []
