@@ -28,6 +28,11 @@ from survq.data.problems import DataError
 class Import:
     """Bring files that people already have into a data folder. Everything is joined by case id.
 
+    example:  survq import survpath ~/SurvPath data --cohorts BLCA
+
+    next:     survq import features ~/trident/features_uni_v1 data --cohort BLCA
+    """
+
     what: (
         Annotated[ImportLabels, subcommand("labels")]
         | Annotated[ImportExpression, subcommand("expression")]

@@ -1,6 +1,5 @@
 """Fixtures for all tests: the real tables (where they lie beside the repository), a small cohort, a small SurvPath."""
 
-import csv
 import hashlib
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from csv_files import write_csv
 
 from survq.data.features import Slide
 from survq.data.pathways import Pathways
@@ -101,12 +101,6 @@ def small_survpath(tmp_path) -> Path:
         rows = [[number, *row] for number, row in enumerate(zip(training, padded, strict=True))]
         write_csv(source / f"splits/5foldcv/tcga_blca/splits_{fold}.csv", [["", "train", "val"], *rows])
     return source
-
-
-def write_csv(file: Path, rows: list[list]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as stream:
-        csv.writer(stream).writerows(rows)
 
 
 @pytest.fixture

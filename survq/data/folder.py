@@ -74,7 +74,7 @@ class Folder:
         with _replacing(self.local) as unfinished, pa.OSFile(str(unfinished), "wb") as stream:
             yield stream
 
-    def write(self, content: bytes) -> None:
+    def write(self, content: bytes | memoryview) -> None:
         with self.writing() as stream:
             stream.write(content)
 
@@ -83,7 +83,7 @@ class Folder:
         for unfinished in self.local.glob(f".*{UNFINISHED}") if self.local is not None else ():
             unfinished.unlink(missing_ok=True)
 
-    def write_files(self, contents: Mapping[str, bytes]) -> None:
+    def write_files(self, contents: Mapping[str, bytes | memoryview]) -> None:
         """Write several files of this folder, by name; none is seen before all of them have been written."""
         with ExitStack() as written:
             for name, content in contents.items():

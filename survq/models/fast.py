@@ -32,7 +32,7 @@ from survq.models.layers import Attention
 
 PATCHES = {"cpu": 1024, "cuda": 16384}  # in a chunk: what the cache holds, and what fills a GPU
 ROOM = 2 * 2**30  # bytes that the forward pass may keep for the backward pass
-ROOM_OF_A_CASE = 90 * 2**20  # of it, about what parameter gradients take later: the end of a very large slide is made again
+ROOM_OF_A_CASE = 90 * 2**20  # of it, about what gradients take later: the end of a very large slide is made again
 SLAB = 32 * 2**20  # bytes taken at once of that room
 
 

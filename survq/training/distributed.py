@@ -85,8 +85,8 @@ def _worker(config: dict[str, Any]) -> None:
     run: Run = config["run"]
     rank, workers = dist.get_rank(), dist.get_world_size()
     folds, part, parts = share_of(rank, workers, len(run.folds))
-    messages = dist.new_group(backend="gloo")  # tables and numbers, whatever the gradients travel by
-    mates = None
+    messages: Any = dist.new_group(backend="gloo")  # tables and numbers, whatever the gradients travel by
+    mates: Any = None
     if parts > 1:
         for first in range(0, workers, parts):  # every process has to make every group
             ranks = list(range(first, first + parts))

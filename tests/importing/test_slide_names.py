@@ -1,7 +1,7 @@
 """Which slide a file is of, and which case a slide is of."""
 
 import pytest
-from conftest import write_csv
+from csv_files import write_csv
 
 from survq.data.problems import DataError
 from survq.importing.slide_names import Name, SlideTable, by_barcode, stem
