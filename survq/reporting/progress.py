@@ -78,12 +78,22 @@ class SlideProgress:
         """`patches` in all, where they are known beforehand: they tell better than slides how much is left."""
         self.slides, self.patches = slides, patches
         self.done = self.failed = self.patches_done = 0
+        self._under_way: dict[str, tuple[int, float]] = {}  # slide: its patches that are done, and their share of all
         self._start = self._last = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
         self.done += 1
         self.failed += outcome.state == "failed"
         self.patches_done += outcome.patches
+        self._under_way.pop(outcome.slide_id, None)
+        self._now_and_then()
+
+    def part(self, slide_id: str, patches: int, of: int | None) -> None:
+        """So many of a slide's patches are done; of how many may not be known yet."""
+        self._under_way[slide_id] = patches, patches / of if of else 0.0
+        self._now_and_then()
+
+    def _now_and_then(self) -> None:
         if time.monotonic() - self._last > EVERY:
             self._last = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
@@ -91,12 +101,13 @@ class SlideProgress:
     def line(self) -> str:
         """... 120 of 423 slides, 1 failed, 14,230 patches/s, 2.1 slides/s, 0:57 elapsed, about 2:24 left"""
         elapsed = self.elapsed
-        share = self.patches_done / self.patches if self.patches else self.done / self.slides
+        patches, slides = map(sum, zip((self.patches_done, self.done), *self._under_way.values(), strict=True))
+        share = patches / self.patches if self.patches else slides / self.slides
         left = f", about {clock(elapsed / share - elapsed)} left" if share else ""
         failed = f", {self.failed} failed" if self.failed else ""
         return (
-            f"  ... {self.done} of {self.slides} slides{failed}, {self.patches_done / elapsed:,.0f} patches/s, "
-            f"{self.done / elapsed:.2g} slides/s, {clock(elapsed)} elapsed{left}"
+            f"  ... {self.done} of {self.slides} slides{failed}, {patches / elapsed:,.0f} patches/s, "
+            f"{slides / elapsed:.2g} slides/s, {clock(elapsed)} elapsed{left}"
         )
 
     @property
