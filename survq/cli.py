@@ -12,6 +12,7 @@ from tyro.conf import subcommand
 
 from survq.commands.check import Check
 from survq.commands.console import DATA, IN_USE, INTERRUPTED, IO, MISSING, USAGE, complain
+from survq.commands.extract import Extract
 from survq.commands.fetch import Fetch
 from survq.commands.import_expression import ImportExpression
 from survq.commands.import_features import ImportFeatures
@@ -49,6 +50,7 @@ class Import:
 Command = (
     Annotated[Import, subcommand("import")]
     | Annotated[Fetch, subcommand("fetch")]
+    | Annotated[Extract, subcommand("extract")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Simulate, subcommand("simulate")]
 )

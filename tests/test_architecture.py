@@ -25,7 +25,8 @@ PLAIN = {"training/losses.py"}
 """Functions of tensors that import nothing of survq: models may use them too."""
 
 WITH_RAY = {
-    *("data/session.py", "data/shards.py", "importing/features.py", "training/runs.py", "training/distributed.py")
+    *("data/session.py", "data/shards.py", "importing/features.py", "slides/pipeline.py"),
+    *("training/runs.py", "training/distributed.py"),
 }
 
 

@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("coordinates", pa.large_binary()),  # int32, (patch, 2): level-0 pixels of the top-left corner; or null
         ("patch_size", pa.int32()),  # side of a patch in level-0 pixels; or null
-        ("magnification", pa.float32()),
+        ("magnification", pa.float32()),  # of level 0, in round figures: 40 for a scan at 40x; or null
         ("encoder", pa.string()),
         ("sha256", pa.string()),  # of `features`
     ]
@@ -53,7 +53,7 @@ class Slide:
     features: np.ndarray  # (patch, feature), float16
     coordinates: np.ndarray | None = None  # (patch, 2), int32, level-0 pixels of the top-left corner
     patch_size: int | None = None  # level-0 pixels
-    magnification: float | None = None
+    magnification: float | None = None  # of level 0
     encoder: str = "unknown"
 
     def problems(self) -> list[str]:

@@ -1,0 +1,191 @@
+"""Patch encoders: what turns a patch into a vector of features. Through timm, or a tiny one of our own.
+
+    uni         UNI (Chen et al., Nature Medicine 2024): a ViT-L/16; its weights are given out by MahmoodLab/UNI
+    timm:NAME   any image model of timm, by its name
+    tiny        the colours of a patch on a 4 x 4 grid, 48 numbers: to try the way from slide to study, not to publish
+
+Weights come from a file, or from the cache of the Hugging Face hub; they are fetched only when that is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from survq.data.problems import DataError
+from survq.slides.slide import PATCH, PIXEL
+
+UNI = "vit_large_patch16_224", "MahmoodLab/UNI"  # the model in timm, and who gives out its weights
+UNI_ARGUMENTS: dict[str, Any] = {
+    **{"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True},
+    "pretrained_cfg_overlay": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},  # timm's are another's
+}
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # by these names the hub has them
+
+
+@dataclass(frozen=True)
+class PatchEncoder:
+    """A frozen network with what its patches go through before it.
+
+    `name` tells it from all others: what it is called, and a hash of weights and preprocessing.
+    """
+
+    name: str
+    width: int
+    description: dict[str, Any]  # model, sha256 of the weights, preprocessing: as plain JSON
+    network: nn.Module
+    device: torch.device
+
+    @torch.inference_mode()
+    def __call__(self, patches: np.ndarray) -> np.ndarray:
+        """(patch, 224, 224, 3), uint8, to (patch, feature), float16."""
+        X = torch.tensor(patches).to(self.device).permute(0, 3, 1, 2).float() / 255
+        # stored as half floats either way; on a GPU half floats are what its matrix units are for
+        with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+            return self.network(X).to(torch.float16).cpu().numpy()
+
+
+class Preprocessed(nn.Module):
+    """A network with the size and colours of images that it was trained on."""
+
+    def __init__(self, network: nn.Module, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.network, self.size = network, size
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, X: Tensor) -> Tensor:
+        # the whole patch, never its centre: what is cut off of photographs is tissue here
+        if X.shape[-2:] != self.size:
+            X = nn.functional.interpolate(X, self.size, mode="bicubic", antialias=True)
+        return self.network((X - self.mean) / self.std)
+
+
+class Colours(nn.Module):
+    def forward(self, X: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(X, 4).flatten(1)
+
+
+def load_encoder(
+    name: str, weights: Path | None = None, *, download: bool = False, device: str | None = None
+) -> PatchEncoder:
+    """`weights` is a file of safetensors, or one that torch reads as plain tensors; by default the hub's cache is used.
+
+    Raises DataError where there is no such encoder, or its weights are not there or not its own.
+    """
+    torch_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    patch = {"pixels": PATCH, "micrometres_a_pixel": PIXEL}
+    if name == "tiny":
+        if weights is not None:
+            raise DataError(["--weights: the encoder 'tiny' has none. Mend: leave them out."])
+        return _named(name, 48, {"model": name, "patch": patch}, Colours().eval(), torch_device)
+
+    import timm
+
+    model, repository = UNI if name == "uni" else (name.removeprefix("timm:"), None)
+    if name != "uni" and not (name.startswith("timm:") and timm.is_model(model)):
+        raise DataError(
+            [f"--encoder {name!r}: unknown. Mend: uni, tiny, or timm:NAME with a name of timm.list_models()."]
+        )
+    config: Any = timm.get_pretrained_cfg(model)
+    file = weights or hub_weights(name, repository or config.hf_hub_id, download)
+    given = _tensors(file)
+    network: Any = timm.create_model(model, pretrained=False, num_classes=0, **(UNI_ARGUMENTS if name == "uni" else {}))
+    _fill(network.eval().requires_grad_(False), given, file, name)
+    config = timm.data.resolve_model_data_config(network)
+    preprocessing = {"size": list(config["input_size"][1:]), "mean": list(config["mean"]), "std": list(config["std"])}
+    description = {
+        "model": model,
+        "weights_sha256": _sha256(file),
+        "patch": patch,
+        "preprocessing": {"scale": "0 to 1", "resize": "whole patch, bicubic, antialiased", **preprocessing},
+    }
+    size = (preprocessing["size"][0], preprocessing["size"][1])
+    whole = Preprocessed(network, size, config["mean"], config["std"]).eval()
+    return _named(name, network.num_features, description, whole, torch_device)
+
+
+def _named(name: str, width: int, description: dict, network: nn.Module, device: torch.device) -> PatchEncoder:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    return PatchEncoder(f"{name}@{digest[:12]}", width, description, network.to(device), device)
+
+
+def hub_weights(name: str, repository: str | None, download: bool) -> Path:
+    """The weights in the hub's cache; fetched into it where `download` says so."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if repository is None:
+        raise DataError([f"--encoder {name}: timm names no weights for it. Mend: give them with --weights FILE."])
+    for file in WEIGHT_FILES:
+        if isinstance(there := try_to_load_from_cache(repository, file), str):
+            return Path(there)
+    how = (
+        f"Mend: give them with --weights FILE; or add --download to fetch them from huggingface.co/{repository}. "
+        f"Where weights are gated, as UNI's are, ask for access on that page first, then `hf auth login`."
+    )
+    if not download:
+        raise DataError([f"--encoder {name}: its weights are not on this machine. {how}"])
+    reason = ""
+    for file in WEIGHT_FILES:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except (HfHubHTTPError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+    raise DataError([f"--encoder {name}: its weights could not be fetched ({reason}). {how}"])
+
+
+def _fill(network: nn.Module, given: dict[str, Tensor], file: Path, name: str) -> None:
+    """Give a network its weights: all of them, and none that are another's."""
+    own = network.state_dict()
+    classifier = getattr(network, "pretrained_cfg", {}).get("classifier") or "head"
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    given = {key: value for key, value in given.items() if key.rpartition(".")[0] not in heads or key in own}
+    wrong = [key for key in own if key not in given or given[key].shape != own[key].shape]
+    unknown = [key for key in given if key not in own]
+    if wrong or unknown:
+        first = (wrong or unknown)[0]
+        raise DataError(
+            [
+                f"{file}: not the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or of another "
+                f"shape, {len(unknown)} are unknown to it, the first is {first!r}. Mend: name the model they belong to."
+            ]
+        )
+    network.load_state_dict(given)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The weights of a file, by name. Never unpickled: it may come from anyone."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file of weights.")
+    given: Any
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            given = load_file(file)
+        else:
+            given = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # each of the two has its own, down to UnpicklingError and RuntimeError
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            [f"{file}: cannot be read as weights ({reason}). Mend: save the model's state_dict as safetensors."]
+        ) from error
+    given = given.get("state_dict", given) if isinstance(given, dict) else given
+    if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
+        raise DataError([f"{file}: holds no named tensors. Mend: save the model's state_dict."])
+    return given
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,176 @@
+"""The slides of a folder to the feature store of a cohort.
+
+    DIR/<COHORT>/features/<slide>.parquet    see survq/data/features.py; with what it was made from, and how
+    DIR/<COHORT>/features/skipped.csv        who was left out, and why
+    DIR/<COHORT>/overviews/<slide>.jpg       the slide with its mask and grid, for the eye
+
+A slide that is there, made from this file by this encoder, is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from survq.data.features import Slide, file_name, write_slide
+from survq.data.folder import Folder
+from survq.data.ingest import Outcome, already_there, case_ids, filling, in_the_way, is_there, list_skipped
+from survq.data.problems import DataError, raise_if_any, some
+from survq.importing.slide_names import SlideTable, by_barcode
+from survq.reporting.progress import SlideProgress
+from survq.slides.encoder import PatchEncoder
+from survq.slides.sources import Source, find_files, name_sources
+
+READING = 1  # to be raised by whoever changes which patches are read, or their pixels
+
+Message = tuple[Source, dict, bytes]
+"""Of a slide's reader (survq/slides/reader.py), with features, (patch, feature), float16, in place of patches."""
+
+Encode = Callable[[Sequence[Source]], Iterator[Message]]
+"""The messages of many slides, in any order."""
+
+
+def extract(
+    slides: Path,
+    root: str | Path | Folder,
+    cohort: str,
+    encoder: PatchEncoder,
+    encode: Encode,
+    *,
+    table: Path | None = None,
+    mpp: float | None = None,
+) -> list[Outcome]:
+    """Fill the store of a cohort with the slides of its cases; what became of each slide, by its id.
+
+    `encoder` is what `encode` works with; `table` tells the cases of slides; `mpp` is that of slides that do not say.
+    A slide that fails ends nothing. Raises DataError where the store holds features of another encoder;
+    FileNotFoundError; InUse.
+    """
+    root = Folder.at(root)
+    name_of = by_barcode if table is None else SlideTable.read(table)
+    cases = case_ids(root, cohort)
+    sources, outcomes = name_sources(find_files(slides), name_of, cases, mpp)
+    with filling(root / cohort) as features:
+        overviews = root / cohort / "overviews"
+        overviews.sweep()
+        index = already_there(features)
+        _refuse(index, [source.slide_id for source in sources], encoder, features)
+        todo = []
+        for source in sources:
+            if any(
+                is_there(index, source.slide_id, source.case_id, made_from(source, encoder, used))
+                for used in {None, source.mpp}
+            ):
+                patches = int(index.loc[source.slide_id, "patches"])
+                outcomes.append(Outcome(source.slide_id, source.case_id, source.file, "found", patches=patches))
+            else:
+                todo.append(source)
+        if todo:
+            todo.sort(key=lambda source: -source.bytes)  # so that nobody waits for a large one at the end
+            outcomes += _write(features, overviews, todo, encoder, encode)
+        outcomes = [_with_what_is_left(outcome, index) for outcome in outcomes]
+        list_skipped(features, outcomes)
+    return sorted(outcomes, key=lambda outcome: outcome.slide_id)
+
+
+def made_from(source: Source, encoder: PatchEncoder, mpp: float | None) -> str:
+    """What the features of a slide depend on, as JSON: the store keeps it with them."""
+    facts = {"file": Path(source.file).name, "bytes": source.bytes, "fingerprint": source.fingerprint}
+    return json.dumps({**facts, "mpp_given": mpp, "reading": READING, "encoder": encoder.description}, sort_keys=True)
+
+
+def _refuse(index: pd.DataFrame, slide_ids: list[str], encoder: PatchEncoder, features: Folder) -> None:
+    problems = in_the_way(index, slide_ids)
+    if others := sorted(set(index["encoder"]) - {encoder.name}):
+        problems.append(
+            f"{features}: holds features of {some(others)}; this encoder, with these weights, is {encoder.name!r}. "
+            f"Mend: use that one, or move the folder away; a cohort has one encoder."
+        )
+    raise_if_any(problems)
+
+
+@dataclass
+class _Open:
+    """A slide of which some has come."""
+
+    found: dict = field(default_factory=dict)
+    coordinates: np.ndarray | None = None
+    parts: dict[int, bytes] = field(default_factory=dict)  # features by the number of their first patch
+    patches: int = 0
+    closed: bool = False
+
+
+def _write(
+    features: Folder, overviews: Folder, sources: Sequence[Source], encoder: PatchEncoder, encode: Encode
+) -> Iterator[Outcome]:
+    """Write each slide as soon as all of it has come."""
+    progress = SlideProgress(len(sources))
+    slides: dict[str, _Open] = {}
+    for source, facts, payload in encode(sources):
+        slide = slides.setdefault(source.slide_id, _Open())
+        if slide.closed:
+            continue
+        outcome = None
+        if facts["kind"] == "failed":
+            _show(overviews, source, payload)
+            outcome = _failed(source, facts["problem"])
+        elif facts["kind"] == "found":
+            coordinates = 8 * facts["patches"]
+            slide.found, slide.coordinates = facts, np.frombuffer(payload[:coordinates], np.int32).reshape(-1, 2)
+            _show(overviews, source, payload[coordinates:])
+        else:
+            slide.parts[facts["start"]] = payload
+            slide.patches += facts["patches"]
+            progress.part(source.slide_id, slide.patches, slide.found.get("patches"))
+        if outcome is None and slide.patches == slide.found.get("patches"):
+            outcome = _finish(features, source, slide, encoder)
+        if outcome is not None:
+            slides[source.slide_id] = _Open(closed=True)
+            progress.add(outcome)
+            yield outcome
+    for source in sources:
+        if not slides.get(source.slide_id, _Open()).closed:
+            problem = (
+                "some of it was lost on the way, with the process that had it. Mend: start the same command again."
+            )
+            progress.add(outcome := _failed(source, problem))
+            yield outcome
+
+
+def _finish(features: Folder, source: Source, slide: _Open, encoder: PatchEncoder) -> Outcome:
+    content = b"".join(part for _, part in sorted(slide.parts.items()))
+    row = Slide(
+        source.slide_id,
+        source.case_id,
+        np.frombuffer(content, np.float16).reshape(-1, encoder.width),
+        slide.coordinates,
+        slide.found["patch_size"],
+        slide.found["magnification"],
+        encoder.name,
+    )
+    try:
+        file = write_slide(features, row, made_from(source, encoder, slide.found["mpp_given"]))
+    except DataError as error:
+        return _failed(source, " ".join(error.problems))
+    size = file.filesystem.get_file_info(file.path).size
+    return Outcome(row.slide_id, row.case_id, source.file, "written", patches=slide.patches, bytes=size)
+
+
+def _with_what_is_left(outcome: Outcome, index: pd.DataFrame) -> Outcome:
+    if outcome.state != "failed" or outcome.slide_id not in index.index:
+        return outcome
+    return replace(outcome, reason=f"{outcome.reason} The store still holds what was made of it before.")
+
+
+def _failed(source: Source, reason: str) -> Outcome:
+    return Outcome(source.slide_id, source.case_id, source.file, "failed", reason)
+
+
+def _show(overviews: Folder, source: Source, picture: bytes) -> None:
+    if picture:
+        (overviews / file_name(source.slide_id).replace(".parquet", ".jpg")).write(picture)

@@ -1,0 +1,156 @@
+"""A whole-slide image: how large its pixels are in life, a view of it in small, and its patches as seen at 20x.
+
+A patch is 224 px at 20x, half a micrometre a pixel, whatever the scan: 448 px of a 40x scan, 224 of a 20x one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from survq.data.problems import DataError
+
+PIXEL = 0.5  # micrometres a pixel at 20x, where patches are read; at 40x it is half of that
+PATCH = 224  # pixels of a patch's side at 20x
+COARSEST = 0.6  # micrometres a pixel; enlarged by more than a fifth, a patch is no longer what an encoder knows
+BELIEVED = (0.05, 20.0)  # micrometres a pixel that a scanner or its export may have
+BLOCK = 2048  # pixels read at a time for a view of the whole
+SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi")
+
+Image.MAX_IMAGE_PIXELS = None  # slides are large, and are never read whole
+
+
+class Scan:
+    """A slide that OpenSlide reads. `mpp` is used where the file itself does not say how large its pixels are.
+
+    Raises DataError where it cannot be opened, is no scan at 20x or more, or is smaller than a patch.
+    """
+
+    def __init__(self, file: str | Path, mpp: float | None = None):
+        import openslide
+
+        self._error = openslide.OpenSlideError
+        try:
+            self._slide = openslide.OpenSlide(file)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise DataError(
+                [f"cannot be opened ({error}). Mend: fetch it again, or save it as a tiled TIFF."]
+            ) from error
+        self.width, self.height = self._slide.dimensions
+        says = pixel_size(self._slide.properties)
+        self.mpp_given = mpp if says is None else None  # where the file's own was not enough
+        self.mpp = self._scan(says or mpp)
+        self.magnification = _power(self._slide.properties) or round(20 * PIXEL / self.mpp, 1)
+        self.patch_size = round(PATCH * PIXEL / self.mpp)  # level-0 pixels
+        if min(self.width, self.height) < self.patch_size:
+            raise DataError(
+                [
+                    f"{self.width} x {self.height} pixels, smaller than one patch of {self.patch_size}. "
+                    f"Mend: leave it out; it may be a label or a thumbnail."
+                ]
+            )
+
+    def _scan(self, mpp: float | None) -> float:
+        if mpp is None:
+            stated = self._slide.properties.get("openslide.mpp-x")
+            stated = f"{_number(stated):.4g} micrometres a pixel, which no scanner has," if stated else "no pixel size"
+            raise DataError([f"it says {stated} and no magnification. Mend: give its micrometres a pixel with --mpp."])
+        if mpp > COARSEST:
+            raise DataError(
+                [
+                    f"{mpp:.3g} micrometres a pixel, coarser than 20x ({PIXEL:g}): enlarging adds no detail. "
+                    f"Mend: leave it out, or use a scan at 20x or 40x."
+                ]
+            )
+        return mpp
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def patch(self, x: int, y: int) -> np.ndarray:
+        """(224, 224, 3), uint8: the patch whose top-left corner is at (x, y), in level-0 pixels."""
+        image = self._region(x, y, self.patch_size, self._patch_level, PATCH)
+        return np.asarray(image)
+
+    @cached_property
+    def _patch_level(self) -> int:
+        return self._slide.get_best_level_for_downsample(self.patch_size / PATCH)
+
+    def _region(self, x: int, y: int, size: int, level: int, out: int) -> Image.Image:
+        across, down = self._scale(level)
+        box = (0.0, 0.0, size / across, size / down)
+        region = self._read(x, y, level, math.ceil(box[2]), math.ceil(box[3]))
+        if region.size == (out, out):
+            return region
+        # Pillow widens the filter when it makes an image smaller, so that nothing finer than a pixel folds back
+        return region.resize((out, out), Image.Resampling.BICUBIC, box=box)
+
+    def view(self, mpp: float) -> Image.Image:
+        """The whole slide at about `mpp` micrometres a pixel, each the mean of what it covers; read block by block."""
+        size = [max(1, round(side * self.mpp / mpp)) for side in (self.width, self.height)]
+        level = self._slide.get_best_level_for_downsample(max(self.width / size[0], 1))
+        scale = self._scale(level)
+        view = Image.new("RGB", (size[0], size[1]))
+        # level-0 and level pixels of one pixel of the view, across and down
+        life = self.width / size[0], self.height / size[1]
+        step = life[0] / scale[0], life[1] / scale[1]
+        block = max(1, int(BLOCK / max(step)))
+        for top in range(0, size[1], block):
+            for left in range(0, size[0], block):
+                across, down = min(block, size[0] - left), min(block, size[1] - top)
+                x, y = int(left * life[0]), int(top * life[1])
+                # where the block begins between two pixels of the level
+                skip = (left * life[0] - x) / scale[0], (top * life[1] - y) / scale[1]
+                box = (skip[0], skip[1], skip[0] + across * step[0], skip[1] + down * step[1])
+                region = self._read(x, y, level, math.ceil(box[2]), math.ceil(box[3]))
+                view.paste(region.resize((across, down), Image.Resampling.BOX, box=box), (left, top))
+        return view
+
+    def _scale(self, level: int) -> tuple[float, float]:
+        """Level-0 pixels a pixel of a level, across and down; sides are rounded, so each has its own."""
+        across, down = self._slide.level_dimensions[level]
+        return self.width / across, self.height / down
+
+    def _read(self, x: int, y: int, level: int, across: int, down: int) -> Image.Image:
+        """What was not scanned is transparent to OpenSlide; it becomes white, as glass is."""
+        try:
+            region = self._slide.read_region((x, y), level, (across, down))
+        except self._error as error:
+            raise DataError(
+                [f"cannot be read at ({x}, {y}) ({error}). Mend: fetch it again; it may be cut short."]
+            ) from error
+        scanned = region.getchannel("A")
+        if scanned.getextrema() == (255, 255):
+            return region.convert("RGB")
+        white = Image.new("RGB", region.size, "white")
+        white.paste(region, mask=scanned)
+        return white
+
+
+def pixel_size(properties: Mapping[str, str]) -> float | None:
+    """Micrometres a level-0 pixel, by what the file says: its mpp where that is credible, else its magnification."""
+    across, down = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    if all(BELIEVED[0] <= value <= BELIEVED[1] for value in (across, down)) and 0.9 < across / down < 1.1:
+        return (across + down) / 2
+    power = _power(properties)
+    return 20 * PIXEL / power if power else None
+
+
+def _power(properties: Mapping[str, str]) -> float | None:
+    """Magnification of level 0 as the file says, where that is credible."""
+    power = _number(properties.get("openslide.objective-power"))
+    return power if 1 <= power <= 100 else None
+
+
+def _number(text: str | None) -> float:
+    """0 where there is none."""
+    try:
+        value = float(text or 0)
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0
