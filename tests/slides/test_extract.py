@@ -1,0 +1,263 @@
+"""From a folder of slides to the store, without Ray: what is done, found, failed and left out."""
+
+import os
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from slide_files import flat, stained, write_tiff
+
+from survq.data.cohort import write_cohort
+from survq.data.features import FeatureStore, Slide, write_slide
+from survq.data.problems import DataError
+from survq.slides.encoder import load_encoder
+from survq.slides.extract import extract
+from survq.slides.reader import read_slide
+from survq.slides.sources import find_files, name_sources
+
+CASES = [f"TCGA-AA-{number:04}" for number in range(6)]
+
+
+def name(case: str, slide: int = 1) -> str:
+    return f"{case}-01Z-00-DX{slide}.0A1B"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_encoder("tiny", device="cpu")
+
+
+def encode_here(encoder, sources, timeout=60.0, seen=None):
+    """What the pipeline does, one slide after another in this process."""
+    for source in sources:
+        if seen is not None:
+            seen.append(source.slide_id)
+        for message, payload in read_slide(source.file, source.mpp, timeout):
+            if message["kind"] == "patches":
+                payload = encoder(np.frombuffer(payload, np.uint8).reshape(-1, 224, 224, 3)).tobytes()
+            yield source, message, payload
+
+
+@pytest.fixture
+def data(tmp_path):
+    cases = pd.DataFrame({"time": 9.0, "event": True}, index=pd.Index(CASES, name="case_id"))
+    write_cohort(tmp_path / "data", "X", cases=cases)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def slides(tmp_path):
+    """A good slide at 20x and one at 40x in folders of their own, one of glass, one of no case, and no slide at all."""
+    for folder in ("a", "b", "c"):
+        (tmp_path / "slides" / folder).mkdir(parents=True)
+    write_tiff(tmp_path / "slides" / "a" / f"{name(CASES[0])}.tiff", [stained(2000, 1500)], 0.5)
+    write_tiff(tmp_path / "slides" / "b" / f"{name(CASES[1])}.tif", [stained(3000, 3000, seed=1)], 0.25)
+    write_tiff(tmp_path / "slides" / f"{name(CASES[2])}.tiff", [flat(900, 900, (240, 240, 240))], 0.5)
+    write_tiff(tmp_path / "slides" / "c" / f"{name('TCGA-ZZ-9999')}.tiff", [flat(900, 900, (240, 240, 240))], 0.5)
+    (tmp_path / "slides" / "c" / "annotations.txt").write_text("no slide")
+    return tmp_path / "slides"
+
+
+def states(outcomes) -> dict[str, str]:
+    return {outcome.slide_id: outcome.state for outcome in outcomes}
+
+
+def test_slides_become_a_cohorts_features(slides, data, tiny):
+    outcomes = extract(slides, data, "X", tiny, partial(encode_here, tiny))
+    assert states(outcomes) == {
+        name(CASES[0]): "written",
+        name(CASES[1]): "written",
+        name(CASES[2]): "failed",
+        name("TCGA-ZZ-9999"): "skipped",
+    }
+    index = FeatureStore(data / "X" / "features").index
+    assert list(index["case_id"]) == CASES[:2]
+    assert list(index["patch_size"]) == [224, 448]
+    assert list(index["magnification"]) == [20, 40]
+    assert set(index["encoder"]) == {tiny.name}
+    assert (index["patches"] > 3).all()
+    store = FeatureStore(data / "X" / "features")
+    coordinates = store.coordinates(name(CASES[1]))
+    assert (coordinates % 448 == 0).all()
+    pictures = sorted(os.listdir(data / "X" / "overviews"))
+    assert [picture.split("-DX1")[0] for picture in pictures] == [f"{case}-01Z-00" for case in CASES[:3]]
+    skipped = pd.read_csv(data / "X" / "features" / "skipped.csv")
+    assert list(skipped["slide_id"]) == [name(CASES[2]), name("TCGA-ZZ-9999")]
+    assert skipped["reason"].str.contains("no tissue was found|is not one of the cohort").all()
+    written = outcomes[0]
+    assert written.patches == index.loc[name(CASES[0]), "patches"]
+    assert written.bytes == next((data / "X" / "features").glob(f"{CASES[0]}*")).stat().st_size
+
+
+def test_what_is_there_is_not_made_again_and_what_changed_is(slides, data, tiny, tree):
+    def again() -> list[str]:
+        extract(slides, data, "X", tiny, partial(encode_here, tiny, seen=(seen := [])))
+        return sorted(seen)
+
+    failing, first, second = name(CASES[2]), name(CASES[0]), name(CASES[1])
+    assert again() == [first, second, failing]
+    before = tree(data)
+    assert again() == [failing]
+    os.utime(slides / "a" / f"{first}.tiff")  # copied, but the same
+    (slides / "a" / f"{first}.tiff").rename(slides / f"{first}.tiff")
+    assert again() == [failing]
+    assert tree(data) == before
+    write_tiff(slides / f"{first}.tiff", [stained(2000, 1500, seed=5)], 0.5)
+    assert again() == [first, failing]
+    assert tree(data) != before
+    damaged = next((data / "X" / "features").glob(f"{CASES[1]}*"))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert again() == [second, failing]
+
+
+def test_what_was_made_is_the_same_to_the_bit(slides, data, tiny, tree):
+    extract(slides, data, "X", tiny, partial(encode_here, tiny))
+    before = tree(data)
+    for file in (data / "X" / "features").iterdir():
+        file.unlink()
+    (data / "X" / "features" / ".a.parquet.x.unfinished").write_text("half a slide")
+    (data / "X" / "overviews" / ".a.jpg.x.unfinished").write_text("half a picture")
+    extract(slides, data, "X", tiny, partial(encode_here, tiny))
+    assert tree(data) == before
+
+
+def test_messages_may_come_in_any_order(slides, data, tiny, tree):
+    def shuffled(sources):
+        messages = list(encode_here(tiny, sources))
+        return iter([messages[number] for number in np.random.default_rng(0).permutation(len(messages))])
+
+    write_tiff(slides / "a" / f"{name(CASES[0])}.tiff", [stained(4480, 4480)], 0.5)  # several batches
+    extract(slides, data, "X", tiny, partial(encode_here, tiny))
+    before = tree(data)
+    for file in (data / "X" / "features").glob("*.parquet"):
+        file.unlink()
+    extract(slides, data, "X", tiny, shuffled)
+    assert tree(data) == before
+
+
+def test_a_slide_that_never_ends_is_not_written(slides, data, tiny):
+    def lost(sources):
+        for source, message, payload in encode_here(tiny, sources):
+            if (source.slide_id, message["kind"]) != (name(CASES[0]), "patches"):
+                yield source, message, payload
+
+    outcomes = extract(slides, data, "X", tiny, lost)
+    assert states(outcomes)[name(CASES[0])] == "failed"
+    assert "start the same command again" in outcomes[0].reason
+    assert list(FeatureStore(data / "X" / "features").index.index) == [name(CASES[1])]
+
+
+def test_features_that_are_not_finite_are_not_written(slides, data, tiny):
+    def broken(sources):
+        for source, message, payload in encode_here(tiny, sources):
+            yield (
+                source,
+                message,
+                payload.replace(payload[:2], b"\x00\x7e") if message["kind"] == "patches" else payload,
+            )
+
+    outcomes = extract(slides, data, "X", tiny, broken)
+    assert {outcome.state for outcome in outcomes} == {"failed", "skipped"}
+    assert "a feature that is not finite" in outcomes[0].reason
+    assert not list((data / "X" / "features").glob("*.parquet"))
+
+
+def test_a_cohort_of_mixed_encoders_is_refused_before_anything_is_read(slides, data, tiny, tree):
+    other = Slide("TCGA-AA-0004-1", CASES[4], np.ones((2, 48), np.float16), encoder="uni@0123456789ab")
+    write_slide(data / "X" / "features", other)
+    before = tree(data)
+    with pytest.raises(DataError, match=r"features of 'uni@0123456789ab'; this encoder, .*'tiny@.*Mend: use that"):
+        extract(slides, data, "X", tiny, lambda sources: pytest.fail("slides were read"))
+    assert tree(data) == before
+
+
+def test_a_table_tells_cases_and_pixel_sizes(tmp_path, data, tiny):
+    (tmp_path / "slides").mkdir()
+    for slide, mpp in (("biopsy 7", None), ("S-12.b", None), ("other", 0.5)):
+        write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(2500, 2500)], mpp)
+    table = tmp_path / "slides.csv"
+    table.write_text(f"slide_id,case_id,mpp\nbiopsy 7.tiff,{CASES[0]},0.25\nS-12.b,{CASES[1]},\nelse,{CASES[2]},\n")
+    outcomes = extract(tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny), table=table, mpp=0.5)
+    assert states(outcomes) == {"S-12.b": "written", "biopsy 7": "written", "other": "skipped"}
+    index = FeatureStore(data / "X" / "features").index
+    assert index.loc["biopsy 7", ["case_id", "patch_size"]].tolist() == [CASES[0], 448]
+    assert index.loc["S-12.b", ["case_id", "patch_size"]].tolist() == [CASES[1], 224]
+
+    def again(**options):
+        return states(extract(tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny), table=table, **options))
+
+    assert again(mpp=0.5)["S-12.b"] == "found"
+    assert again(mpp=0.25)["S-12.b"] == "written"  # another pixel size, other patches
+    assert again()["S-12.b"] == "failed"  # now nobody says
+    assert FeatureStore(data / "X" / "features").index.loc["S-12.b", "patch_size"] == 448
+    skipped = pd.read_csv(data / "X" / "features" / "skipped.csv").set_index("slide_id")
+    assert skipped.loc["S-12.b", "reason"].endswith("The store still holds what was made of it before.")
+
+
+def test_a_pixel_size_for_others_makes_nothing_again(slides, data, tiny):
+    extract(slides, data, "X", tiny, partial(encode_here, tiny))
+    outcomes = extract(slides, data, "X", tiny, partial(encode_here, tiny), mpp=0.3)
+    assert states(outcomes)[name(CASES[0])] == states(outcomes)[name(CASES[1])] == "found"
+
+
+def test_two_files_of_one_slide_are_refused(slides, data, tiny, tree):
+    write_tiff(slides / "b" / f"{name(CASES[0])}.svs", [flat(300, 300, (1, 2, 3))], 0.5)
+    before = tree(data)
+    with pytest.raises(DataError, match=r"files of one slide: .*Mend: rename or remove"):
+        extract(slides, data, "X", tiny, partial(encode_here, tiny))
+    assert tree(data) == before
+
+
+def test_a_folder_without_slides_and_one_that_is_not_there(tmp_path, data, tiny):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no slide; expected files that end in \.svs"):
+        extract(tmp_path / "empty", data, "X", tiny, iter)
+    with pytest.raises(FileNotFoundError, match="no such folder of slides"):
+        extract(tmp_path / "absent", data, "X", tiny, iter)
+    with pytest.raises(DataError, match=r"no cohort 'Y'.*Mend"):
+        extract(tmp_path / "empty", data, "Y", tiny, iter)
+
+
+def test_a_slide_of_many_files_is_known_by_all_of_them(tmp_path):
+    (tmp_path / "TCGA-AA-0001-1").mkdir()
+    (tmp_path / "TCGA-AA-0001-1.mrxs").write_bytes(b"head")
+    (tmp_path / "TCGA-AA-0001-1" / "Data0000.dat").write_bytes(b"pixels")
+
+    def fingerprint():
+        from survq.importing.slide_names import by_barcode
+
+        ((source,), _) = name_sources(find_files(tmp_path), by_barcode, {"TCGA-AA-0001"})
+        return source.bytes, source.fingerprint
+
+    assert fingerprint()[0] == 10
+    before = fingerprint()
+    (tmp_path / "TCGA-AA-0001-1" / "Data0001.dat").write_bytes(b"more")
+    assert fingerprint() != before
+
+
+def test_a_change_in_the_middle_of_a_large_file_is_seen_where_it_is_sampled(tmp_path):
+    from survq.slides.sources import _facts
+
+    file = tmp_path / "a.svs"
+    content = bytearray(3_000_000)
+    file.write_bytes(content)
+    size, before = _facts(file)
+    assert size == 3_000_000
+    content[-1] = 1
+    file.write_bytes(content)
+    assert _facts(file)[1] != before
+    file.write_bytes(bytes(3_000_001))
+    assert _facts(file)[1] != before
+
+
+def test_ids_are_never_paths(tmp_path, data, tiny):
+    (tmp_path / "slides").mkdir()
+    write_tiff(tmp_path / "slides" / "a.tiff", [stained(2000, 1500)], 0.5)
+    table = tmp_path / "slides.csv"
+    table.write_text(f"slide_id,case_id\na.b/../../../../escaped,{CASES[0]}\n")
+    extract(tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny), table=table)
+    assert not list(tmp_path.glob("escaped*"))
+    for folder in ("features", "overviews"):
+        (file,) = (data / "X" / folder).iterdir()
+        assert ".." not in file.name
