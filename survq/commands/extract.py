@@ -70,7 +70,7 @@ class Extract:
         encode = partial(
             encode_slides,
             encoder=self.encoder,
-            weights=self.weights,
+            weights=self.weights and self.weights.absolute(),
             identity=encoder.name,
             timeout=self.timeout,
         )

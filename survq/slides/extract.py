@@ -123,7 +123,7 @@ def _write(
             coordinates = 8 * facts["patches"]
             slide.found, slide.coordinates = facts, np.frombuffer(payload[:coordinates], np.int32).reshape(-1, 2)
             _show(overviews, source, payload[coordinates:])
-        else:
+        elif facts["start"] not in slide.parts:  # what Ray had to read again may come again
             slide.parts[facts["start"]] = payload
             slide.patches += facts["patches"]
             progress.part(source.slide_id, slide.patches, slide.found.get("patches"))
@@ -135,10 +135,8 @@ def _write(
             yield outcome
     for source in sources:
         if not slides.get(source.slide_id, _Open()).closed:
-            problem = (
-                "some of it was lost on the way, with the process that had it. Mend: start the same command again."
-            )
-            progress.add(outcome := _failed(source, problem))
+            lost = "some of it was lost, with the process that had it. Mend: start the same command again."
+            progress.add(outcome := _failed(source, lost))
             yield outcome
 
 

@@ -22,7 +22,7 @@ from survq.slides.slide import PATCH
 from survq.slides.sources import Source
 
 MESSAGE = pa.schema([("slide", pa.int32()), ("facts", pa.string()), ("payload", pa.large_binary())])
-IN_FLIGHT = 1 << 28  # bytes of batches between each reader or encoder and the next: some twenty of them
+IN_FLIGHT = 1 << 27  # bytes of messages in the object store for each reader and encoder: a dozen batches
 
 
 def encode_slides(
@@ -42,8 +42,9 @@ def encode_slides(
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # of few slides, it is right
     context.enable_progress_bars = False
     context.target_max_block_size = 1  # every message a block of its own: it goes on as soon as it is there
+    half = ray.cluster_resources().get("object_store_memory", 0) / 2  # what Ray Data would take by itself
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
-        object_store_memory=IN_FLIGHT * (readers + encoders)
+        object_store_memory=min(half, IN_FLIGHT * (readers + encoders))
     )
     with ray.data.DataContext.current(context):
         rows = [{"slide": number, "file": source.file, "mpp": source.mpp} for number, source in enumerate(sources)]
@@ -79,7 +80,11 @@ def _read(slides: pa.Table, timeout: float) -> Iterator[pa.Table]:
             for facts, payload in read_slide(slide["file"], slide["mpp"], timeout):
                 yield _message(slide["slide"], facts, payload)
         except Exception as error:  # one slide's failure never ends the run
-            yield _message(slide["slide"], {"kind": "failed", "problem": f"{type(error).__name__}: {error}"}, b"")
+            yield _message(
+                slide["slide"],
+                {"kind": "failed", "problem": f"{type(error).__name__}: {error}. Mend: please report it."},
+                b"",
+            )
 
 
 class _Encoder:
@@ -96,7 +101,7 @@ class _Encoder:
         try:
             return _message(number, facts, self.encode(patches).tobytes())
         except Exception as error:
-            problem = f"its patches could not be encoded ({type(error).__name__}: {error})."
+            problem = f"its patches could not be encoded ({type(error).__name__}: {error}). Mend: please report it."
             return _message(number, {"kind": "failed", "problem": problem}, b"")
 
 

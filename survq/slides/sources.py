@@ -34,6 +34,7 @@ def find_files(folder: Path) -> list[Path]:
 
     Raises FileNotFoundError where there is no such folder, DataError where it holds none.
     """
+    folder = folder.expanduser().absolute()  # whoever reads them may stand elsewhere
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of slides.")
     files = sorted(

@@ -125,6 +125,7 @@ def test_what_was_made_is_the_same_to_the_bit(slides, data, tiny, tree):
 def test_messages_may_come_in_any_order(slides, data, tiny, tree):
     def shuffled(sources):
         messages = list(encode_here(tiny, sources))
+        messages += messages[::3]  # and some twice, when Ray has to read a slide again
         return iter([messages[number] for number in np.random.default_rng(0).permutation(len(messages))])
 
     write_tiff(slides / "a" / f"{name(CASES[0])}.tiff", [stained(4480, 4480)], 0.5)  # several batches
