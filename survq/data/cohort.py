@@ -9,7 +9,8 @@ The data folder that every study reads, on a local path or in a bucket:
     DIR/<COHORT>/splits.parquet         repeat, fold, case_id, role: training or validation            (likewise)
     DIR/<COHORT>/dropped.csv            case_id, reason: who was left out, and why                     (likewise)
 
-Nobody gets lost: an id in any of these tables is a case of cases.parquet or stands in dropped.csv.
+Nobody gets lost: an id in any of these tables is a case of cases.parquet or stands in dropped.csv. A case that has
+neither slides nor expression stands in both, until either comes.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from survq.data.folder import Folder, replace_file
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 
+NEITHER = "neither slides nor expression"  # the reason of a case that a study cannot use yet
 COVERAGE = 0.9  # share of a pathway's genes that must have been measured (section 4.1)
 
 
@@ -113,9 +115,9 @@ class Cohort:
             )
         if empty.empty:
             return self
-        gone = pd.DataFrame({"case_id": empty, "reason": "neither slides nor expression"})
+        gone = pd.DataFrame({"case_id": empty, "reason": NEITHER})
         kept = self.select([case for case in self.cases.index if case not in set(empty)])
-        return replace(kept, dropped=pd.concat([self.dropped, gone], ignore_index=True))
+        return replace(kept, dropped=pd.concat([_other_reasons(self.dropped), gone], ignore_index=True))
 
     def select(self, case_ids: Sequence[str]) -> Cohort:
         """The same cohort with these cases only."""
@@ -257,7 +259,7 @@ def table_problems(tables: Tables, folder: str) -> list[str]:
 def join_problems(tables: Tables, folder: str) -> list[str]:
     """The ids of other tables that nobody knows, for then the tables may not belong together."""
     assert tables.cases is not None
-    cases, dropped = set(tables.cases["case_id"]), set(tables.dropped["case_id"])
+    cases, dropped = set(tables.cases["case_id"]), set(_other_reasons(tables.dropped)["case_id"])
     problems = []
     if both := sorted(str(case) for case in cases & dropped):
         problems.append(f"{folder}/dropped.csv: {some(both)} are left out, yet stand in cases.parquet.")
@@ -278,6 +280,11 @@ def join_problems(tables: Tables, folder: str) -> list[str]:
                 f"Mend: correct them, or list them in dropped.csv with a reason."
             )
     return problems
+
+
+def _other_reasons(dropped: pd.DataFrame) -> pd.DataFrame:
+    """Those who are left out although they have slides or expression, or because they are no case."""
+    return dropped[dropped["reason"] != NEITHER]
 
 
 def cohort_name_problems(name: str) -> list[str]:

@@ -19,6 +19,7 @@ import pandas as pd
 from survq.data.cohort import cohort_names
 from survq.data.features import file_name, read_index
 from survq.data.folder import Folder
+from survq.data.ledger import cohort_folder, read_cases, update_cohort
 from survq.data.lock import locked
 from survq.data.problems import DataError, some
 
@@ -54,17 +55,15 @@ class Outcome:
 
 def case_ids(root: Folder, cohort: str) -> set[str]:
     """The cases of a cohort that is to get slides. Raises DataError where there are none yet."""
-    if not (root / cohort / "cases.parquet").is_file():
+    folder = cohort_folder(root, cohort)
+    if not (folder / "cases.parquet").is_file():
         raise DataError(
             [
                 f"{root}: no cohort {cohort!r} to put slides into; it has: {some(cohort_names(root), 9) or 'none'}. "
                 f"Mend: bring its labels first, with `survq import labels` or `survq import survpath`."
             ]
         )
-    cases = (root / cohort / "cases.parquet").read_table()
-    if "case_id" not in cases:
-        raise DataError([f"{root / cohort}/cases.parquet: lacks the column case_id. Mend: import the labels again."])
-    return set(cases["case_id"])
+    return set(read_cases(folder).index)
 
 
 @contextmanager
@@ -131,14 +130,15 @@ def strangers(index: pd.DataFrame, coming: Mapping[str, Kind]) -> dict[str, str]
     }
 
 
-def list_dropped(cohort: Folder, cases: Collection[str], reason: str) -> None:
-    """Add cases to a cohort's dropped.csv; one that stands there keeps its reason."""
-    file = cohort / "dropped.csv"
-    text = file.read_text() if file.is_file() else "case_id,reason\n"
-    known = set(pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)["case_id"])
-    if new := sorted(set(cases) - known):
-        rows = pd.DataFrame({"case_id": new, "reason": reason}).to_csv(index=False, header=False, lineterminator="\n")
-        file.write((text + rows).encode())
+def keep_books(cohort: Folder, unlabelled: Collection[str] = ()) -> None:
+    """Note what the store of a cohort holds now; who has slides is no longer left out for want of them.
+
+    `unlabelled` are the cases of slides that came and were not written, for they have no label.
+    """
+    index = already_there(cohort / "features")
+    kinds = sorted({str(Kind(row.encoder, row.width)) for row in index.itertuples()})
+    facts = {"slides": len(index), "patches": int(index["patches"].sum()), "encoders": kinds}
+    update_cohort(cohort, {"features": facts}, unlabelled={"features": unlabelled})
 
 
 def list_skipped(features: Folder, outcomes: Sequence[Outcome]) -> Folder | None:

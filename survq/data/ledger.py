@@ -1,7 +1,8 @@
 """A cohort whose tables come one at a time. Each import puts its own, and the books are brought up to date with it.
 
 The books are dropped.csv and source.json. Whatever comes in which order, and however often, the rule at the head of
-survq/data/cohort.py holds: an id in any of a cohort's tables is a case of cases.parquet or stands in dropped.csv.
+survq/data/cohort.py holds: an id in any of a cohort's tables is a case of cases.parquet or stands in dropped.csv, and
+who has neither slides nor expression stands in both.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from survq.data.cohort import cases_problems, cohort_name_problems, expression_problems, parquet, splits_problems
+from survq.data.cohort import (
+    NEITHER,
+    cases_problems,
+    cohort_name_problems,
+    expression_problems,
+    parquet,
+    splits_problems,
+)
 from survq.data.features import FeatureStore
 from survq.data.folder import UNREADABLE, Folder, unreadable
 from survq.data.problems import DataError, raise_if_any
@@ -83,11 +91,16 @@ def update_cohort(
                 reasons.setdefault(case, reason)
         for part, ids in (unlabelled or {}).items():
             reasons = {**dict.fromkeys(ids, WITHOUT_LABEL[part]), **reasons}
-        for part in WITHOUT_LABEL:
-            ids = _slides(folder) if part == "features" else _case_ids(folder, f"{part}.parquet", tables)
+        written = {
+            part: set(_slides(folder) if part == "features" else _case_ids(folder, f"{part}.parquet", tables))
+            for part in WITHOUT_LABEL
+        }
+        for part, ids in written.items():
             reasons = {**dict.fromkeys(ids, WITHOUT_LABEL[part]), **reasons}
-        left_out = sorted((case, reason) for case, reason in reasons.items() if case not in known)
-        table = pd.DataFrame(left_out, columns=["case_id", "reason"], dtype=object)
+        left_out = {case: reason for case, reason in reasons.items() if case not in known}
+        if inputs := written["expression"] | written["features"]:
+            left_out |= dict.fromkeys(known - inputs, NEITHER)
+        table = pd.DataFrame(sorted(left_out.items()), columns=["case_id", "reason"], dtype=object)
         books = {
             "dropped.csv": table.to_csv(index=False).encode(),
             "source.json": json.dumps({**read_source(folder), **source}, indent=1, sort_keys=True).encode(),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from survq.data.features import FeatureStore
 from survq.data.folder import Folder
-from survq.data.ingest import Outcome, already_there, case_ids, filling, list_dropped, list_skipped
+from survq.data.ingest import Outcome, already_there, case_ids, filling, keep_books, list_skipped
 from survq.data.session import connect, ray, resources, silence
 from survq.importing.feature_files import Job, Plan, bring, make_plan
 from survq.importing.slide_names import SlideTable, by_barcode
@@ -95,7 +95,7 @@ def import_features(
             progress.add(outcome)
             outcomes.append(outcome)
         skipped = list_skipped(features, outcomes)
-        list_dropped(root / cohort, plan.unlabelled, "slides without a label")
+        keep_books(root / cohort, plan.unlabelled)
         slides = FeatureStore(features).index
     kinds = slides[["encoder", "width"]].drop_duplicates().to_numpy()
     kind = ", ".join(f"{encoder} features, {width} wide" for encoder, width in kinds) or "no slides"

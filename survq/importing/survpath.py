@@ -11,12 +11,12 @@ Each is read as if it were imported alone. The outcome is disease-specific survi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from survq.data.cohort import COVERAGE, Tables, cohort_name_problems, cohort_names, table_problems
+from survq.data.cohort import COVERAGE, NEITHER, Tables, cohort_name_problems, cohort_names, table_problems
 from survq.data.features import INDEX
 from survq.data.folder import Folder
 from survq.data.folds import given_folds
@@ -33,13 +33,14 @@ from survq.importing.text_table import read_text_table
 
 @dataclass(frozen=True)
 class Imported:
-    """One cohort, read and joined, not yet written."""
+    """One cohort, read and joined."""
 
     name: str
     labels: Labels
     expression: Expression
     splits: Splits | None
     pathways: Pathways  # all that were given
+    left_out: pd.DataFrame | None = None  # dropped.csv, once the cohort is written
 
     @property
     def unlabelled(self) -> list[str]:
@@ -60,8 +61,8 @@ class Imported:
         )
         return [*cohort_name_problems(self.name), *table_problems(tables, self.name)]
 
-    def write(self, root: Folder) -> None:
-        update_cohort(
+    def write(self, root: Folder) -> Imported:
+        left_out = update_cohort(
             cohort_folder(root, self.name),
             {
                 "labels": self.labels.source,
@@ -74,10 +75,13 @@ class Imported:
             splits=self.splits.table if self.splits else None,
             unlabelled={"expression": self.unlabelled},
         )
+        return replace(self, left_out=left_out)
 
     def summary(self) -> list[str]:
-        """Lines for people."""
-        cases, genes = self.labels.cases, self.expression.values.columns
+        """Lines for people, of a cohort that was written: as a study will see it."""
+        assert self.left_out is not None
+        cases = self.labels.cases.drop(self.left_out["case_id"], errors="ignore")
+        genes = self.expression.values.columns
         covered = self.pathways.covered_by(genes, COVERAGE)
         lines = [
             f"{len(cases)} cases, {cases['event'].sum()} events, {len(genes)} genes, "
@@ -92,9 +96,10 @@ class Imported:
             if unsplit := sorted(set(cases.index) - {case for fold in folds for case in fold.validation}):
                 lines.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
         if lacking := sorted(set(cases.index) - set(self.expression.values.index)):
-            lines.append(f"{len(lacking)} cases have no expression, studies skip them: {some(lacking)}")
-        for reason, count in pd.Series(self.dropped).value_counts().items():
-            lines.append(f"left out, {reason}: {count}")
+            lines.append(f"{len(lacking)} cases have no expression, slides alone: {some(lacking)}")
+        for reason, ids in self.left_out.groupby("reason")["case_id"]:
+            until = f", until slides of them come: {some(ids)}" if reason == NEITHER else ""
+            lines.append(f"left out, {reason}: {len(ids)}{until}")
         return [*lines, *self.labels.notes, *self.expression.notes]
 
 
@@ -132,8 +137,7 @@ def import_survpath(
             problems += error.problems
     raise_if_any(problems)
 
-    for cohort in imported:
-        cohort.write(root)
+    imported = [cohort.write(root) for cohort in imported]
     import_pathways([pathways_file], root)
     return imported
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from survq.data.features import Slide, file_name, write_slide
 from survq.data.folder import Folder
-from survq.data.ingest import Outcome, already_there, case_ids, filling, in_the_way, is_there, list_skipped
+from survq.data.ingest import Outcome, already_there, case_ids, filling, in_the_way, is_there, keep_books, list_skipped
 from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.slide_names import SlideTable, by_barcode
 from survq.reporting.progress import SlideProgress
@@ -75,6 +75,7 @@ def extract(
             outcomes += _write(features, overviews, todo, encoder, encode)
         outcomes = [_with_what_is_left(outcome, index) for outcome in outcomes]
         list_skipped(features, outcomes)
+        keep_books(root / cohort, {o.case_id for o in outcomes if o.state == "skipped" and o.case_id})
     return sorted(outcomes, key=lambda outcome: outcome.slide_id)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pyarrow import fs
 
-from survq.data.cohort import write_cohort
+from survq.data.cohort import Cohort, write_cohort
 from survq.data.features import FeatureStore, Slide, write_slide
 from survq.data.folder import Folder
 from survq.data.ingest import (
@@ -20,6 +20,7 @@ from survq.data.ingest import (
     filling,
     in_the_way,
     is_there,
+    keep_books,
     list_skipped,
     strangers,
 )
@@ -142,3 +143,24 @@ def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
     assert FeatureStore(tmp_path).index.empty  # it is no slide
     assert list_skipped(folder, [Outcome(name, "", "", "written") for name in "AB"]) is None
     assert os.listdir(tmp_path) == []
+
+
+def test_who_gets_slides_is_no_longer_left_out(tmp_path, small):
+    """CASE-23 lacks expression; without its slides it has nothing, until they come back."""
+    small["slides"] = [each for each in small["slides"] if each.case_id != "CASE-23"]
+    write_cohort(tmp_path, "X", **small)
+    folder = Folder.at(tmp_path) / "X"
+
+    def dropped() -> dict[str, str]:
+        keep_books(folder, ["CASE-55"])
+        table = pd.read_csv(tmp_path / "X" / "dropped.csv")
+        assert set(Cohort.load(tmp_path, "X").dropped["case_id"]) == set(table["case_id"])
+        return dict(table.to_numpy().tolist())
+
+    of_others = {"CASE-99": "no time", "CASE-55": "slides without a label"}
+    assert dropped() == {**of_others, "CASE-23": "neither slides nor expression"}
+    assert dropped() == {**of_others, "CASE-23": "neither slides nor expression"}
+    assert "CASE-23" not in Cohort.load(tmp_path, "X").cases.index
+    write_slide(folder / "features", Slide("CASE-23-DX1", "CASE-23", np.ones((2, 16), np.float16), encoder="uni"))
+    assert dropped() == of_others
+    assert "CASE-23" in Cohort.load(tmp_path, "X").cases.index
