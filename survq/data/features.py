@@ -89,7 +89,7 @@ class Slide:
             "patch_size": self.patch_size,
             "magnification": self.magnification,
             "encoder": self.encoder,
-            "sha256": hashlib.sha256(features).hexdigest(),
+            "sha256": hashlib.sha256(pa.py_buffer(features)).hexdigest(),
         }
         return pa.table([_cell(cells[field.name], field.type) for field in schema], schema=schema)
 

@@ -18,6 +18,7 @@ from . import (
     feature_reading,
     gpu,
     growth,
+    importing,
     inference,
     large_slide,
     machinery,
@@ -46,6 +47,8 @@ BENCHMARKS: dict[tuple[str, ...], Benchmark] = {
     ("machinery_cpu", "machinery_second_start"): machinery.machinery,
     tuple(f"growth_{what}" for what in growth.WHAT): growth.growth,
     ("growth_memory",): growth.memory,
+    ("import_speed", "import_trident", "import_clam"): importing.speed,
+    ("import_memory",): importing.memory,
 }
 """The rows of the table, and the function that measures them."""
 
