@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +61,22 @@ class Folder:
         names = (info.base_name for info in self.filesystem.get_file_info(selector))
         return sorted(name for name in names if not name.startswith((".", "_")))
 
-    def write(self, content: bytes | memoryview) -> None:
-        """Write this file, and the folders above it; under its name it is never seen half written."""
-        if self.local is None:  # in a bucket nothing is seen before it is whole
+    @contextmanager
+    def writing(self) -> Iterator[pa.NativeFile]:
+        """A stream into this file, and the folders above it; under its name it is never seen half written."""
+        if self.local is None:  # a stream into a bucket would leave half a file where its writer stumbles
+            content = pa.BufferOutputStream()
+            yield content
             with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(content)
+                stream.write(content.getvalue())
             return
         self.local.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.local, content)
+        with _replacing(self.local) as unfinished, pa.OSFile(str(unfinished), "wb") as stream:
+            yield stream
+
+    def write(self, content: bytes) -> None:
+        with self.writing() as stream:
+            stream.write(content)
 
     def sweep(self) -> None:
         """Remove what processes that were killed left half written in here. Only for who works here alone."""
@@ -100,16 +110,24 @@ def unreadable(file: object, error: Exception) -> str:
     return f"{file}: cannot be read ({reason}). Mend: restore it or import it again."
 
 
-def replace_file(file: Path, content: bytes | memoryview) -> None:
+def replace_file(file: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one, also after a power cut."""
-    handle, unfinished = tempfile.mkstemp(prefix=f".{file.name}.", suffix=UNFINISHED, dir=file.parent)
+    with _replacing(file) as unfinished:
+        unfinished.write_bytes(content)
+
+
+@contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """A place for the new content, which takes the place of the old when it is on the disk."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=UNFINISHED, dir=file.parent)
+    unfinished = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(unfinished, 0o644)
-        os.replace(unfinished, file)
+        yield unfinished
+        os.fsync(handle)
+        unfinished.chmod(0o644)
+        unfinished.replace(file)
     except BaseException:
-        os.unlink(unfinished)
+        unfinished.unlink()
         raise
+    finally:
+        os.close(handle)

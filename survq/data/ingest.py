@@ -42,7 +42,7 @@ class Outcome:
     slide_id: str
     case_id: str
     file: str  # that it was made from
-    state: Literal["written", "found", "failed", "skipped"]
+    state: Literal["written", "found", "failed", "skipped", "unwritten"]
     reason: str = ""
     patches: int = 0
     bytes: int = 0  # of features, as stored

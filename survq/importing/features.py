@@ -14,12 +14,13 @@ from pathlib import Path
 from survq.data.features import FeatureStore
 from survq.data.folder import Folder
 from survq.data.ingest import Outcome, already_there, case_ids, filling, list_dropped, list_skipped
-from survq.data.session import connect, ray, silence
+from survq.data.session import connect, ray, resources, silence
 from survq.importing.feature_files import Job, Plan, bring, make_plan
 from survq.importing.slide_names import SlideTable, by_barcode
 from survq.reporting.progress import SlideProgress, clock
 
 SHOWN = 10  # files that a summary names
+TASKS = 16  # for a CPU: few enough to cost little, enough to share the work out evenly
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def import_features(
             connect()
         outcomes = list(plan.outcomes)
         progress = SlideProgress(len(plan.jobs), sum(job.patches for job in plan.jobs))
-        for outcome in spread(plan.jobs, features):
+        for outcome in spread(plan.jobs, features) if plan.jobs else ():
             progress.add(outcome)
             outcomes.append(outcome)
         skipped = list_skipped(features, outcomes)
@@ -101,36 +102,47 @@ def import_features(
 
 
 def spread(jobs: Sequence[Job], features: Folder) -> Iterator[Outcome]:
-    """Do the jobs as tasks over all nodes, the largest first; yields what became of each as soon as it is known.
+    """Do the jobs as tasks over all nodes; yields what became of each slide when its task has ended.
 
-    Raises OSError where the store cannot be written.
+    A process that ends in the middle takes the slides of its task with it: those are done once more, each by itself,
+    and the one that ends it again fails. Raises OSError where the store cannot be written.
     """
-    if not jobs:
-        return
     waiting = {job.file: job for job in jobs}
-    rows = [asdict(job) for job in sorted(jobs, key=lambda job: -job.patches)]
-    context = ray.data.DataContext.get_current().copy()
-    silence()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # a file that takes its process down with it must not take the others
-    with ray.data.DataContext.current(context):
-        tasks = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_bring, fn_kwargs={"features": features})
-        for row in tasks.iter_rows():
+    for tasks in (TASKS * resources()[1], len(jobs)):
+        ordered = sorted(waiting.values(), key=lambda job: -job.patches)
+        # dealt out like cards, so that every task gets large slides and small ones
+        hands = [[asdict(job) for job in ordered[start::tasks]] for start in range(min(tasks, len(ordered)))]
+        for row in _rows(hands, features):
             if row["state"] == "unwritten":
                 raise OSError(row["reason"])
             waiting.pop(row.pop("path"))
             yield Outcome(**row)
     for job in waiting.values():
-        reason = f"{job.file}: the process that read it ended, twice or more. Mend: is it damaged, or too large?"
+        reason = f"{job.file}: the process that read it ended, several times. Mend: is it damaged, or too large?"
         yield Outcome(job.slide_id, job.case_id, job.label, "failed", reason)
 
 
-def _bring(row: dict, features: Folder) -> dict:
-    job = Job(**row)
-    try:
-        return {"path": job.file, **bring(job, features).row()}
-    except OSError as error:
-        return {"path": job.file, "state": "unwritten", "reason": f"{features}: cannot be written ({error})."}
+def _rows(hands: list[list[dict]], features: Folder) -> Iterator[dict]:
+    if not hands:
+        return
+    context = ray.data.DataContext.get_current().copy()
+    silence()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # what a lost process was to do is left to the caller
+    with ray.data.DataContext.current(context):
+        tasks = ray.data.from_items([{"jobs": hand} for hand in hands], override_num_blocks=len(hands))
+        yield from tasks.flat_map(_bring, fn_kwargs={"features": features}, max_retries=1).iter_rows()
+
+
+def _bring(row: dict, features: Folder) -> list[dict]:
+    rows = []
+    for job in (Job(**job) for job in row["jobs"]):
+        try:
+            rows.append({"path": job.file, **bring(job, features).row()})
+        except OSError as error:
+            reason = f"{features}: cannot be written ({error})."
+            return [{"path": job.file, **Outcome(job.slide_id, job.case_id, job.label, "unwritten", reason).row()}]
+    return rows
 
 
 def _bytes(count: float) -> str:

@@ -4,7 +4,7 @@ The source is 200 files of half floats that lie in one piece, as `torch.save` an
 30,000 patches x 1024, each length as likely as its double. Files that are chunked by single patches (TRIDENT's) or of
 single floats (CLAM's) take longer by nature; what they reach stands beside, without a bar.
 
-Speed is by the clock, for both: Ray's tasks are many processes. Ray is up before, and disks are idle when a turn begins.
+Speed is by the clock, for both: tasks are many processes. Ray is up before, and disks are idle when a turn begins.
 """
 
 from __future__ import annotations
