@@ -1,5 +1,7 @@
 """`survq import features` under a real Ray: the command, a bucket, and processes that are killed at any moment."""
 
+from __future__ import annotations
+
 import os
 import random
 import re
@@ -7,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -159,31 +163,55 @@ def test_into_a_bucket(ray_session, undisturbed, source, tmp_path, tree):
     assert {outcome.state for outcome in again.outcomes} == {"found"}
 
 
-def test_workers_that_are_killed_are_tried_again(ray_session, undisturbed, source, tmp_path, tree):
-    data, over, kills = make_data(tmp_path), threading.Event(), []
+class Killer(threading.Thread):
+    """Kills processes below this one that `wanted` is true of, until it is stopped."""
 
-    def kill() -> None:
-        while not over.is_set() and len(kills) < 3:
+    def __init__(self, wanted: Callable[[psutil.Process], bool], most: int):
+        super().__init__()
+        self.wanted, self.most = wanted, most
+        self.kills, self.over = 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.01) and self.kills < self.most:
             for process in psutil.Process().children(recursive=True):
-                try:
-                    if "_bring" in " ".join([process.name(), *process.cmdline()]) and list(data.rglob("*.parquet")):
+                with suppress(psutil.Error):
+                    if process.name().startswith("ray::") and self.wanted(process):
                         process.kill()
-                        kills.append(process.pid)
+                        self.kills += 1
                         break
-                except psutil.Error:
-                    continue
-            time.sleep(0.05)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    def __enter__(self) -> Killer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+
+def test_workers_that_are_killed_are_tried_again(ray_session, undisturbed, source, tmp_path, tree):
+    data = make_data(tmp_path)
+    with Killer(lambda process: "_bring" in process.name() and bool(list(data.rglob("*.parquet"))), most=3) as killer:
         imported = import_features(source, data, "BLCA")
-    finally:
-        over.set()
-        killer.join()
-    assert kills, "no worker was hit: the test shows nothing"
+    assert killer.kills, "no worker was hit: the test shows nothing"
     assert not imported.failed
     assert tree(data) == tree(undisturbed)
+
+
+@pytest.mark.timeout(200)
+def test_a_file_that_ends_every_process_that_reads_it_fails_alone(ray_session, undisturbed, source, tmp_path, tree):
+    """What a damaged file may do to a library written in C."""
+    data, few = make_data(tmp_path / "data"), tmp_path / "few"
+    for case in CASES[:5]:
+        write_h5(few, case, np.ones((50, 512), np.float16))
+    deadly = write_h5(few, CASES[5], np.ones((60_000, 512), np.float32))
+    with Killer(lambda process: any(file.path == str(deadly) for file in process.open_files()), most=1000) as killer:
+        imported = import_features(few, data, "BLCA")
+    assert killer.kills > 1
+    (failed,) = imported.failed
+    assert failed.reason.startswith(f"{deadly}: the process that read it ended, several times. Mend: ")
+    assert sorted(FeatureStore(data / "BLCA/features").index["case_id"]) == CASES[:5]
+    assert not list(data.rglob(".*"))
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(undisturbed, source, tmp_path, tree):
