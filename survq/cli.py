@@ -21,7 +21,12 @@ from survq.data.problems import DataError
 
 @dataclass(frozen=True)
 class Import:
-    """Bring files that people already have into a data folder. Everything is joined by case id."""
+    """Bring files that people already have into a data folder. Everything is joined by case id.
+
+    example:  survq import survpath ~/SurvPath data --cohorts BLCA
+
+    next:     survq import features ~/trident/features_uni_v1 data --cohort BLCA
+    """
 
     what: Annotated[ImportSurvPath, subcommand("survpath")] | Annotated[ImportFeatures, subcommand("features")]
 

@@ -62,6 +62,8 @@ def test_bad_source_is_told_on_stderr(small_survpath, tmp_path, tree, capsys):
         ([], 64, ""),
         (["check"], 64, ""),
         (["import", "trident", "a", "b"], 64, ""),
+        (["import", "features", "a", "b"], 64, ""),
+        (["import", "features", "a", "absent", "--cohort", "BLCA"], 65, "bring its labels first"),
         (["simulate", "d", "--preset", "demu"], 64, ""),
         (["simulate", "d", "--cases", "0"], 64, "--cases 1 or more"),
         (["simulate", "d", "--seed", "-1"], 64, "--seed must be 0 or more"),
@@ -93,7 +95,7 @@ def test_simulate(tmp_path, capsys):
     assert main(["check", str(tmp_path), "--deep"]) == 0
 
 
-@pytest.mark.parametrize("command", ["", "import", "check", "simulate"])
+@pytest.mark.parametrize("command", ["", "import", "import survpath", "import features", "check", "simulate"])
 def test_help_teaches(command, capsys):
     assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out
