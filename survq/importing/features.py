@@ -46,11 +46,13 @@ class Imported:
         states = Counter(outcome.state for outcome in self.outcomes)
         size = sum(outcome.bytes for outcome in written)
         layouts = ", ".join(f"{count} {layout}" for layout, count in self.plan.layouts.most_common())
-        lines = [
-            f"{self.cohort}: {states['written']} slides written, {sum(o.patches for o in written):,} patches, "
-            f"{_bytes(size)} in {clock(self.seconds)} ({_bytes(size / self.seconds)}/s)"
-            + (f"; {states['found']} were there" if states["found"] else "")
-        ]
+        lines = [f"{self.cohort}: nothing new; {states['found']} slides were there"]
+        if written:
+            lines = [
+                f"{self.cohort}: {len(written)} slides written, {sum(o.patches for o in written):,} patches, "
+                f"{_bytes(size)} in {clock(self.seconds)} ({_bytes(size / self.seconds)}/s)"
+                + (f"; {states['found']} were there" if states["found"] else "")
+            ]
         lines += [f"layouts: {layouts}"] if layouts else []
         lines.append(f"{self.kind}; {self.cases[0]} of {self.cases[1]} cases have slides")
         if rounding := max((outcome.rounding for outcome in written), default=0.0):
