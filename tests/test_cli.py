@@ -154,7 +154,7 @@ def test_simulate(tmp_path, capsys):
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "import", "check", "simulate", "fetch"),
+        *("", "import", "extract", "check", "simulate", "fetch"),
         *(f"import {what}" for what in ("labels", "expression", "pathways", "splits", "features", "survpath")),
     ],
 )

@@ -7,7 +7,7 @@ from itertools import permutations
 import pandas as pd
 import pytest
 
-from survq.data.cohort import Cohort, read_tables
+from survq.data.cohort import NEITHER, Cohort, read_tables
 from survq.data.features import write_features
 from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, read_cases, read_dropped, read_source, update_cohort
@@ -35,7 +35,10 @@ def put(folder: Folder, small: dict, part: str) -> None:
 def check_books(folder: Folder) -> None:
     tables, problems = read_tables(folder)
     assert not problems
-    assert not set(tables.cases["case_id"]) & set(tables.dropped["case_id"])
+    inputs = set() if tables.expression is None else set(tables.expression["case_id"])
+    inputs |= set(tables.slides["case_id"])
+    both = set(tables.cases["case_id"]) & set(tables.dropped["case_id"])
+    assert both == (set(tables.cases["case_id"]) - inputs if inputs else set())
     assert tables.dropped["case_id"].is_unique
 
 
@@ -70,7 +73,8 @@ def test_features_may_come_before_the_labels(folder, small):
     put(folder, small, "features")
     assert set(read_dropped(folder).values()) == {"slides without a label"}
     put(folder, small, "labels")
-    assert read_dropped(folder) == {"CASE-99": "no time"}
+    without_slides = dict.fromkeys(["CASE-00", "CASE-01"], NEITHER)
+    assert read_dropped(folder) == {"CASE-99": "no time", **without_slides}
     check_books(folder)
 
 
@@ -93,13 +97,14 @@ def test_who_was_seen_and_not_written_stays_listed_until_that_part_comes_again(f
     put(folder, small, "labels")
     unlabelled = {"expression": ["CASE-77", "CASE-99", "CASE-01"]}
     update_cohort(folder, {"expression": FACTS}, expression=small["expression"], unlabelled=unlabelled)
-    expected = {"CASE-77": "expression without a label", "CASE-99": "no time"}  # of two reasons, that of the labels
+    # of two reasons, that of the labels
+    expected = {"CASE-77": "expression without a label", "CASE-99": "no time", "CASE-23": NEITHER}
     assert read_dropped(folder) == expected
     put(folder, small, "splits")
     put(folder, small, "labels")
     assert read_dropped(folder) == expected
     put(folder, small, "expression")
-    assert read_dropped(folder) == {"CASE-99": "no time"}
+    assert read_dropped(folder) == {"CASE-99": "no time", "CASE-23": NEITHER}
 
 
 def test_the_same_again_is_the_same_to_the_bit(folder, small, tree, tmp_path):
