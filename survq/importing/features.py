@@ -133,11 +133,11 @@ def _rows(hands: list[list[dict]], features: Folder) -> Iterator[dict]:
     context.max_errored_blocks = -1  # what a lost process was to do is left to the caller
     with ray.data.DataContext.current(context):
         tasks = ray.data.from_items([{"jobs": hand} for hand in hands], override_num_blocks=len(hands))
-        yield from tasks.flat_map(_bring, fn_kwargs={"features": features}, ray_remote_args_fn=_options).iter_rows()
+        yield from tasks.flat_map(_bring, fn_kwargs={"features": features}, ray_remote_args_fn=_few_retries).iter_rows()
 
 
-def _options() -> dict:
-    """Of a task: Ray Data would start one over for ever whose process ends, and a forged file can end it each time."""
+def _few_retries() -> dict:
+    """Ray Data would start a task over for ever whose process ends, and a forged file can end it each time."""
     return {"max_retries": 1}
 
 

@@ -62,7 +62,9 @@ def _distinct(cases: int, patches: int) -> Work:
 
 def _peak(device: torch.device) -> tuple[str, float]:
     """The name of the device and its peak: stated by its maker, else the best product that was found."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    if device.type != "cuda":  # some CPUs take a hundred times as long for bf16 as for fp32
+        return "CPU", best_gemm(torch.float)
+    name = torch.cuda.get_device_name(device)
     stated = [peak for model, peak in PEAK.items() if model in name]
     return name, stated[0] if stated else best_gemm(torch.bfloat16, device.type)
 

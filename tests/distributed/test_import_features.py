@@ -115,7 +115,8 @@ def test_the_command_from_faults_to_a_full_store(ray_session, source, tmp_path, 
     skipped = pd.read_csv(data / "BLCA/features/skipped.csv")
     assert skipped["case_id"].tolist() == ["TCGA-ZZ-0001"]
     dropped = pd.read_csv(data / "BLCA/dropped.csv")
-    assert dropped.to_dict("records") == [{"case_id": "TCGA-ZZ-0001", "reason": "slides without a label"}]
+    nothing = "neither slides nor expression"
+    assert dropped.to_numpy().tolist() == [[CASES[4], nothing], ["TCGA-ZZ-0001", "slides without a label"]]
 
     write_h5(few, CASES[4], np.zeros((0, 8), np.float16))
     assert main(command(few, data)) == 65
