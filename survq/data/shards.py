@@ -62,19 +62,9 @@ def share_bags(cohort: Cohort) -> SharedBags:
     with ray.data.DataContext.current(context):
         tasks = min(len(by_case), 4 * resources()[1])
         cases = ray.data.from_items(by_case, override_num_blocks=tasks)
-        read = cases.map_batches(
-            read_case,
-            batch_size=1,
-            batch_format="pyarrow",
-            fn_kwargs={"folder": cohort.features},
-            ray_remote_args_fn=_few_retries,
-        ).materialize()
+        read = cases.map_batches(read_case, batch_size=1, batch_format="pyarrow", fn_kwargs={"folder": cohort.features})
+        read = read.materialize()
     blocks = [block for bundle in read.iter_internal_ref_bundles() for block in bundle.block_refs]
     case_of = ray.remote(case_of_row)  # the order in which blocks come is nobody's promise
     names = ray.get([case_of.remote(block) for block in blocks])
     return SharedBags(dict(zip(names, blocks, strict=True)))
-
-
-def _few_retries() -> dict:
-    """Ray Data would try a case for ever whose reading ends its process, as one does that is too large for memory."""
-    return {"max_retries": 3}

@@ -6,6 +6,7 @@ processes, and no more slides are in memory than tasks run.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -133,7 +134,10 @@ def _rows(hands: list[list[dict]], features: Folder) -> Iterator[dict]:
     context.max_errored_blocks = -1  # what a lost process was to do is left to the caller
     with ray.data.DataContext.current(context):
         tasks = ray.data.from_items([{"jobs": hand} for hand in hands], override_num_blocks=len(hands))
-        yield from tasks.flat_map(_bring, fn_kwargs={"features": features}, ray_remote_args_fn=_few_retries).iter_rows()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")  # there is no other way yet
+            tasks = tasks.flat_map(_bring, fn_kwargs={"features": features}, ray_remote_args_fn=_few_retries)
+        yield from tasks.iter_rows()
 
 
 def _few_retries() -> dict:
