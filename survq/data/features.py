@@ -152,7 +152,7 @@ def write_slide(folder: str | Path | Folder, slide: Slide, source: str = "") -> 
 
 
 def file_name(slide_id: str) -> str:
-    """Of a slide's file. Ids come from users' files: what is no letter, digit, dot or hyphen has no place in a path."""
+    """Of a slide's file. Ids come from users' files: what is no letter, digit or hyphen has no place in a path."""
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", slide_id)[:100].strip("_-")
     return f"{plain or 'slide'}-{hashlib.sha256(slide_id.encode()).hexdigest()[:12]}.parquet"
 

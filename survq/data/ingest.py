@@ -130,15 +130,16 @@ def strangers(index: pd.DataFrame, coming: Mapping[str, Kind]) -> dict[str, str]
     }
 
 
-def keep_books(cohort: Folder, unlabelled: Collection[str] = ()) -> None:
+def keep_books(cohort: Folder, unlabelled: Collection[str] = ()) -> pd.DataFrame:
     """Note what the store of a cohort holds now; who has slides is no longer left out for want of them.
 
-    `unlabelled` are the cases of slides that came and were not written, for they have no label.
+    `unlabelled` are the cases of slides that came and were not written, for they have no label. Returns the index.
     """
     index = already_there(cohort / "features")
     kinds = sorted({str(Kind(row.encoder, row.width)) for row in index.itertuples()})
     facts = {"slides": len(index), "patches": int(index["patches"].sum()), "encoders": kinds}
     update_cohort(cohort, {"features": facts}, unlabelled={"features": unlabelled})
+    return index
 
 
 def list_skipped(features: Folder, outcomes: Sequence[Outcome]) -> Folder | None:

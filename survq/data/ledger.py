@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from survq.data.cohort import (
     NEITHER,
@@ -151,7 +150,7 @@ def read_cases(folder: Folder) -> pd.DataFrame:
 @contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
     """Two imports into one cohort keep its books one after the other."""
-    if not isinstance(folder.filesystem, fs.LocalFileSystem):
+    if folder.local is None:
         yield
         return
     os.makedirs(folder.path, exist_ok=True)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from survq.data.features import FeatureStore
 from survq.data.folder import Folder
 from survq.data.ingest import Outcome, already_there, case_ids, filling, keep_books, list_skipped
 from survq.data.session import connect, ray, resources, silence
@@ -96,8 +95,7 @@ def import_features(
             progress.add(outcome)
             outcomes.append(outcome)
         skipped = list_skipped(features, outcomes)
-        keep_books(root / cohort, plan.unlabelled)
-        slides = FeatureStore(features).index
+        slides = keep_books(root / cohort, plan.unlabelled)
     kinds = slides[["encoder", "width"]].drop_duplicates().to_numpy()
     kind = ", ".join(f"{encoder} features, {width} wide" for encoder, width in kinds) or "no slides"
     having = len(cases.intersection(slides["case_id"]))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from survq.data.problems import DataError
+from survq.importing.opened import sha256
 from survq.slides.slide import PATCH, PIXEL
 
 UNI = "vit_large_patch16_224", "MahmoodLab/UNI"  # the model in timm, and who gives out its weights
@@ -105,7 +106,7 @@ def load_encoder(
     preprocessing = {"size": list(config["input_size"][1:]), "mean": list(config["mean"]), "std": list(config["std"])}
     description = {
         "model": model,
-        "weights_sha256": _sha256(file),
+        "weights_sha256": sha256(file),
         "patch": patch,
         "preprocessing": {"scale": "0 to 1", "resize": "whole patch, bicubic, antialiased", **preprocessing},
     }
@@ -184,8 +185,3 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
         raise DataError([f"{file}: holds no named tensors. Mend: save the model's state_dict."])
     return given
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
