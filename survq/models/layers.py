@@ -164,6 +164,14 @@ class ResidualAttention(nn.Module):
         return Q + self.output(mixed), A.mean(dim=-3)
 
 
+class HazardHead(nn.Linear):
+    """The logits of the hazards. In full precision also under autocast: in half of it, near risks would become ties."""
+
+    def forward(self, z: Float[Tensor, "case width"]) -> Float[Tensor, "case interval"]:
+        with torch.autocast(z.device.type, enabled=False):
+            return super().forward(z.to(self.weight.dtype))
+
+
 def pack(bags: Sequence[Tensor], patches: int = 4096) -> Iterator[tuple[list[int], Tensor, list[int]]]:
     """Small bags one after another in one tensor of about `patches` rows, for one large product is faster than many
     small ones; a bag above that size goes alone, as the view it is. Empty bags are passed over.

@@ -51,7 +51,7 @@ from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
 from survq.data.problems import some
 from survq.models.base import Prediction, SurvivalModel
-from survq.models.layers import PathwayEncoder
+from survq.models.layers import HazardHead, PathwayEncoder
 from survq.training.losses import nll_survival_loss
 
 KeysValues = tuple[Float[Tensor, "bag head _ part"], Float[Tensor, "bag head _ part"]]
@@ -66,6 +66,8 @@ class PIBD(SurvivalModel):
         patch_share, pathway_share: how many pairs go on, as a share of a sub-bag's patches and of the pathways.
         samples: draws that a prototype and the global token are the mean of.
         alpha: by how much less censored prototypes count in the loss of the prototypes.
+        heads: of the layer that tells what is shared from what is particular.
+        code_dropout, layer_dropout, pathway_dropout: of the codes, of that layer, and of the pathways' SNNs.
 
     It keeps no attention.
     """
@@ -100,7 +102,7 @@ class PIBD(SurvivalModel):
         self.disentangle = SharedLayer(width, heads, layer_dropout)
         self.patches_tell_pathways = Club(width, width)
         self.both_tell_global = Club(2 * width, width)
-        self.hazard = nn.Sequential(nn.Linear(3 * width, width), nn.ReLU(), nn.Linear(width, spec.intervals))
+        self.hazard = nn.Sequential(nn.Linear(3 * width, width), nn.ReLU(), HazardHead(width, spec.intervals))
 
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
         _refuse_incomplete(batch)

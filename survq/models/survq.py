@@ -11,7 +11,8 @@ by self-attention and averaged into one vector, from which a linear layer tells 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +23,7 @@ from survq.data.cohort import InputSpec
 from survq.data.problems import some
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.fast import read_bags
-from survq.models.layers import Attention, PathwayEncoder, ResidualAttention, pack
+from survq.models.layers import Attention, HazardHead, PathwayEncoder, ResidualAttention, pack
 
 
 class SurvQ(SurvivalModel):
@@ -35,10 +36,13 @@ class SurvQ(SurvivalModel):
         width: D of the equations; the patch MLP has a hidden layer of 2 D.
         block: "plain" is attention as the equations write it; "residual" adds residual, norm and heads, and is what
             a depth above 1 needs.
+        heads: of residual blocks.
         learnable_queries: False freezes the queries as they were initialised (Table 4).
+        patch_dropout, pathway_dropout: shares of the hidden units of the patch MLP and of the pathways' SNNs.
 
-    Attention on request: "histology": a (query, patch) a case, "genomics": (case, query, pathway),
-    "fusion": a (case, token, token) a layer, "tokens" and "fused": M before and after mixing, (case, token, width).
+    Attention on request: "histology": a (query, patch) a case, None without patches; "genomics": (case, query,
+    pathway); "fusion": a (case, token, token) a layer; "tokens" and "fused": M before and after mixing, (case, token,
+    width). What the hyperparameters leave out is not there.
     """
 
     def __init__(
@@ -57,7 +61,9 @@ class SurvQ(SurvivalModel):
     ):
         super().__init__()
         _check(histology_queries, genomic_queries, depth, block, spec)
-        self.width = width
+        self.spec = spec
+        self.Q_h: nn.Parameter | None = None
+        self.Q_g: nn.Parameter | None = None
 
         def attention() -> Attention | ResidualAttention:
             return Attention(width) if block == "plain" else ResidualAttention(width, heads)
@@ -81,83 +87,95 @@ class SurvQ(SurvivalModel):
                 self.Q_g = queries(genomic_queries)
                 self.read_pathways = attention()
         self.mix = nn.ModuleList(attention() for _ in range(depth))
-        self.hazard = nn.Linear(width, spec.intervals)
+        self.hazard = HazardHead(width, spec.intervals)
 
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
-        attention: dict = {}
-        branches = []
-        if hasattr(self, "encode_pathways"):
-            branches.append(self._genomics(batch, attention if keep_attention else None))
-        if hasattr(self, "encode_patches"):  # last, so that its backward pass comes first: it has most memory to free
-            branches.insert(0, self._histology(batch, attention if keep_attention else None))
-        _refuse_unreadable(batch, branches)
-        if not self.mix:
-            return Prediction(self.hazard(_mean_of_tokens(branches)), attention=attention)
+        kept: dict | None = {} if keep_attention else None
+        # pathways first: the backward pass then begins with the patches, which have most memory to free
+        genomics = [self._genomics(batch, kept)] if self.spec.pathways else []
+        histology = [self._histology(batch, kept)] if self.spec.patch_features else []
+        modalities = histology + genomics
+        _refuse_unreadable(batch, modalities)
+        z = self._mixed(modalities, kept) if self.mix else _mean_of_tokens(modalities)
+        return Prediction(self.hazard(z), attention=kept or {})
 
-        M = torch.cat([tokens for tokens, _ in branches], dim=1)  # (case, token, width)
-        present = torch.cat([(count > 0)[:, None].expand(tokens.shape[:2]) for tokens, count in branches], dim=1)
-        everything = bool(present.all())
-        if not keep_attention and isinstance(self.mix[0], Attention):
-            return Prediction(self.hazard(self.mix[0].mean(M, None if everything else present)))
-        if keep_attention:
-            attention |= {"tokens": M, "fusion": []}
-        for layer in self.mix:
-            M, A = layer(M, M, None if everything else present)  # (3)
-            if keep_attention:
-                attention["fusion"].append(A)
-        if keep_attention:
-            attention["fused"] = M
-        z = M.mean(dim=1) if everything else (M * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
-        return Prediction(self.hazard(z), attention=attention)
+    def _histology(self, batch: Batch, kept: dict | None) -> Tokens:
+        """Q_h' of each case (1); without queries the mean of X_h, which stands for all patches."""
+        patches = torch.tensor([len(bag) for bag in batch.bags], device=batch.time.device)
+        if self.Q_h is None:
+            return Tokens(self._read_each(batch.bags, None), patches)
+        shown = kept is not None or any(bag.requires_grad for bag in batch.bags)  # as the short way cannot
+        if isinstance(self.read_patches, Attention) and not shown:
+            Q_h = read_bags(self.encode_patches, self.read_patches, self.Q_h, batch.bags)
+        else:
+            Q_h = self._read_each(batch.bags, kept)
+        return Tokens(Q_h, (patches > 0) * len(self.Q_h))
 
-    def _histology(self, batch: Batch, attention: dict | None) -> Branch:
-        """The tokens that stand for the patches of each case, (case, token, width), and how many they are."""
-        tokens = len(self.Q_h) if hasattr(self, "Q_h") else 1
-        count = torch.tensor([len(bag) for bag in batch.bags], device=batch.time.device)
-        fast = attention is None and not any(bag.requires_grad for bag in batch.bags)
-        if fast and hasattr(self, "Q_h") and isinstance(self.read_patches, Attention):
-            return read_bags(self.encode_patches, self.read_patches, self.Q_h, batch.bags), (count > 0) * tokens
-        found: list[Tensor] = [self.hazard.weight.new_zeros(tokens, self.width)] * len(batch)
-        weights: list[Tensor | None] = [None] * len(batch)
-        for members, patches, sizes in pack(batch.bags):
-            X_h = self.encode_patches(patches.to(self.hazard.weight.dtype))  # (patch, width)
-            if not hasattr(self, "Q_h"):  # the mean stands for all of them
+    def _read_each(self, bags: Sequence[Tensor], kept: dict | None) -> Float[Tensor, "case _ width"]:
+        """What the queries read in each bag, or without queries the mean; zeros in an empty one."""
+        weight = self.hazard.weight
+        tokens = [weight.new_zeros(1 if self.Q_h is None else len(self.Q_h), weight.shape[1])] * len(bags)
+        if kept is not None:
+            kept["histology"] = [None] * len(bags)
+        for members, patches, sizes in pack(bags):
+            X_h = self.encode_patches(patches.to(weight.dtype))  # (patch, width)
+            if self.Q_h is None:
                 for position, X in zip(members, X_h.split(sizes), strict=True):
-                    found[position] = X.mean(dim=0, keepdim=True)
+                    tokens[position] = X.mean(dim=0, keepdim=True)
                 continue
-            read = self.read_patches.over_bags(self.Q_h, X_h, sizes)  # (1)
-            for position, (Q_h, A) in zip(members, read, strict=True):
-                found[position], weights[position] = Q_h, A if attention is not None else None
-        if attention is not None:
-            attention["histology"] = weights
-        return torch.stack(found), count if not hasattr(self, "Q_h") else (count > 0) * tokens
+            for position, (Q_h, A) in zip(members, self.read_patches.over_bags(self.Q_h, X_h, sizes), strict=True):
+                tokens[position] = Q_h
+                if kept is not None:
+                    kept["histology"][position] = A
+        return torch.stack(tokens)
 
-    def _genomics(self, batch: Batch, attention: dict | None) -> Branch:
-        """Likewise for the pathways."""
+    def _genomics(self, batch: Batch, kept: dict | None) -> Tokens:
+        """Q_g' of each case (2); without queries the mean of X_g, which stands for all pathways."""
         X_g = self.encode_pathways(batch.expression)  # (case, pathway, width)
-        if not hasattr(self, "Q_g"):
-            return X_g.mean(dim=1, keepdim=True), batch.has_expression * X_g.shape[1]
-        if attention is None and isinstance(self.read_pathways, Attention) and len(self.Q_g) < X_g.shape[1]:
-            return self.read_pathways.of_few_queries(self.Q_g, X_g), batch.has_expression * len(self.Q_g)
-        Q_g, A = self.read_pathways(self.Q_g, X_g)  # (2)
-        if attention is not None:
-            attention["genomics"] = A
-        return Q_g, batch.has_expression * len(self.Q_g)
+        if self.Q_g is None:
+            return Tokens(X_g.mean(dim=1, keepdim=True), batch.has_expression * X_g.shape[1])
+        if isinstance(self.read_pathways, Attention) and kept is None and len(self.Q_g) < X_g.shape[1]:
+            Q_g = self.read_pathways.of_few_queries(self.Q_g, X_g)
+        else:
+            Q_g, A = self.read_pathways(self.Q_g, X_g)
+            if kept is not None:
+                kept["genomics"] = A
+        return Tokens(Q_g, batch.has_expression * len(self.Q_g))
+
+    def _mixed(self, modalities: list[Tokens], kept: dict | None) -> Float[Tensor, "case width"]:
+        """z, the mean of the tokens of M' (3), over those that a case has."""
+        M = torch.cat([tokens for tokens, _ in modalities], dim=1)  # (case, token, width)
+        there = torch.cat([(number > 0)[:, None].expand(tokens.shape[:2]) for tokens, number in modalities], dim=1)
+        present = None if there.all() else there
+        if isinstance(self.mix[0], Attention) and kept is None:
+            return self.mix[0].mean(M, present)
+        mixed, fusion = M, []
+        for layer in self.mix:
+            mixed, A = layer(mixed, mixed, present)
+            fusion.append(A)
+        if kept is not None:
+            kept |= {"tokens": M, "fusion": fusion, "fused": mixed}
+        if present is None:
+            return mixed.mean(dim=1)
+        return (mixed * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
 
 
-Branch = tuple[Float[Tensor, "case _ width"], Int[Tensor, " case"]]
-"""The tokens of a modality, and for how many tokens they stand in each case: 0 where the case lacks the modality."""
+class Tokens(NamedTuple):
+    """The tokens of a modality, and for how many tokens they stand in each case: 0 where the case lacks it."""
+
+    tokens: Float[Tensor, "case _ width"]
+    number: Int[Tensor, " case"]
 
 
-def _mean_of_tokens(branches: list[Branch]) -> Float[Tensor, "case width"]:
+def _mean_of_tokens(modalities: list[Tokens]) -> Float[Tensor, "case width"]:
     """The mean over the tokens of all modalities, where a mean that stands for many tokens weighs as many."""
-    means = torch.stack([tokens.mean(dim=1) for tokens, _ in branches])  # (modality, case, width)
-    counts = torch.stack([count for _, count in branches])[..., None]
-    return (means * counts).sum(dim=0) / counts.sum(dim=0)
+    means = torch.stack([tokens.mean(dim=1) for tokens, _ in modalities])  # (modality, case, width)
+    numbers = torch.stack([number for _, number in modalities])[..., None]
+    return (means * numbers).sum(dim=0) / numbers.sum(dim=0)
 
 
-def _refuse_unreadable(batch: Batch, branches: list[Branch]) -> None:
-    tokens = torch.stack([count for _, count in branches]).sum(dim=0)
+def _refuse_unreadable(batch: Batch, modalities: list[Tokens]) -> None:
+    tokens = torch.stack([number for _, number in modalities]).sum(dim=0)
     if lacking := [case for case, count in zip(batch.case_ids, tokens.tolist(), strict=True) if not count]:
         raise ValueError(
             f"{some(lacking)} have neither patches nor pathways that SurvQ could read. "

@@ -28,11 +28,11 @@ def reference(model: SurvQ, batch, spec=SPEC) -> torch.Tensor:
         tokens = []
         if len(bag):
             X_h = model.encode_patches(bag.float())
-            tokens.append(attend(model.read_patches, model.Q_h, X_h) if hasattr(model, "Q_h") else X_h)
+            tokens.append(attend(model.read_patches, model.Q_h, X_h) if model.Q_h is not None else X_h)
         if batch.has_expression[number]:
             pathways = zip(modules, spec.pathways, strict=True)
             X_g = torch.stack([module.eval()(batch.expression[number, list(genes)]) for module, genes in pathways])
-            tokens.append(attend(model.read_pathways, model.Q_g, X_g) if hasattr(model, "Q_g") else X_g)
+            tokens.append(attend(model.read_pathways, model.Q_g, X_g) if model.Q_g is not None else X_g)
         M = torch.cat(tokens)
         for layer in model.mix:
             M = attend(layer, M, M)
