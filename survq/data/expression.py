@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -14,9 +14,13 @@ class ExpressionScale:
 
     offset: np.ndarray | float  # one for all genes, or (gene,)
     factor: np.ndarray | float
+    keeps_zeros: bool = False  # a value of exactly 0 stays 0
 
     def __call__(self, expression: Float[np.ndarray, "case gene"]) -> Float[np.ndarray, "case gene"]:
-        return ((expression - self.offset) * self.factor).astype(np.float32)
+        scaled = ((expression - self.offset) * self.factor).astype(np.float32)
+        if self.keeps_zeros:
+            scaled[np.asarray(expression) == 0] = 0
+        return scaled
 
 
 def minmax(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
@@ -28,6 +32,15 @@ def minmax(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
     return ExpressionScale(offset=(low + high) / 2, factor=2 / (high - low) if high - low > 1e-8 else 0.0)
 
 
+def minmax_as_survpath(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
+    """`minmax` as SurvPath's code has it: exact zeros, which it takes for missing, become the middle of the range.
+
+    The same as `minmax` on the public tables, log2(TPM + 0.001), where nothing is exactly 0. Of log2(TPM + 1), where 0
+    is the lowest value there is, it makes nonsense.
+    """
+    return replace(minmax(training), keeps_zeros=True)
+
+
 def zscore(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
     """Mean 0 and population deviation 1 a gene; a gene that is constant in training becomes 0 everywhere."""
     mean, deviation = training.mean(axis=0, dtype=np.float64), training.std(axis=0, dtype=np.float64)
@@ -36,4 +49,4 @@ def zscore(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
     return ExpressionScale(offset=mean, factor=factor)
 
 
-SCALES = {"minmax": minmax, "zscore": zscore}
+SCALES = {"minmax": minmax, "minmax_as_survpath": minmax_as_survpath, "zscore": zscore}

@@ -31,7 +31,7 @@ class TrainConfig:
     seed: int = 0
     intervals: int = 4
     interval_edges: Literal["training", "cohort"] = "training"
-    expression_scale: Literal["minmax", "zscore"] = "minmax"
+    expression_scale: Literal["minmax", "minmax_as_survpath", "zscore"] = "minmax"
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     patches_per_case: int | None = None  # drawn afresh each epoch in training; None takes all
 

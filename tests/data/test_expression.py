@@ -6,17 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from survq.data.expression import minmax, zscore
+from survq.data.expression import minmax, minmax_as_survpath, zscore
 
 TRAINING = np.array([[0.0, 2, -4], [6, 1, 0]])
 HELD_OUT = np.array([[8.0, 0, -5]])
 
 
 def test_minmax_by_hand():
-    # models.md 2.5 puts raw zeros back to 0 as SurvPath does; here a zero is a value like any other: -0.2
     scale = minmax(TRAINING)
     np.testing.assert_allclose(scale(TRAINING), [[-0.2, 0.2, -1], [1, 0, -0.2]], atol=1e-7)
     np.testing.assert_allclose(scale(HELD_OUT), [[1.4, -0.2, -1.2]], atol=1e-7)
+
+
+def test_minmax_as_survpath_by_hand():
+    scale = minmax_as_survpath(TRAINING)
+    np.testing.assert_allclose(scale(TRAINING), [[0, 0.2, -1], [1, 0, 0]], atol=1e-7)
+    np.testing.assert_allclose(scale(HELD_OUT), [[1.4, 0, -1.2]], atol=1e-7)
 
 
 def test_zscore_by_hand():

@@ -48,7 +48,7 @@ REFUSED = {
     "one interval": ({"intervals": 1}, "intervals is 1; expected 2 or more"),
     "a negative seed": ({"seed": -1}, "seed is -1; expected 0 or more"),
     "edges": ({"interval_edges": "trainig"}, "interval_edges is 'trainig'; expected one of training, cohort"),
-    "a scale": ({"expression_scale": "z"}, "expression_scale is 'z'; expected one of minmax, zscore"),
+    "a scale": ({"expression_scale": "z"}, "expected one of minmax, minmax_as_survpath, zscore"),
     "sampling": ({"sampling": "balance"}, "sampling is 'balance'; expected one of shuffled, balanced"),
 }
 
