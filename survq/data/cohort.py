@@ -62,7 +62,7 @@ class Cohort:
     pathways: Pathways  # those that the expression covers, cut to its genes
     splits: pd.DataFrame | None  # repeat, fold, case_id, role
     dropped: pd.DataFrame  # case_id, reason
-    features: Folder
+    folder: Folder
     pathways_given: int = 0  # before the coverage rule
 
     @classmethod
@@ -101,7 +101,7 @@ class Cohort:
         slides = tables.slides[tables.slides["case_id"].isin(cases.index)]
         slides = slides.sort_values(["case_id", "slide_id"])
         splits, dropped = tables.splits, tables.dropped
-        cohort = cls(name, cases, expression, slides, pathways, splits, dropped, folder / "features", len(given))
+        cohort = cls(name, cases, expression, slides, pathways, splits, dropped, folder, len(given))
         return cohort._without_empty_cases()
 
     def _without_empty_cases(self) -> Cohort:
@@ -129,6 +129,11 @@ class Cohort:
             expression = expression.loc[expression.index.isin(case_ids)]
         slides = self.slides[self.slides["case_id"].isin(case_ids)]
         return replace(self, cases=self.cases.loc[case_ids], expression=expression, slides=slides)
+
+    @property
+    def features(self) -> Folder:
+        """Its feature store."""
+        return self.folder / "features"
 
     @property
     def has_slides(self) -> np.ndarray:

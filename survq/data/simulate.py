@@ -29,7 +29,10 @@ from jaxtyping import Bool, Float, Int
 
 from survq.data.cohort import write_cohort
 from survq.data.features import Slide
+from survq.data.folder import Folder
 from survq.data.folds import Fold, make_folds
+from survq.data.ledger import cohort_folder, read_source
+from survq.data.problems import DataError, some
 from survq.data.worlds import PRESETS, PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig, stream
 from survq.evaluation.concordance import concordance_index
 
@@ -46,6 +49,8 @@ MEDIAN_MONTHS = 36.0  # survival of a case with eta = 0
 STUDY_END_MONTHS = 120.0
 AGE = (62.0, 10.0)  # years: mean and deviation
 AGE_BY_RISK = 0.3  # correlation with eta
+PARTS = ("labels", "expression", "splits", "features")  # of a cohort, as its source.json names them
+SIMULATED = {"made_by": "survq simulate"}  # what source.json says of a part that was drawn
 REFERENCE_CASES = 600  # tell the mean and deviation of h, and the rate of drop-out, of a world
 
 
@@ -308,6 +313,8 @@ def write_simulated(
         truth.parquet       case_id, eta, h, g, has_slides, has_expression
         simulation.json     config, seed, what was planted, and the oracle's C-index: over the validation cases of
                             a fold, mean over folds ("oracle", comparable to a model's), and over all cases
+
+    A simulated cohort that is there is replaced. Raises DataError where anything else is: it would be lost.
     """
     if isinstance(world, str):
         if world not in PRESETS:
@@ -318,6 +325,15 @@ def write_simulated(
         cases=world.cases if cases is None else cases,
         held_out=world.held_out if held_out is None else held_out,
     )
+    folder = cohort_folder(root, name)
+    parts = read_source(folder)
+    if (there := folder.names()) and not (parts and all(_is_simulated(part) for part in parts.values())):
+        raise DataError(
+            [
+                f"{folder}: holds what was not simulated ({some(there)}), and would be replaced. "
+                f"Mend: give the simulated cohort another name or folder, or move this one away."
+            ]
+        )
     cohort = World(config).cohort(config.cases + config.held_out, seed)
     folds = _folds(cohort, seed)
     return write_cohort(
@@ -331,8 +347,21 @@ def write_simulated(
         attachments={
             "truth.parquet": _parquet(cohort.truth.reset_index()),
             "simulation.json": json.dumps(_account(cohort, folds), indent=2).encode(),
+            "source.json": json.dumps(dict.fromkeys(PARTS, SIMULATED), indent=1, sort_keys=True).encode(),
         },
     )
+
+
+def read_simulation(folder: Folder) -> dict | None:
+    """simulation.json of a cohort whose outcomes are still the drawn ones; None where others were imported since."""
+    if not _is_simulated(read_source(folder).get("labels", {})):
+        return None
+    return json.loads((folder / "simulation.json").read_text())
+
+
+def _is_simulated(part: dict) -> bool:
+    """Whether a part of a cohort was drawn, by what its books say: an import notes there what it put in its place."""
+    return part == SIMULATED
 
 
 def tissue_cells(patches: int, random: np.random.Generator) -> Int[np.ndarray, "patch 2"]:
