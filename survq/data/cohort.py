@@ -17,12 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survq.data.features import INDEX, FeatureStore, Slide, write_features
-from survq.data.folder import Folder, replace_file
+from survq.data.folder import Folder, appearing, replace_file
+from survq.data.lock import locked
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 
@@ -431,7 +429,7 @@ def write_cohort(
 
     `cases` and `expression` are indexed by case_id. `attachments` are further small files, by name.
     All cohorts of a folder share its pathways: others cannot be put there while there are other cohorts.
-    Raises DataError before anything is visible under the cohort's name.
+    Raises DataError before anything is visible under the cohort's name, and InUse.
     """
     root = Path(root).expanduser()
     dropped = pd.DataFrame({"case_id": [], "reason": []}, dtype=str) if dropped is None else dropped
@@ -450,44 +448,34 @@ def write_cohort(
         problems.append(f"{gmt}: is there with other pathways, which {some(others)} need. Mend: choose another folder.")
     raise_if_any(problems)
 
-    is_new = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
-    try:
-        for file, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
-            if table is not None:
-                (unfinished / f"{file}.parquet").write_bytes(parquet(table))
-        dropped.to_csv(unfinished / "dropped.csv", index=False)
-        for file, content in (attachments or {}).items():
-            (unfinished / file).write_bytes(content)
-        write_features(unfinished / "features", slides)
-        tables = replace(tables, slides=FeatureStore(unfinished / "features").index)
-        raise_if_any(slides_problems(tables.slides, f"{name}/features") + join_problems(tables, name))
-        if pathways is not None:
-            replace_file(gmt, pathways.to_gmt().encode())
-        unfinished.chmod(0o755)
-        _replace_folder(root / name, unfinished)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):
-                root.rmdir()
-        raise
+    with _made(root), locked(root / f".{name}.lock", root / name, "wait for it to end"):
+        Folder.at(root).sweep(f".{name}.*")
+        with appearing(root / name, replacing=True) as unfinished:
+            for file, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
+                if table is not None:
+                    (unfinished / f"{file}.parquet").write_bytes(parquet(table))
+            dropped.to_csv(unfinished / "dropped.csv", index=False)
+            for file, content in (attachments or {}).items():
+                (unfinished / file).write_bytes(content)
+            write_features(unfinished / "features", slides)
+            tables = replace(tables, slides=FeatureStore(unfinished / "features").index)
+            raise_if_any(slides_problems(tables.slides, f"{name}/features") + join_problems(tables, name))
+            if pathways is not None:
+                replace_file(gmt, pathways.to_gmt().encode())
     return root / name
 
 
-def _replace_folder(folder: Path, by: Path) -> None:
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    if folder.exists():
-        os.rename(folder, aside / folder.name)
+@contextmanager
+def _made(root: Path) -> Iterator[None]:
+    """A folder to write into. One that was not there goes again where nothing comes of it."""
+    is_new = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
     try:
-        os.rename(by, folder)
-    except OSError:
-        if (aside / folder.name).exists():
-            os.rename(aside / folder.name, folder)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside)
+        yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # it is not empty
+                root.rmdir()
 
 
 def parquet(table: pd.DataFrame) -> memoryview:
