@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import shutil
@@ -118,6 +119,13 @@ def unreadable(file: object, error: Exception) -> str:
     """The sentence for such a file."""
     reason = " ".join(str(error).split())[:120]
     return f"{file}: cannot be read ({reason}). Mend: restore it or import it again."
+
+
+def parquet(table: pd.DataFrame) -> memoryview:
+    """A table as the bytes of a Parquet file."""
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), content, write_page_checksum=True)
+    return content.getbuffer()
 
 
 def replace_file(file: Path, content: bytes) -> None:

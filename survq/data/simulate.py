@@ -17,7 +17,6 @@ inclinations behind them: a truth that the data hide is nobody's to learn, and w
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,13 +26,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from survq.data.cohort import write_cohort
-from survq.data.features import Slide
-from survq.data.folder import Folder
+from survq.data.folder import Folder, parquet
 from survq.data.folds import Fold, make_folds
 from survq.data.ledger import cohort_folder, read_source
 from survq.data.problems import DataError, some
-from survq.data.worlds import PRESETS, PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig, stream
+from survq.data.streams import generator
+from survq.data.worlds import PRESETS, PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig
+from survq.data.write import Slide, write_cohort
 from survq.evaluation.concordance import concordance_index
 
 SHARE_SPREAD = 0.8  # deviation of a case's log inclination to a morphology
@@ -81,7 +80,7 @@ class World:
         self.patch_space = PatchSpace.draw(config)
         self.transcriptome = Transcriptome.draw(config)
         # scanners differ between sites: patches are 448 pixels wide at 40x, 224 at 20x
-        self.magnification = stream(config.world, "scanners").choice([20, 40], config.sites)
+        self.magnification = generator(config.world, "scanners").choice([20, 40], config.sites)
         self._calibrate()
 
     def cohort(self, cases: int, seed: int) -> SimulatedCohort:
@@ -89,7 +88,7 @@ class World:
         config = self.config
 
         def random_for(purpose: str) -> np.random.Generator:
-            return stream(config.world, seed, purpose)
+            return generator(config.world, seed, purpose)
 
         site = random_for("sites").integers(0, config.sites, cases)
         latent = self.latent(cases, random_for("latent"))
@@ -220,7 +219,7 @@ class World:
 
     def _calibrate(self) -> None:
         """Set the scale of h, and the rate of drop-out that censors the wanted share, on cases of no cohort."""
-        random = stream(self.config.world, "reference")
+        random = generator(self.config.world, "reference")
         latent = self.latent(REFERENCE_CASES, random)
         counts = patch_counts(self.tissue(latent, random), REFERENCE_CASES, self.config.morphologies)
         histology = self._histology(latent, counts)
@@ -266,7 +265,7 @@ class SimulatedCohort:
         site = int(self.site[section.case])
         magnification = int(self.world.magnification[site])
         patch_size = 224 * magnification // 20
-        random = stream(self.world.config.world, self.seed, "patches", slide_id)
+        random = generator(self.world.config.world, self.seed, "patches", slide_id)
         return Slide(
             slide_id=slide_id,
             case_id=str(self.cases.index[section.case]),
@@ -345,7 +344,7 @@ def write_simulated(
         splits=_splits(folds),
         pathways=cohort.world.transcriptome.pathways,
         attachments={
-            "truth.parquet": _parquet(cohort.truth.reset_index()),
+            "truth.parquet": parquet(cohort.truth.reset_index()),
             "simulation.json": json.dumps(_account(cohort, folds), indent=2).encode(),
             "source.json": json.dumps(dict.fromkeys(PARTS, SIMULATED), indent=1, sort_keys=True).encode(),
         },
@@ -471,9 +470,3 @@ def _account(cohort: SimulatedCohort, folds: Sequence[Fold]) -> dict:
 def _numbers(values: dict) -> dict:
     """JSON knows no NaN; a C-index that does not exist becomes null."""
     return {str(key): None if np.isnan(value) else round(float(value), 6) for key, value in values.items()}
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()

@@ -22,8 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from survq.data.cohort import parquet
-from survq.data.folder import Folder, appearing
+from survq.data.folder import Folder, appearing, parquet
 from survq.data.lock import locked
 
 DAMAGED, STALE = ".damaged-", ".stale-"

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from survq.data.cohort import Cohort, cohort_names, write_cohort
-from survq.data.features import Slide
+from survq.data.cohort import Cohort, cohort_names
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError
+from survq.data.write import Slide, write_cohort
 
 
 def test_round_trip(tmp_path, small):

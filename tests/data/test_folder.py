@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from survq.data.cohort import write_cohort
 from survq.data.folder import Folder, appearing
 from survq.data.lock import InUse, locked
+from survq.data.write import write_cohort
 
 
 def test_several_files_appear_together_or_not_at_all(tmp_path, tree):

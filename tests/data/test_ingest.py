@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from pyarrow import fs
 
-from survq.data.cohort import Cohort, write_cohort
-from survq.data.features import FeatureStore, Slide, write_slide
+from survq.data.cohort import Cohort
+from survq.data.features import FeatureStore
 from survq.data.folder import Folder
 from survq.data.ingest import (
     Kind,
@@ -26,6 +26,7 @@ from survq.data.ingest import (
 )
 from survq.data.lock import InUse
 from survq.data.problems import DataError
+from survq.data.write import Slide, write_cohort, write_slide
 
 
 def slide(name: str, encoder: str = "uni", width: int = 4) -> Slide:

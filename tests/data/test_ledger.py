@@ -7,11 +7,12 @@ from itertools import permutations
 import pandas as pd
 import pytest
 
-from survq.data.cohort import NEITHER, Cohort, read_tables
-from survq.data.features import write_features
+from survq.data.cohort import Cohort
 from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, read_cases, read_dropped, read_source, update_cohort
 from survq.data.problems import DataError
+from survq.data.tables import NEITHER, read_tables
+from survq.data.write import write_features
 
 FACTS = {"rule": "as it came"}
 

@@ -10,13 +10,15 @@ from lifelines import CoxPHFitter
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from survq.data.cohort import Cohort, write_cohort
-from survq.data.features import FeatureStore, write_features
+from survq.data.cohort import Cohort
+from survq.data.features import FeatureStore
 from survq.data.folds import given_folds
 from survq.data.ledger import cohort_folder, update_cohort
 from survq.data.problems import DataError
 from survq.data.simulate import SimulatedCohort, World, read_simulation, tissue_cells, write_simulated
-from survq.data.worlds import PRESETS, PROGNOSTIC, WorldConfig, stream
+from survq.data.streams import generator
+from survq.data.worlds import PRESETS, PROGNOSTIC, WorldConfig
+from survq.data.write import write_cohort, write_features
 from survq.evaluation.concordance import concordance_index
 
 
@@ -189,7 +191,7 @@ def test_coordinates_are_a_grid_of_level_zero_pixels(demo):
 
 
 def test_tissue_is_contiguous():
-    cells = {tuple(cell) for cell in tissue_cells(500, stream("test"))}
+    cells = {tuple(cell) for cell in tissue_cells(500, generator("test"))}
     neighbours = [sum((x + dx, y + dy) in cells for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1))) for x, y in cells]
     assert len(cells) == 500 and np.mean(neighbours) > 3
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
-from survq.data.features import Slide, write_features
 from survq.data.problems import DataError
+from survq.data.write import Slide, write_features
 from survq.importing.survpath import import_survpath
 
 LABELS = "datasets_csv/metadata/tcga_blca.csv"
