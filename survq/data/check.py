@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.features import read_coordinates, read_slides
+from survq.data.features import file_of, read_coordinates, read_slides
 from survq.data.folder import Folder
 from survq.data.folds import fold_problems, given_folds
 from survq.data.ledger import read_source
@@ -201,7 +201,7 @@ def _slide_problems(folder: Folder, row: dict) -> list[str]:
     try:
         features = read_slides(folder, [row])
         if not np.isfinite(features).all():
-            problems.append(f"{row['file']}: slide {row['slide_id']!r}: features that are not finite.")
+            problems.append(f"{file_of(folder, row)}: slide {row['slide_id']!r}: features that are not finite.")
     except DataError as error:
         problems += error.problems
     try:

@@ -97,15 +97,16 @@ def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
     """The features of slides named by rows of the index; every byte is checked against the row's sha256."""
     bags, problems = [], []
     for row in rows:
-        buffer = _read_cell(folder, row, "features")
+        file = file_of(folder, row)
+        buffer = _read_cell(file, row, "features")
         if buffer is None or hashlib.sha256(buffer).hexdigest() != row["sha256"]:
             problems.append(
-                f"{row['file']}: the features of slide {row['slide_id']!r} are not those that were written "
+                f"{file}: the features of slide {row['slide_id']!r} are not those that were written "
                 f"(sha256 differs). Mend: restore the file, or import the slide again."
             )
         elif len(buffer) != 2 * row["patches"] * row["width"]:
             problems.append(
-                f"{row['file']}: slide {row['slide_id']!r}: {len(buffer)} bytes of features; expected {row['patches']} "
+                f"{file}: slide {row['slide_id']!r}: {len(buffer)} bytes of features; expected {row['patches']} "
                 f"patches x {row['width']} features x 2 bytes. Mend: import the slide again."
             )
         else:
@@ -129,28 +130,34 @@ def case_of_row(table: pa.Table) -> str:
 
 def read_coordinates(folder: Folder, row: dict) -> np.ndarray | None:
     """The coordinates of the slide named by a row of the index, (patch, 2), int32; None where there are none."""
-    buffer = _read_cell(folder, row, "coordinates")
+    file = file_of(folder, row)
+    buffer = _read_cell(file, row, "coordinates")
     if buffer is None:
         return None
     if len(buffer) != 8 * row["patches"]:
         raise DataError(
             [
-                f"{row['file']}: slide {row['slide_id']!r}: {len(buffer)} bytes of coordinates for {row['patches']} "
+                f"{file}: slide {row['slide_id']!r}: {len(buffer)} bytes of coordinates for {row['patches']} "
                 f"patches; expected 8 a patch. Mend: import the slide again."
             ]
         )
     return np.frombuffer(buffer, np.int32).reshape(-1, 2)
 
 
-def _read_cell(folder: Folder, row: dict, column: str) -> pa.Buffer | None:
+def file_of(folder: Folder, row: dict) -> Folder:
+    """Where the slide of a row of the index lies."""
+    return Folder(folder.filesystem, row["file"])
+
+
+def _read_cell(file: Folder, row: dict, column: str) -> pa.Buffer | None:
     # features have their sha256; the other columns have the checksums of their pages
     verify = column != "features"
     try:
         with (
-            folder.filesystem.open_input_file(row["file"]) as source,
+            file.filesystem.open_input_file(file.path) as source,
             pq.ParquetFile(source, page_checksum_verification=verify) as parquet,
         ):
             (value,) = parquet.read_row_group(int(row["row_group"]), columns=[column]).column(column)
     except UNREADABLE as error:
-        raise DataError([unreadable(row["file"], error)]) from error
+        raise DataError([unreadable(file, error)]) from error
     return value.as_buffer() if value.is_valid else None

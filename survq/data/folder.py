@@ -21,6 +21,7 @@ from survq.data.problems import DataError
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is cut short, overwritten or damaged."""
 
+SCHEMES = {"gcs": "gs"}  # of filesystems that are not called as their URIs are
 UNFINISHED = ".unfinished"  # the end of the hidden names of files that are being written
 
 
@@ -44,7 +45,9 @@ class Folder:
         return Folder(self.filesystem, f"{self.path}/{name}")
 
     def __str__(self) -> str:
-        return self.path
+        """As a person names it, and `at` understands it: a path, or the URI of a bucket. Filesystems want `path`."""
+        scheme = SCHEMES.get(self.filesystem.type_name, self.filesystem.type_name)
+        return self.path if self.local is not None else f"{scheme}://{self.path}"
 
     @property
     def local(self) -> Path | None:

@@ -6,10 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
+from survq.data.cohort import Cohort
+from survq.data.features import read_slides
 from survq.data.folder import Folder, appearing
 from survq.data.lock import InUse, locked
-from survq.data.write import write_cohort
+from survq.data.problems import DataError
+from survq.data.write import file_name, write_cohort
 
 
 def test_several_files_appear_together_or_not_at_all(tmp_path, tree):
@@ -86,3 +90,31 @@ def test_what_a_killed_writer_of_a_cohort_left_is_swept_by_the_next(tmp_path, sm
     assert sorted(os.listdir(tmp_path)) == [".Y.01234567.unfinished", "X", "pathways.gmt"]
     with locked(tmp_path / ".X.lock", "X", "wait"), pytest.raises(InUse, match=r"X is in use by process .*Mend: wait"):
         write_cohort(tmp_path, "X", **small)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (Folder.at("/data/BLCA"), "/data/BLCA"),
+        (Folder.at("file:///data/BLCA"), "/data/BLCA"),
+        (Folder(fs.S3FileSystem(anonymous=True, region="eu-west-1"), "bucket/data") / "BLCA", "s3://bucket/data/BLCA"),
+        (Folder(fs.GcsFileSystem(anonymous=True), "bucket/data") / "BLCA", "gs://bucket/data/BLCA"),
+        (Folder.at("mock:///data") / "BLCA", "mock://data/BLCA"),
+    ],
+    ids=["a path", "a file's URI", "S3", "Google", "pretended"],
+)
+def test_a_place_is_named_so_that_it_can_be_pasted_back(place, name):
+    assert str(place) == name
+
+
+def test_messages_name_a_bucket_in_full(tmp_path, small):
+    bucket = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
+    write_cohort(tmp_path / "data", "X", **small)
+    cohort = Cohort.load(bucket, "X")
+    first, second = cohort.slides.to_dict("records")[:2]
+    file = f"{bucket}/X/features/{file_name(first['slide_id'])}"
+    with pytest.raises(DataError, match=f"{file}: the features of slide"):
+        read_slides(cohort.features, [{**first, "sha256": second["sha256"]}])
+    (tmp_path / "data/X/cases.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=f"{bucket}/X/cases.parquet: cannot be read"):
+        Cohort.load(bucket, "X")

@@ -76,7 +76,7 @@ def test_what_was_left_half_written_is_swept_and_nothing_else(tmp_path):
 def test_a_bucket_cannot_be_locked(tmp_path):
     bucket = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
     with filling(bucket) as features, filling(bucket):
-        assert str(features) == "data/features"
+        assert features.path == "data/features"
     assert os.listdir(tmp_path) == []
 
 
