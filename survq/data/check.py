@@ -139,7 +139,7 @@ def _look_at_expression(expression: pd.DataFrame, pathways: Pathways, folder: st
     covered = pathways.covered_by(expression.columns)
     found.figures |= {"genes": f"{expression.shape[1]:,}", "pathways": f"{len(covered)} of {len(pathways)}"}
     if not len(pathways):
-        found.notes.append("there is no pathways.gmt, so models that read pathways cannot run")
+        found.notes.append("there is no pathways.gmt, so studies leave expression aside")
     elif not len(covered):
         found.problems.append(
             f"{folder}/expression.parquet: covers no pathway of pathways.gmt to {COVERAGE:.0%}. Its genes are called "

@@ -16,6 +16,8 @@ from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.tables import NEITHER, other_reasons, read_tables
 
+UNCOVERED = "no slides, and expression that covers no pathway"  # the reason of a case that no model can use
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -85,13 +87,17 @@ class Cohort:
         if len(empty) == len(self.cases):
             raise DataError(
                 [
-                    f"cohort {self.name}: no case has slides or expression, joined by case id. "
+                    f"cohort {self.name}: no case has slides, and its expression covers none of "
+                    f"{self.pathways_given} pathways. Mend: `survq import pathways`, of the same genes."
+                    if self._has_genes.any()
+                    else f"cohort {self.name}: no case has slides or expression, joined by case id. "
                     f"Mend: compare the case ids of its tables; cases.parquet has {some(self.cases.index)}."
                 ]
             )
         if empty.empty:
             return self
-        gone = pd.DataFrame({"case_id": empty, "reason": NEITHER})
+        reasons = np.where(self._has_genes[self.cases.index.isin(empty)], UNCOVERED, NEITHER)
+        gone = pd.DataFrame({"case_id": empty, "reason": reasons})
         kept = self.select([case for case in self.cases.index if case not in set(empty)])
         return replace(kept, dropped=pd.concat([other_reasons(self.dropped), gone], ignore_index=True))
 
@@ -118,7 +124,11 @@ class Cohort:
 
     @property
     def has_expression(self) -> np.ndarray:
-        """(case,), bool."""
+        """(case,), bool. Models read genes by pathways, so expression that covers none is as good as not there."""
+        return self._has_genes if len(self.pathways) else np.zeros_like(self._has_genes)
+
+    @property
+    def _has_genes(self) -> np.ndarray:
         none = np.zeros(len(self.cases), dtype=bool)
         return none if self.expression is None else self.cases.index.isin(self.expression.index)
 
@@ -161,12 +171,13 @@ class Cohort:
             parts.append(f"{len(self.slides)} slides, {int(self.slides['patches'].sum()):,} patches")
             parts += [f"{lacking} cases without slides"] if lacking else []
         if self.expression is not None:
-            lacking = int((~self.has_expression).sum())
+            lacking = int((~self._has_genes).sum())
             parts.append(f"{self.expression.shape[1]} genes, {len(self.pathways)} of {self.pathways_given} pathways")
             parts += [f"{lacking} cases without expression"] if lacking else []
         if len(self.modalities) == 1:
-            missing = "slides" if self.modalities == ("genomics",) else "expression"
-            parts.append(f"no {missing}: {self.modalities[0]} alone")
+            missing = "no slides" if self.modalities == ("genomics",) else "no expression"
+            why = "expression covers no pathway" if self._has_genes.any() and not len(self.pathways) else missing
+            parts.append(f"{why}: {self.modalities[0]} alone")
         if len(self.dropped):
             parts.append(f"{len(self.dropped)} cases left out")
         return f"{self.name}: " + ", ".join(parts)
