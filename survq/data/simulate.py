@@ -17,7 +17,10 @@ inclinations behind them: a truth that the data hide is nobody's to learn, and w
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +29,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from survq.data import streams, worlds
 from survq.data.folder import Folder, parquet
 from survq.data.folds import Fold, make_folds
 from survq.data.ledger import cohort_folder, read_source
@@ -310,8 +314,8 @@ def write_simulated(
     folder share its pathways, so they should come from one world. Beside the tables of any cohort there are
 
         truth.parquet       case_id, eta, h, g, has_slides, has_expression
-        simulation.json     config, seed, what was planted, and the oracle's C-index: over the validation cases of
-                            a fold, mean over folds ("oracle", comparable to a model's), and over all cases
+        simulation.json     config, seed, simulator (a hash), what was planted, and the oracle's C-index: over the validation
+                            cases of a fold, mean over folds ("oracle", comparable to a model's), and over all cases
 
     A simulated cohort that is there is replaced. Raises DataError where anything else is: it would be lost.
     """
@@ -356,6 +360,12 @@ def read_simulation(folder: Folder) -> dict | None:
     if not _is_simulated(read_source(folder).get("labels", {})):
         return None
     return json.loads((folder / "simulation.json").read_text())
+
+
+def simulator() -> str:
+    """A hash of the code that draws: a cohort that another one drew may differ."""
+    code = "".join(inspect.getsource(module) for module in (sys.modules[__name__], worlds, streams))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def _is_simulated(part: dict) -> bool:
@@ -458,6 +468,7 @@ def _account(cohort: SimulatedCohort, folds: Sequence[Fold]) -> dict:
     return {
         "config": asdict(cohort.world.config),
         "seed": cohort.seed,
+        "simulator": simulator(),
         "prognostic_morphologies": list(PROGNOSTIC),
         "planted_pathways": dict(
             zip(cohort.planted_pathways, cohort.world.transcriptome.weight.round(4).tolist(), strict=True)

@@ -1,6 +1,7 @@
 """The simulated cohort: is it what it says, and can its truth be found in what it shows?"""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from lifelines import CoxPHFitter
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
+from survq import study as module
 from survq.data.cohort import Cohort
 from survq.data.features import FeatureStore
 from survq.data.folds import given_folds
@@ -20,6 +22,7 @@ from survq.data.streams import generator
 from survq.data.worlds import PRESETS, PROGNOSTIC, WorldConfig
 from survq.data.write import write_cohort, write_features
 from survq.evaluation.concordance import concordance_index
+from survq.settings import StudySettings
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +288,14 @@ def test_the_truth_is_told_of_drawn_outcomes_only(tmp_path, small):
     assert read_simulation(folder) is not None
     update_cohort(folder, {"labels": {"file": "real.csv"}}, cases=small["cases"])
     assert (folder / "simulation.json").is_file() and read_simulation(folder) is None
+
+
+def test_the_demo_is_made_once_and_again_by_another_simulator(tmp_path, monkeypatch):
+    def made() -> int:
+        folder = module._demo(StudySettings(results=tmp_path))
+        return os.stat(folder.local / "SIM" / "cases.parquet").st_ino
+
+    first = made()
+    assert made() == first
+    monkeypatch.setattr(module, "simulator", lambda: "another")
+    assert made() != first
