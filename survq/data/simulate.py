@@ -314,8 +314,9 @@ def write_simulated(
     folder share its pathways, so they should come from one world. Beside the tables of any cohort there are
 
         truth.parquet       case_id, eta, h, g, has_slides, has_expression
-        simulation.json     config, seed, simulator (a hash), what was planted, and the oracle's C-index: over the validation
-                            cases of a fold, mean over folds ("oracle", comparable to a model's), and over all cases
+        simulation.json     config, seed, a hash of the simulator, what was planted, and the oracle's C-index: over the
+                            validation cases of a fold, mean over folds ("oracle", comparable to a model's), and over
+                            all cases
 
     A simulated cohort that is there is replaced. Raises DataError where anything else is: it would be lost.
     """

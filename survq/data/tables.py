@@ -126,6 +126,15 @@ def other_reasons(dropped: pd.DataFrame) -> pd.DataFrame:
     return dropped[dropped["reason"] != NEITHER]
 
 
+def left_out(dropped: pd.DataFrame) -> list[str]:
+    """Who was left out, a line a reason, for people; all of them stand in dropped.csv."""
+    lines = []
+    for reason, ids in dropped.groupby("reason")["case_id"]:
+        until = "until slides of them come: " if reason == NEITHER else ""
+        lines.append(f"left out, {reason}: {len(ids)}, {until}{some(ids, 5)}")
+    return lines
+
+
 def cohort_name_problems(name: str) -> list[str]:
     """It is the name of a folder, too."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):

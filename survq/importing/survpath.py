@@ -23,7 +23,7 @@ from survq.data.folds import given_folds
 from survq.data.ledger import WITHOUT_LABEL, cohort_folder, update_cohort
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
-from survq.data.tables import NEITHER, Tables, cohort_name_problems, sound_tables
+from survq.data.tables import Tables, cohort_name_problems, left_out, sound_tables
 from survq.importing.coverage import read_pathways
 from survq.importing.expression import Expression, read_expression
 from survq.importing.labels import Labels, read_labels
@@ -98,10 +98,7 @@ class Imported:
                 lines.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
         if lacking := sorted(set(cases.index) - set(self.expression.values.index)):
             lines.append(f"{len(lacking)} cases have no expression, slides alone: {some(lacking)}")
-        for reason, ids in self.left_out.groupby("reason")["case_id"]:
-            until = f", until slides of them come: {some(ids)}" if reason == NEITHER else ""
-            lines.append(f"left out, {reason}: {len(ids)}{until}")
-        return [*lines, *self.labels.notes, *self.expression.notes]
+        return [*lines, *left_out(self.left_out), *self.labels.notes, *self.expression.notes]
 
 
 def import_survpath(
