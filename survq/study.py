@@ -22,6 +22,7 @@ from survq.data.folder import Folder, replace_file
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
 from survq.data.lock import InUse
 from survq.data.problems import DataError, raise_if_any, some
+from survq.data.simulate import read_simulation, simulator, write_simulated
 from survq.evaluation.measure import measure
 from survq.models import MODELS
 from survq.reporting.progress import Progress, clock, distinct
@@ -177,12 +178,8 @@ class Study:
 
     def oracle(self) -> dict[str, float]:
         """The C-index that the truth itself reaches on a simulated cohort, by cohort; empty for real ones."""
-        found = {}
-        for name, cohort in self.cohorts.items():
-            file = Folder(cohort.features.filesystem, cohort.features.path.rsplit("/", 1)[0]) / "simulation.json"
-            if file.is_file():
-                found[name] = float(json.loads(file.read_text())["oracle"]["eta"])
-        return found
+        told = {name: read_simulation(cohort.folder) for name, cohort in self.cohorts.items()}
+        return {name: float(simulation["oracle"]["eta"]) for name, simulation in told.items() if simulation}
 
     def save(self, name: str, table: Table | None = None, figures: Mapping[str, Figure] | None = None) -> None:
         """Write a table and figures into the study's folder, and say where they are."""
@@ -234,13 +231,12 @@ def _load(settings: StudySettings) -> dict[str, Cohort]:
 
 
 def _demo(settings: StudySettings) -> Folder:
-    """The simulated cohort that stands in where no data are named; made once, the same everywhere."""
-    from survq.data.simulate import write_simulated
-
-    root = Path(settings.results).expanduser() / "simulated-data"
-    if not cohort_names(root):
-        write_simulated(root, "demo")
-    return Folder.at(root)
+    """The simulated cohort that stands in where no data are named: the same everywhere, once a simulator."""
+    root = Folder.at(settings.results) / "simulated-data"
+    told = read_simulation(root / "SIM")
+    if told is None or told.get("simulator") != simulator():
+        write_simulated(root.path, "demo")
+    return root
 
 
 def _measured(predictions: pd.DataFrame) -> dict:

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from csv_files import write_csv
 
-from survq.data.features import Slide
 from survq.data.pathways import Pathways
+from survq.data.write import Slide
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from survq.cli import main
-from survq.data.cohort import write_cohort
+from survq.data.write import write_cohort
 
 
 def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):

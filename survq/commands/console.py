@@ -22,9 +22,10 @@ def show_next(folder: object, cohorts: Sequence[str]) -> None:
 
 def show_cohort(name: str, first: str, lines: Sequence[str], dropped) -> None:
     """A cohort after an import: a line, more below it, and who was left out, by reason."""
+    from survq.data.tables import left_out
+
     print(f"{name}: {first}")
-    left_out = [f"left out, {reason}: {count}" for reason, count in dropped["reason"].value_counts().items()]
-    for line in [*lines, *left_out]:
+    for line in [*lines, *left_out(dropped)]:
         print(f"    {line}")
 
 

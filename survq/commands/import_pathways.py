@@ -28,6 +28,7 @@ class ImportPathways:
 
     def run(self) -> int:
         from survq.data.folder import Folder
+        from survq.data.pathways import COVERAGE
         from survq.importing.pathways import import_pathways
 
         *files, data = self.files
@@ -36,7 +37,7 @@ class ImportPathways:
         imported = import_pathways(files, Folder.at(data))
         print(f"{len(imported.pathways)} pathways from {len(files)} files")
         covered = [
-            f"{cohort}: covers {count} to 90 %; {len(imported.pathways) - count} are left out"
+            f"{cohort}: covers {count} to {COVERAGE:.0%}; {len(imported.pathways) - count} are left out"
             for cohort, count in imported.covered.items()
         ]
         for line in [*imported.notes, *covered]:

@@ -74,7 +74,8 @@ class CaseTable:
 
         expression = np.zeros((len(case_ids), cohort.spec.genes), dtype=np.float32)
         has = cohort.has_expression
-        if cohort.expression is not None:
+        if has.any():
+            assert cohort.expression is not None
             if not (training & has).any():
                 raise DataError([f"fold {fold.index}: no training case has expression to scale by. Mend: fewer folds."])
             scale = SCALES[expression_scale](cohort.expression.loc[case_ids[training & has]].to_numpy())

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.cohort import COVERAGE, Tables, cases_problems, expression_problems, read_tables, splits_problems
-from survq.data.features import read_coordinates, read_slides
+from survq.data.features import file_of, read_coordinates, read_slides
 from survq.data.folder import Folder
 from survq.data.folds import fold_problems, given_folds
 from survq.data.ledger import read_source
-from survq.data.pathways import Pathways
+from survq.data.pathways import COVERAGE, Pathways
 from survq.data.problems import DataError, some
+from survq.data.tables import Tables, read_tables
 
 TABLES = ("cases.parquet", "expression.parquet", "splits.parquet", "features")
 LONGEST_MEDIAN = 600  # months; beyond it, times are more likely days
@@ -76,7 +76,7 @@ def check(root: str | Path | Folder, deep: bool = False, progress: Progress | No
     slides = sum(len(tables.slides) for tables, _ in read.values())
     done = 0
     for name, (tables, problems) in read.items():
-        cohort = _look_at(name, tables, pathways, str(root / name))
+        cohort = _look_at(root / name, name, tables, pathways)
         cohort.problems[:0] = problems
         for row in tables.slides.to_dict("records") if deep else ():
             cohort.problems += _slide_problems(root / name / "features", row)
@@ -99,12 +99,12 @@ def check(root: str | Path | Folder, deep: bool = False, progress: Progress | No
     return report
 
 
-def _look_at(name: str, tables: Tables, pathways: Pathways, folder: str) -> CohortReport:
+def _look_at(folder: Folder, name: str, tables: Tables, pathways: Pathways) -> CohortReport:
     """Figures, notes, and the problems that show only in a cohort as a whole."""
     found = CohortReport(name)
     figures = found.figures
-    cases = None
-    if tables.cases is not None and not cases_problems(tables.cases, folder):
+    cases = expression = None
+    if tables.cases is not None:
         cases = tables.cases.set_index("case_id").sort_index()
         _look_at_cases(cases, found)
     figures["slides"] = f"{len(tables.slides):,}"
@@ -112,17 +112,14 @@ def _look_at(name: str, tables: Tables, pathways: Pathways, folder: str) -> Coho
         figures["patches"] = f"{tables.slides['patches'].sum():,}"
         kinds = tables.slides[["width", "encoder"]].drop_duplicates()
         figures["features"] = ", ".join(f"{width} ({encoder})" for width, encoder in kinds.to_numpy())
-    expression = tables.expression
-    if expression is not None and not expression_problems(expression, folder):
-        expression = expression.set_index("case_id")
-        _look_at_expression(expression, pathways, folder, found)
-    else:
-        expression = None
+    if tables.expression is not None:
+        expression = tables.expression.set_index("case_id")
+        _look_at_expression(expression, pathways, f"{folder}", found)
     if cases is not None:
-        _look_at_modalities(cases, tables, expression, folder, found)
-    if tables.splits is None:
+        _look_at_modalities(cases, tables, expression, f"{folder}", found)
+    if not (folder / "splits.parquet").is_file():
         figures["folds"] = "none given"
-    elif cases is not None and not splits_problems(tables.splits, folder):
+    elif cases is not None and tables.splits is not None:
         _look_at_folds(tables.splits, cases, f"{folder}/splits.parquet", found)
     figures["left out"] = str(len(tables.dropped))
     return found
@@ -139,10 +136,10 @@ def _look_at_cases(cases: pd.DataFrame, found: CohortReport) -> None:
 
 
 def _look_at_expression(expression: pd.DataFrame, pathways: Pathways, folder: str, found: CohortReport) -> None:
-    covered = pathways.covered_by(expression.columns, COVERAGE)
+    covered = pathways.covered_by(expression.columns)
     found.figures |= {"genes": f"{expression.shape[1]:,}", "pathways": f"{len(covered)} of {len(pathways)}"}
     if not len(pathways):
-        found.notes.append("there is no pathways.gmt, so models that read pathways cannot run")
+        found.notes.append("there is no pathways.gmt, so studies leave expression aside")
     elif not len(covered):
         found.problems.append(
             f"{folder}/expression.parquet: covers no pathway of pathways.gmt to {COVERAGE:.0%}. Its genes are called "
@@ -204,7 +201,7 @@ def _slide_problems(folder: Folder, row: dict) -> list[str]:
     try:
         features = read_slides(folder, [row])
         if not np.isfinite(features).all():
-            problems.append(f"{row['file']}: slide {row['slide_id']!r}: features that are not finite.")
+            problems.append(f"{file_of(folder, row)}: slide {row['slide_id']!r}: features that are not finite.")
     except DataError as error:
         problems += error.problems
     try:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,123 +36,9 @@ SCHEMA = pa.schema(
         ("sha256", pa.string()),  # of `features`
     ]
 )
-LARGEST = 2**31 - 2**20  # bytes of features a slide: what a Parquet file can have in one cell
 AT_ONCE = 16  # files whose heads are read at a time: from a bucket each takes its time
 INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
 SOURCE = b"source"  # the note of a file on what its slide was made from
-
-
-@dataclass(frozen=True)
-class Slide:
-    """One slide as its patch encoder left it."""
-
-    slide_id: str
-    case_id: str
-    features: np.ndarray  # (patch, feature), float16
-    coordinates: np.ndarray | None = None  # (patch, 2), int32, level-0 pixels of the top-left corner
-    patch_size: int | None = None  # level-0 pixels
-    magnification: float | None = None  # of level 0
-    encoder: str = "unknown"
-
-    def problems(self) -> list[str]:
-        found = []
-        if self.features.ndim != 2 or 0 in self.features.shape:
-            found.append(f"features of shape {self.features.shape}; expected (patch, feature) with at least one patch")
-        elif self.features.dtype != np.float16:
-            found.append(f"features of type {self.features.dtype}; expected float16")
-        elif self.features.nbytes > LARGEST:
-            found.append(f"{self.features.nbytes:,} bytes of features; a slide of the store may have {LARGEST:,}")
-        elif (patch := first_not_finite(self.features)) is not None:
-            found.append(f"a feature that is not finite, first in patch {patch}")
-        if (
-            self.features.ndim == 2
-            and self.coordinates is not None
-            and self.coordinates.shape != (len(self.features), 2)
-        ):
-            found.append(f"coordinates of shape {self.coordinates.shape} for {len(self.features)} patches")
-        return [f"slide {self.slide_id!r}: {problem}." for problem in found]
-
-    def table(self, source: str = "") -> pa.Table:
-        """The one row of it that the store has, with a note of what it was made from. Features are not copied."""
-        schema = SCHEMA.with_metadata({SOURCE: source.encode()} if source else None)
-        features = np.ascontiguousarray(self.features)
-        coordinates = None if self.coordinates is None else np.ascontiguousarray(self.coordinates, np.int32)
-        cells = {
-            "slide_id": self.slide_id,
-            "case_id": self.case_id,
-            "features": features,
-            "patches": self.features.shape[0],
-            "width": self.features.shape[1],
-            "coordinates": coordinates,
-            "patch_size": self.patch_size,
-            "magnification": self.magnification,
-            "encoder": self.encoder,
-            "sha256": hashlib.sha256(pa.py_buffer(features)).hexdigest(),
-        }
-        return pa.table([_cell(cells[field.name], field.type) for field in schema], schema=schema)
-
-
-def _cell(value: object, kind: pa.DataType) -> pa.Array:
-    if not isinstance(value, np.ndarray):
-        return pa.array([value], kind)
-    ends = np.array([0, value.nbytes], np.int64)
-    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(ends), pa.py_buffer(value)])
-
-
-def first_not_finite(features: np.ndarray) -> int | None:
-    """The first patch with a NaN or an infinity, of (patch, feature) float16; None where all are finite."""
-    # The bits tell, ten times faster than np.isfinite: the largest exponent is that of what is not finite. By blocks,
-    # since fresh memory for all of it would cost as much again.
-    bits = np.ascontiguousarray(features).view(np.uint16)
-    step = max(1, 2**19 // max(1, bits.shape[1]))
-    for start in range(0, len(bits), step):
-        exponents = bits[start : start + step] & 0x7C00
-        if exponents.max(initial=0) == 0x7C00:
-            return start + int(np.flatnonzero((exponents == 0x7C00).any(axis=1))[0])
-    return None
-
-
-def write_features(folder: str | Path | Folder, slides: Iterable[Slide]) -> None:
-    """Write slides into `folder`, each as soon as it comes.
-
-    Raises DataError with what is wrong with any of the slides, after the last of them.
-    """
-    problems: list[str] = []
-    written: set[str] = set()
-    for slide in slides:
-        found = slide.problems()
-        if slide.slide_id in written:
-            found.append(f"slides that stand more than once: {slide.slide_id!r}. Mend: keep one of them.")
-        if not found:
-            write_slide(folder, slide)
-            written.add(slide.slide_id)
-        problems += found
-    raise_if_any(problems)
-
-
-def write_slide(folder: str | Path | Folder, slide: Slide, source: str = "") -> Folder:
-    """Write a slide as a file of its own, and return where it is. A slide of that id that is there is replaced.
-
-    The file appears under its name only when it is whole, and is the same to the bit whenever it is written: a process
-    that dies at any moment leaves the store as it was. `source`, what the slide was made from, is noted in the file and
-    stands in the index. Raises DataError with what is wrong with the slide.
-    """
-    raise_if_any(slide.problems())
-    folder = Folder.at(folder)
-    table = slide.table(source)
-    file = folder / file_name(slide.slide_id)
-    # Features do not compress; leaving them plain lets a reader map them. Statistics would be the smallest and largest
-    # of one value, and finding them takes longer than all else.
-    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with file.writing() as stream, pq.ParquetWriter(stream, table.schema, write_page_checksum=True, **plain) as writer:
-        writer.write_table(table)
-    return file
-
-
-def file_name(slide_id: str) -> str:
-    """Of a slide's file. Ids come from users' files: what is no letter, digit or hyphen has no place in a path."""
-    plain = re.sub(r"[^A-Za-z0-9-]+", "_", slide_id)[:100].strip("_-")
-    return f"{plain or 'slide'}-{hashlib.sha256(slide_id.encode()).hexdigest()[:12]}.parquet"
 
 
 class FeatureStore:
@@ -213,15 +97,16 @@ def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
     """The features of slides named by rows of the index; every byte is checked against the row's sha256."""
     bags, problems = [], []
     for row in rows:
-        buffer = _read_cell(folder, row, "features")
+        file = file_of(folder, row)
+        buffer = _read_cell(file, row, "features")
         if buffer is None or hashlib.sha256(buffer).hexdigest() != row["sha256"]:
             problems.append(
-                f"{row['file']}: the features of slide {row['slide_id']!r} are not those that were written "
+                f"{file}: the features of slide {row['slide_id']!r} are not those that were written "
                 f"(sha256 differs). Mend: restore the file, or import the slide again."
             )
         elif len(buffer) != 2 * row["patches"] * row["width"]:
             problems.append(
-                f"{row['file']}: slide {row['slide_id']!r}: {len(buffer)} bytes of features; expected {row['patches']} "
+                f"{file}: slide {row['slide_id']!r}: {len(buffer)} bytes of features; expected {row['patches']} "
                 f"patches x {row['width']} features x 2 bytes. Mend: import the slide again."
             )
         else:
@@ -245,28 +130,34 @@ def case_of_row(table: pa.Table) -> str:
 
 def read_coordinates(folder: Folder, row: dict) -> np.ndarray | None:
     """The coordinates of the slide named by a row of the index, (patch, 2), int32; None where there are none."""
-    buffer = _read_cell(folder, row, "coordinates")
+    file = file_of(folder, row)
+    buffer = _read_cell(file, row, "coordinates")
     if buffer is None:
         return None
     if len(buffer) != 8 * row["patches"]:
         raise DataError(
             [
-                f"{row['file']}: slide {row['slide_id']!r}: {len(buffer)} bytes of coordinates for {row['patches']} "
+                f"{file}: slide {row['slide_id']!r}: {len(buffer)} bytes of coordinates for {row['patches']} "
                 f"patches; expected 8 a patch. Mend: import the slide again."
             ]
         )
     return np.frombuffer(buffer, np.int32).reshape(-1, 2)
 
 
-def _read_cell(folder: Folder, row: dict, column: str) -> pa.Buffer | None:
+def file_of(folder: Folder, row: dict) -> Folder:
+    """Where the slide of a row of the index lies."""
+    return Folder(folder.filesystem, row["file"])
+
+
+def _read_cell(file: Folder, row: dict, column: str) -> pa.Buffer | None:
     # features have their sha256; the other columns have the checksums of their pages
     verify = column != "features"
     try:
         with (
-            folder.filesystem.open_input_file(row["file"]) as source,
+            file.filesystem.open_input_file(file.path) as source,
             pq.ParquetFile(source, page_checksum_verification=verify) as parquet,
         ):
             (value,) = parquet.read_row_group(int(row["row_group"]), columns=[column]).column(column)
     except UNREADABLE as error:
-        raise DataError([unreadable(row["file"], error)]) from error
+        raise DataError([unreadable(file, error)]) from error
     return value.as_buffer() if value.is_valid else None

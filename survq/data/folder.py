@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from survq.data.problems import DataError
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is cut short, overwritten or damaged."""
 
+SCHEMES = {"gcs": "gs"}  # of filesystems that are not called as their URIs are
 UNFINISHED = ".unfinished"  # the end of the hidden names of files that are being written
 
 
@@ -42,7 +45,9 @@ class Folder:
         return Folder(self.filesystem, f"{self.path}/{name}")
 
     def __str__(self) -> str:
-        return self.path
+        """As a person names it, and `at` understands it: a path, or the URI of a bucket. Filesystems want `path`."""
+        scheme = SCHEMES.get(self.filesystem.type_name, self.filesystem.type_name)
+        return self.path if self.local is not None else f"{scheme}://{self.path}"
 
     @property
     def local(self) -> Path | None:
@@ -78,10 +83,13 @@ class Folder:
         with self.writing() as stream:
             stream.write(content)
 
-    def sweep(self) -> None:
+    def sweep(self, pattern: str = ".*") -> None:
         """Remove what processes that were killed left half written in here. Only for who works here alone."""
-        for unfinished in self.local.glob(f".*{UNFINISHED}") if self.local is not None else ():
-            unfinished.unlink(missing_ok=True)
+        for unfinished in list(self.local.glob(pattern + UNFINISHED)) if self.local is not None else ():
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished, ignore_errors=True)
+            else:
+                unfinished.unlink(missing_ok=True)
 
     def write_files(self, contents: Mapping[str, bytes | memoryview]) -> None:
         """Write several files of this folder, by name; none is seen before all of them have been written."""
@@ -116,6 +124,13 @@ def unreadable(file: object, error: Exception) -> str:
     return f"{file}: cannot be read ({reason}). Mend: restore it or import it again."
 
 
+def parquet(table: pd.DataFrame) -> memoryview:
+    """A table as the bytes of a Parquet file."""
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), content, write_page_checksum=True)
+    return content.getbuffer()
+
+
 def replace_file(file: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one, also after a power cut."""
     with _replacing(file) as unfinished:
@@ -123,17 +138,55 @@ def replace_file(file: Path, content: bytes) -> None:
 
 
 @contextmanager
+def appearing(folder: Path, *, replacing: bool = False) -> Iterator[Path]:
+    """A hidden folder to fill, which takes the name of `folder` when all of it is on the disk; else nothing is left.
+
+    Raises OSError where there is one of that name by then, unless it is to be replaced: then the old one goes. Between
+    the two renames neither is there, so whoever replaces must be able to make it again.
+    """
+    unfinished, aside = _hidden(folder), _hidden(folder)
+    os.mkdir(unfinished)
+    try:
+        yield unfinished
+        for path in (*unfinished.rglob("*"), unfinished):
+            _sync(path)
+        if replacing and folder.exists():
+            os.rename(folder, aside)
+        os.rename(unfinished, folder)
+        _sync(folder.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if aside.exists() and not folder.exists():
+            os.rename(aside, folder)
+        raise
+
+
+@contextmanager
 def _replacing(file: Path) -> Iterator[Path]:
     """A place for the new content, which takes the place of the old when it is on the disk."""
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=UNFINISHED, dir=file.parent)
-    unfinished = Path(name)
+    unfinished = _hidden(file)
+    # not by tempfile, whose files are their owner's alone: who may read patients' outcomes is for the umask to say
+    handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         yield unfinished
         os.fsync(handle)
-        unfinished.chmod(0o644)
         unfinished.replace(file)
     except BaseException:
         unfinished.unlink()
         raise
+    finally:
+        os.close(handle)
+
+
+def _hidden(path: Path) -> Path:
+    """A name beside it that nothing else has, for what is to take its place."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
         os.close(handle)

@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 
 from survq.data.cohort import cohort_names
-from survq.data.features import file_name, read_index
+from survq.data.features import read_index
 from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, read_cases, update_cohort
 from survq.data.lock import locked
 from survq.data.problems import DataError, some
+from survq.data.write import file_name
 
 SKIPPED = "skipped.csv"
 

@@ -1,7 +1,7 @@
 """A cohort whose tables come one at a time. Each import puts its own, and the books are brought up to date with it.
 
 The books are dropped.csv and source.json. Whatever comes in which order, and however often, the rule at the head of
-survq/data/cohort.py holds: an id in any of a cohort's tables is a case of cases.parquet or stands in dropped.csv, and
+survq/data/tables.py holds: an id in any of a cohort's tables is a case of cases.parquet or stands in dropped.csv, and
 who has neither slides nor expression stands in both.
 """
 
@@ -19,17 +19,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from survq.data.cohort import (
-    NEITHER,
-    cases_problems,
-    cohort_name_problems,
-    expression_problems,
-    parquet,
-    splits_problems,
-)
 from survq.data.features import FeatureStore
-from survq.data.folder import UNREADABLE, Folder, unreadable
+from survq.data.folder import UNREADABLE, Folder, parquet, unreadable
 from survq.data.problems import DataError, raise_if_any
+from survq.data.tables import NEITHER, cases_problems, cohort_name_problems, expression_problems, splits_problems
 
 WITHOUT_LABEL = {
     "expression": "expression without a label",

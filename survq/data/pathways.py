@@ -11,6 +11,8 @@ from pathlib import Path
 from survq.data.folder import Folder
 from survq.data.problems import raise_if_any
 
+COVERAGE = 0.9  # share of a pathway's genes that must have been measured (section 4.1)
+
 
 @dataclass(frozen=True)
 class Pathways:
@@ -84,15 +86,12 @@ class Pathways:
         measured = set(genes)
         return [len(measured.intersection(members)) / len(members) for members in self.genes]
 
-    def covered_by(self, genes: Collection[str], coverage: float = 0.9) -> Pathways:
-        """The pathways of whose genes at least the share `coverage` was measured, cut to these genes.
-
-        The paper asks for 90 % (section 4.1).
-        """
+    def covered_by(self, genes: Collection[str]) -> Pathways:
+        """The pathways of whose genes at least the share COVERAGE was measured, cut to these genes."""
         measured = set(genes)
         kept = [
             (name, tuple(gene for gene in members if gene in measured))
             for name, members, share in zip(self.names, self.genes, self.coverage(measured), strict=True)
-            if share >= coverage and share > 0
+            if share >= COVERAGE
         ]
         return Pathways(tuple(name for name, _ in kept), tuple(members for _, members in kept))

@@ -17,8 +17,10 @@ inclinations behind them: a truth that the data hide is nobody's to learn, and w
 
 from __future__ import annotations
 
-import io
+import hashlib
+import inspect
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,10 +29,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from survq.data.cohort import write_cohort
-from survq.data.features import Slide
+from survq.data import streams, worlds
+from survq.data.folder import Folder, parquet
 from survq.data.folds import Fold, make_folds
-from survq.data.worlds import PRESETS, PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig, stream
+from survq.data.ledger import cohort_folder, read_source
+from survq.data.problems import DataError, some
+from survq.data.streams import generator
+from survq.data.worlds import PRESETS, PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig
+from survq.data.write import Slide, write_cohort
 from survq.evaluation.concordance import concordance_index
 
 SHARE_SPREAD = 0.8  # deviation of a case's log inclination to a morphology
@@ -46,6 +52,8 @@ MEDIAN_MONTHS = 36.0  # survival of a case with eta = 0
 STUDY_END_MONTHS = 120.0
 AGE = (62.0, 10.0)  # years: mean and deviation
 AGE_BY_RISK = 0.3  # correlation with eta
+PARTS = ("labels", "expression", "splits", "features")  # of a cohort, as its source.json names them
+SIMULATED = {"made_by": "survq simulate"}  # what source.json says of a part that was drawn
 REFERENCE_CASES = 600  # tell the mean and deviation of h, and the rate of drop-out, of a world
 
 
@@ -76,7 +84,7 @@ class World:
         self.patch_space = PatchSpace.draw(config)
         self.transcriptome = Transcriptome.draw(config)
         # scanners differ between sites: patches are 448 pixels wide at 40x, 224 at 20x
-        self.magnification = stream(config.world, "scanners").choice([20, 40], config.sites)
+        self.magnification = generator(config.world, "scanners").choice([20, 40], config.sites)
         self._calibrate()
 
     def cohort(self, cases: int, seed: int) -> SimulatedCohort:
@@ -84,7 +92,7 @@ class World:
         config = self.config
 
         def random_for(purpose: str) -> np.random.Generator:
-            return stream(config.world, seed, purpose)
+            return generator(config.world, seed, purpose)
 
         site = random_for("sites").integers(0, config.sites, cases)
         latent = self.latent(cases, random_for("latent"))
@@ -215,7 +223,7 @@ class World:
 
     def _calibrate(self) -> None:
         """Set the scale of h, and the rate of drop-out that censors the wanted share, on cases of no cohort."""
-        random = stream(self.config.world, "reference")
+        random = generator(self.config.world, "reference")
         latent = self.latent(REFERENCE_CASES, random)
         counts = patch_counts(self.tissue(latent, random), REFERENCE_CASES, self.config.morphologies)
         histology = self._histology(latent, counts)
@@ -261,7 +269,7 @@ class SimulatedCohort:
         site = int(self.site[section.case])
         magnification = int(self.world.magnification[site])
         patch_size = 224 * magnification // 20
-        random = stream(self.world.config.world, self.seed, "patches", slide_id)
+        random = generator(self.world.config.world, self.seed, "patches", slide_id)
         return Slide(
             slide_id=slide_id,
             case_id=str(self.cases.index[section.case]),
@@ -306,8 +314,11 @@ def write_simulated(
     folder share its pathways, so they should come from one world. Beside the tables of any cohort there are
 
         truth.parquet       case_id, eta, h, g, has_slides, has_expression
-        simulation.json     config, seed, what was planted, and the oracle's C-index: over the validation cases of
-                            a fold, mean over folds ("oracle", comparable to a model's), and over all cases
+        simulation.json     config, seed, a hash of the simulator, what was planted, and the oracle's C-index: over the
+                            validation cases of a fold, mean over folds ("oracle", comparable to a model's), and over
+                            all cases
+
+    A simulated cohort that is there is replaced. Raises DataError where anything else is: it would be lost.
     """
     if isinstance(world, str):
         if world not in PRESETS:
@@ -318,6 +329,15 @@ def write_simulated(
         cases=world.cases if cases is None else cases,
         held_out=world.held_out if held_out is None else held_out,
     )
+    folder = cohort_folder(root, name)
+    parts = read_source(folder)
+    if (there := folder.names()) and not (parts and all(_is_simulated(part) for part in parts.values())):
+        raise DataError(
+            [
+                f"{folder}: holds what was not simulated ({some(there)}), and would be replaced. "
+                f"Mend: give the simulated cohort another name or folder, or move this one away."
+            ]
+        )
     cohort = World(config).cohort(config.cases + config.held_out, seed)
     folds = _folds(cohort, seed)
     return write_cohort(
@@ -329,10 +349,29 @@ def write_simulated(
         splits=_splits(folds),
         pathways=cohort.world.transcriptome.pathways,
         attachments={
-            "truth.parquet": _parquet(cohort.truth.reset_index()),
+            "truth.parquet": parquet(cohort.truth.reset_index()),
             "simulation.json": json.dumps(_account(cohort, folds), indent=2).encode(),
+            "source.json": json.dumps(dict.fromkeys(PARTS, SIMULATED), indent=1, sort_keys=True).encode(),
         },
     )
+
+
+def read_simulation(folder: Folder) -> dict | None:
+    """simulation.json of a cohort whose outcomes are still the drawn ones; None where others were imported since."""
+    if not _is_simulated(read_source(folder).get("labels", {})):
+        return None
+    return json.loads((folder / "simulation.json").read_text())
+
+
+def simulator() -> str:
+    """A hash of the code that draws: a cohort that another one drew may differ."""
+    code = "".join(inspect.getsource(module) for module in (sys.modules[__name__], worlds, streams))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def _is_simulated(part: dict) -> bool:
+    """Whether a part of a cohort was drawn, by what its books say: an import notes there what it put in its place."""
+    return part == SIMULATED
 
 
 def tissue_cells(patches: int, random: np.random.Generator) -> Int[np.ndarray, "patch 2"]:
@@ -430,6 +469,7 @@ def _account(cohort: SimulatedCohort, folds: Sequence[Fold]) -> dict:
     return {
         "config": asdict(cohort.world.config),
         "seed": cohort.seed,
+        "simulator": simulator(),
         "prognostic_morphologies": list(PROGNOSTIC),
         "planted_pathways": dict(
             zip(cohort.planted_pathways, cohort.world.transcriptome.weight.round(4).tolist(), strict=True)
@@ -442,9 +482,3 @@ def _account(cohort: SimulatedCohort, folds: Sequence[Fold]) -> dict:
 def _numbers(values: dict) -> dict:
     """JSON knows no NaN; a C-index that does not exist becomes null."""
     return {str(key): None if np.isnan(value) else round(float(value), 6) for key, value in values.items()}
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()

@@ -7,7 +7,6 @@ morphologies 0 and 1 are *prognostic*: one worsens a case's outlook, the other b
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from survq.data.pathways import Pathways
+from survq.data.streams import generator
 
 PROGNOSTIC = (0, 1)  # morphologies: the first worsens the outlook, the second betters it
 CENTROID_MIXING = 0.35  # centroids are nearly, not exactly, orthogonal
@@ -158,11 +158,6 @@ PRESETS: dict[str, WorldConfig] = {
 }
 
 
-def stream(*key: int | str) -> np.random.Generator:
-    """Random numbers of their own for every purpose: a setting that one purpose needs leaves the others alone."""
-    return np.random.default_rng([part if isinstance(part, int) else zlib.crc32(part.encode()) for part in key])
-
-
 @dataclass(frozen=True, eq=False)
 class PatchSpace:
     """Where patches lie in the space of features."""
@@ -174,7 +169,7 @@ class PatchSpace:
 
     @classmethod
     def draw(cls, config: WorldConfig) -> PatchSpace:
-        random = stream(config.world, "patch space")
+        random = generator(config.world, "patch space")
         morphologies, width = config.morphologies, config.width
         directions = min(width, morphologies + 1 + config.nuisance_rank)
         orthogonal = np.linalg.qr(random.standard_normal((width, directions)))[0].T
@@ -206,7 +201,7 @@ class Transcriptome:
 
     @classmethod
     def draw(cls, config: WorldConfig) -> Transcriptome:
-        random = stream(config.world, "transcriptome")
+        random = generator(config.world, "transcriptome")
         count = config.pathways
         low, high = PATHWAY_GENES
         own = random.integers(low, high + 1, count)

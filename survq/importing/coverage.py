@@ -7,7 +7,7 @@ import io
 
 import pyarrow.parquet as pq
 
-from survq.data.cohort import COVERAGE, cohort_names
+from survq.data.cohort import cohort_names
 from survq.data.folder import Folder
 from survq.data.pathways import Pathways
 
@@ -31,7 +31,7 @@ def measured_genes(root: Folder) -> dict[str, list[str]]:
 
 
 def write_coverage(root: Folder) -> dict[str, int]:
-    """Write coverage.csv, a row a cohort and pathway; returns how many pathways each cohort covers to 90 %.
+    """Write coverage.csv, a row a cohort and pathway; returns how many pathways each cohort covers.
 
     Names of pathways are free text and may begin like a formula: a blank stands before those.
     """
@@ -41,16 +41,15 @@ def write_coverage(root: Folder) -> dict[str, int]:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["cohort", "pathway", "genes", "measured", "coverage", "kept", "missing"])
-    covered = dict.fromkeys(cohorts, 0)
+    covered = {}
     for cohort, genes in cohorts.items():
-        there = set(genes)
+        there, kept = set(genes), set(pathways.covered_by(genes).names)
+        covered[cohort] = len(kept)
         for name, members, share in zip(pathways.names, pathways.genes, pathways.coverage(there), strict=True):
-            kept = share >= COVERAGE
-            covered[cohort] += kept
             missing = " ".join(gene for gene in members if gene not in there)
             safe = f" {name}" if name.startswith(("=", "+", "-", "@")) else name
             table.writerow(
-                [cohort, safe, len(members), len(there.intersection(members)), f"{share:.3f}", kept, missing]
+                [cohort, safe, len(members), len(there.intersection(members)), f"{share:.3f}", name in kept, missing]
             )
     (root / FILE).write(text.getvalue().encode())
     return covered

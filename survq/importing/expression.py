@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.cohort import COVERAGE
+from survq.data.barcodes import PRIMARY
 from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, labelled, read_cases, read_source, update_cohort
+from survq.data.pathways import COVERAGE
 from survq.data.problems import DataError, some
-from survq.importing.barcodes import PRIMARY
 from survq.importing.coverage import read_pathways, write_coverage
 from survq.importing.expression_table import read_table
 from survq.importing.genes import Aliases, GeneMap
@@ -88,7 +88,7 @@ def import_expression(
     )
     write_coverage(root)
     if wanted:
-        covered = len(pathways.covered_by(read.values.columns, COVERAGE))
+        covered = len(pathways.covered_by(read.values.columns))
         missing = len(wanted - set(read.values.columns))
         first = f"{covered} of {len(pathways)} pathways are covered to {COVERAGE:.0%}; {missing:,} of their "
         notes.insert(0, f"{first}{len(wanted):,} genes are missing, see {root}/coverage.csv")

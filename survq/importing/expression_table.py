@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from survq.data.barcodes import case_of, sample_type
 from survq.data.problems import DataError, some
-from survq.importing.barcodes import case_of, sample_type
 from survq.importing.genes import GeneMap, are_ensembl
 from survq.importing.opened import Progress
 from survq.importing.wide_table import columns, header, not_numbers

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from survq.data.features import Slide, write_slide
 from survq.data.folder import Folder
 from survq.data.ingest import Kind, Outcome, in_the_way, is_there, strangers
 from survq.data.problems import DataError, raise_if_any
+from survq.data.write import Slide, write_slide
 from survq.importing.layouts import HDF5, TENSORS, Head, companion, look, read
 from survq.importing.slide_names import Name, stem
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from survq.data.cohort import usable_id
+from survq.data.barcodes import PRIMARY, case_of, sample_type, site_of
 from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, update_cohort
 from survq.data.problems import DataError, raise_if_any, some
-from survq.importing.barcodes import PRIMARY, case_of, sample_type, site_of
+from survq.data.tables import usable_id
 from survq.importing.opened import sha256
 from survq.importing.outcomes import OUTCOMES, Columns, Outcome, columns_of
 from survq.importing.text_table import MISSING, numbers, read_text_table

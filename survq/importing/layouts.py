@@ -25,8 +25,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from survq.data.features import LARGEST, first_not_finite
 from survq.data.problems import DataError
+from survq.data.write import LARGEST, first_not_finite
 from survq.importing.slide_names import stem
 
 HDF5, TENSORS = (".h5", ".hdf5"), (".pt", ".pth")

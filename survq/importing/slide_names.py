@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.cohort import usable_id
 from survq.data.problems import DataError, raise_if_any, some
+from survq.data.tables import usable_id
 from survq.importing.text_table import numbers, read_text_table
 
 FILES = (".h5", ".hdf5", ".pt", ".pth")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from survq.data.cohort import splits_problems
+from survq.data.barcodes import case_of
 from survq.data.folder import Folder
 from survq.data.folds import fold_problems, given_folds
 from survq.data.ledger import cohort_folder, labelled, read_cases, update_cohort
 from survq.data.problems import DataError, raise_if_any, some
-from survq.importing.barcodes import case_of
+from survq.data.tables import splits_problems
 from survq.importing.opened import sha256
 from survq.importing.text_table import read_text_table
 

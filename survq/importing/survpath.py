@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from survq.data.cohort import COVERAGE, NEITHER, Tables, cohort_name_problems, cohort_names, table_problems
+from survq.data.cohort import cohort_names
 from survq.data.features import INDEX
 from survq.data.folder import Folder
 from survq.data.folds import given_folds
 from survq.data.ledger import WITHOUT_LABEL, cohort_folder, update_cohort
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
+from survq.data.tables import Tables, cohort_name_problems, left_out, sound_tables
 from survq.importing.coverage import read_pathways
 from survq.importing.expression import Expression, read_expression
 from survq.importing.labels import Labels, read_labels
@@ -59,7 +60,7 @@ class Imported:
             slides=pd.DataFrame(columns=INDEX),
             dropped=pd.DataFrame(self.dropped.items(), columns=["case_id", "reason"]),
         )
-        return [*cohort_name_problems(self.name), *table_problems(tables, self.name)]
+        return [*cohort_name_problems(self.name), *sound_tables(tables, self.name)[1]]
 
     def write(self, root: Folder) -> Imported:
         left_out = update_cohort(
@@ -82,7 +83,7 @@ class Imported:
         assert self.left_out is not None
         cases = self.labels.cases.drop(self.left_out["case_id"], errors="ignore")
         genes = self.expression.values.columns
-        covered = self.pathways.covered_by(genes, COVERAGE)
+        covered = self.pathways.covered_by(genes)
         lines = [
             f"{len(cases)} cases, {cases['event'].sum()} events, {len(genes)} genes, "
             f"{len(covered)} of {len(self.pathways)} pathways covered",
@@ -97,10 +98,7 @@ class Imported:
                 lines.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
         if lacking := sorted(set(cases.index) - set(self.expression.values.index)):
             lines.append(f"{len(lacking)} cases have no expression, slides alone: {some(lacking)}")
-        for reason, ids in self.left_out.groupby("reason")["case_id"]:
-            until = f", until slides of them come: {some(ids)}" if reason == NEITHER else ""
-            lines.append(f"left out, {reason}: {len(ids)}{until}")
-        return [*lines, *self.labels.notes, *self.expression.notes]
+        return [*lines, *left_out(self.left_out), *self.labels.notes, *self.expression.notes]
 
 
 def import_survpath(

@@ -12,9 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +22,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from survq.data.folder import Folder, appearing, parquet
 from survq.data.lock import locked
 
-UNFINISHED, DAMAGED, STALE = ".unfinished-", ".damaged-", ".stale-"
+DAMAGED, STALE = ".damaged-", ".stale-"
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,8 @@ class Results:
         """Keep other processes away from this study for as long as this one lives. Raises InUse."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".lock", self.folder, "wait for it to end, or give --results another folder"):
-            self._sweep()
+            Folder.at(self.folder).sweep("**/.*")
             yield
-
-    def _sweep(self) -> None:
-        for leftover in list(self.folder.rglob(f"{UNFINISHED}*")):
-            shutil.rmtree(leftover, ignore_errors=True)
 
     def find(self, path: str, config: dict, say: Callable[[str], None] = print) -> Record | None:
         """The finished run at `path` with exactly this configuration, or None if it has to be done.
@@ -88,34 +82,24 @@ class Results:
         """Write a run, whole or not at all. The first writer wins."""
         folder = self.folder / path
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
         try:
-            checksums = {"config.json": _write(unfinished / "config.json", _json(config))}
-            if predictions is not None:
-                sink = pa.BufferOutputStream()
-                table = pa.Table.from_pandas(predictions, preserve_index=False)
-                pq.write_table(table, sink, write_page_checksum=True)
-                checksums["predictions.parquet"] = _write(
-                    unfinished / "predictions.parquet", sink.getvalue().to_pybytes()
-                )
-            content = {**report, "checksums": checksums}
-            content["sha256"] = hashlib.sha256(_json(content)).hexdigest()
-            _write(unfinished / "report.json", _json(content))
-            unfinished.chmod(0o755)
-            _sync(unfinished)
-            os.rename(unfinished, folder)  # fails if the folder is there
-            _sync(folder.parent)
-        except BaseException as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if not (isinstance(error, OSError) and folder.exists()):
+            with appearing(folder) as unfinished:
+                checksums = {"config.json": _write(unfinished / "config.json", _json(config))}
+                if predictions is not None:
+                    checksums["predictions.parquet"] = _write(unfinished / "predictions.parquet", parquet(predictions))
+                content = {**report, "checksums": checksums}
+                content["sha256"] = hashlib.sha256(_json(content)).hexdigest()
+                _write(unfinished / "report.json", _json(content))
+        except OSError:
+            if not folder.exists():
                 raise
         return read_record(folder)
 
     def records(self) -> list[Record]:
         """All runs that ended, by path."""
         reports = sorted(self.folder.rglob("report.json"))
-        hidden = (UNFINISHED, DAMAGED, STALE)
-        return [read_record(r.parent) for r in reports if not any(p.startswith(hidden) for p in r.parts)]
+        hidden = [any(p.startswith(".") for p in r.relative_to(self.folder).parts) for r in reports]
+        return [read_record(r.parent) for r, aside in zip(reports, hidden, strict=True) if not aside]
 
 
 def read_record(folder: Path) -> Record:
@@ -161,20 +145,9 @@ def _with_nan(value: Any, name: str = "") -> Any:
     return math.nan if value is None and name in NUMBERS else value
 
 
-def _write(file: Path, content: bytes) -> str:
-    with file.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _write(file: Path, content: bytes | memoryview) -> str:
+    file.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _set_aside(folder: Path, prefix: str) -> Path:

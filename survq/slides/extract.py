@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.features import Slide, file_name, write_slide
 from survq.data.folder import Folder
 from survq.data.ingest import Outcome, already_there, case_ids, filling, in_the_way, is_there, keep_books, list_skipped
 from survq.data.problems import DataError, raise_if_any, some
+from survq.data.write import Slide, file_name, write_slide
 from survq.importing.slide_names import SlideTable, by_barcode
 from survq.reporting.progress import SlideProgress
 from survq.slides.encoder import PatchEncoder

@@ -110,7 +110,7 @@ class Run:
 
 MATTERS = (
     *("survq.data.batch", "survq.data.expression", "survq.data.folds", "survq.data.pathways", "survq.data.cohort"),
-    *("survq.data.features", "survq.models.base", "survq.models.layers", "survq.models.fast"),
+    *("survq.data.features", "survq.data.streams", "survq.models.base", "survq.models.layers", "survq.models.fast"),
     *("survq.training.losses", "survq.training.loop", "survq.training.sampling", "survq.evaluation.concordance"),
 )
 """The modules, beside the model's own, on whose code a result depends."""

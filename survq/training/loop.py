@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from survq.data.batch import Bags, Batch, CaseTable
 from survq.data.cohort import Cohort
 from survq.data.folds import Fold
+from survq.data.streams import generator, torch_seed
 from survq.evaluation.concordance import concordance_index
 from survq.evaluation.epochs import Epoch
 from survq.models import MODELS, Prediction
 from survq.training.config import Run, TrainConfig
 from survq.training.losses import nll_by_case, nll_survival_loss
-from survq.training.sampling import epoch_batches, generator, torch_seed
+from survq.training.sampling import epoch_batches
 
 
 @dataclass(frozen=True)

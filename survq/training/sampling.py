@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,16 +9,7 @@ import pandas as pd
 
 from survq.data.folds import Fold, TimeIntervals
 from survq.data.problems import DataError
-
-
-def generator(*key: int | str) -> np.random.Generator:
-    """A random stream of its own for every key: the same in whatever process and order it is asked for."""
-    return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
-
-
-def torch_seed(*key: int | str) -> int:
-    """The same for torch."""
-    return int(generator(*key).integers(2**63))
+from survq.data.streams import generator
 
 
 def parts_of(folds: Sequence[Fold]) -> list[list[str]]:

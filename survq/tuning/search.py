@@ -20,10 +20,10 @@ from optuna.trial import TrialState
 
 from survq.data.cohort import Cohort
 from survq.data.folds import Fold, make_folds
+from survq.data.streams import torch_seed
 from survq.evaluation.epochs import Epoch, mean_defined
 from survq.reporting.results import Record
 from survq.training.config import Run, TrainConfig
-from survq.training.sampling import torch_seed
 
 GENERATION = 4  # trials that are suggested without knowing of each other
 STARTUP = 8  # trials before Optuna leans on what it has seen

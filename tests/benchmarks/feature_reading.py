@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from survq.data.features import FeatureStore, Slide, write_features
+from survq.data.features import FeatureStore
+from survq.data.write import Slide, write_features
 
 from . import reference
 from .measure import HalfPrecisionWork, Row, alternate, at_least, at_most, cpu_seconds, has_amx, median_of_ours, ratio

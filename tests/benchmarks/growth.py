@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from survq.data.features import FeatureStore, Slide, write_features
+from survq.data.features import FeatureStore
+from survq.data.write import Slide, write_features
 from survq.reporting.results import Results
 from survq.training.config import Run
 from survq.training.loop import train_folds

@@ -32,8 +32,8 @@ import psutil
 import pyarrow.parquet as pq
 import torch
 
-from survq.data.cohort import write_cohort
 from survq.data.session import connect
+from survq.data.write import write_cohort
 from survq.importing.features import import_features
 
 from .measure import Row, at_least, at_most, exponent, in_a_fresh_process

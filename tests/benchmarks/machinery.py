@@ -23,8 +23,9 @@ import pandas as pd
 import psutil
 import torch
 
-from survq.data.cohort import Cohort, write_cohort
-from survq.data.features import FeatureStore, Slide
+from survq.data.cohort import Cohort
+from survq.data.features import FeatureStore
+from survq.data.write import Slide, write_cohort
 from survq.reporting.results import Results
 from survq.reporting.tensorboard import Board
 from survq.settings import StudySettings

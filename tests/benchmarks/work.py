@@ -81,7 +81,7 @@ def make_work(
         pathways=make_pathways(sizes, random),
         splits=None,
         dropped=pd.DataFrame(columns=["case_id", "reason"]),
-        features=Folder.at("nowhere"),
+        folder=Folder.at("nowhere"),
     )
     return Work(cohort, by_case)
 

@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from survq.data.check import check
-from survq.data.cohort import Cohort, write_cohort
-from survq.data.features import file_name, write_features
+from survq.data.cohort import Cohort
+from survq.data.folder import Folder
 from survq.data.problems import DataError
+from survq.data.tables import read_tables
+from survq.data.write import file_name, write_cohort, write_features
 
 
 @pytest.fixture
@@ -46,6 +48,21 @@ def test_a_sound_folder(folder):
         ["events held out", "4 4 4", "4 4 4"],
         ["left out", "1", "1"],
     ]
+
+
+def test_a_table_that_is_unsound_is_not_looked_at_nor_called_absent(folder):
+    for name in ("cases", "expression", "splits"):
+        rewrite(folder / "ONE" / f"{name}.parquet", lambda table: pd.concat([table, table.iloc[:1]]))
+    tables, problems = read_tables(Folder.at(folder / "ONE"))
+    assert (tables.cases, tables.expression, tables.splits) == (None, None, None)
+    assert len(problems) == 3 and len(tables.slides) == 33
+    report = check(folder)
+    assert report.problems == problems
+    one, two = report.cohorts
+    assert set(two.figures) - set(one.figures) == {
+        *("cases", "events", "genes", "pathways", "modalities", "lacking slides", "lacking expression"),
+        *("folds", "events held out"),
+    }
 
 
 def test_the_real_folder(real_folder):

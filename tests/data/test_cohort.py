@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from survq.data.cohort import Cohort, cohort_names, write_cohort
-from survq.data.features import Slide
+from survq.data.batch import CaseTable
+from survq.data.cohort import Cohort, cohort_names
+from survq.data.folds import Fold
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError
+from survq.data.write import Slide, write_cohort
 
 
 def test_round_trip(tmp_path, small):
@@ -77,9 +79,27 @@ def test_parts_may_be_missing(tmp_path, small, lacking):
     del small[lacking]
     write_cohort(tmp_path, "X", **small)
     cohort = Cohort.load(tmp_path, "X")
-    # CASE-23 has slides only, CASE-00 and CASE-01 expression only
-    assert len(cohort.cases) == {"expression": 22, "slides": 23}.get(lacking, 24)
-    assert len(cohort.dropped) == {"expression": 3, "slides": 2, "dropped": 0}.get(lacking, 1)
+    # CASE-23 has slides only, CASE-00 and CASE-01 expression only, which is of no use without pathways
+    assert len(cohort.cases) == {"expression": 22, "slides": 23, "pathways": 22}.get(lacking, 24)
+    assert len(cohort.dropped) == {"expression": 3, "slides": 2, "pathways": 3, "dropped": 0}.get(lacking, 1)
+
+
+@pytest.mark.parametrize("pathways", [None, Pathways(("elsewhere",), (("X", "Y"),))], ids=["absent", "of other genes"])
+def test_expression_that_covers_no_pathway_is_as_good_as_not_there(tmp_path, small, pathways):
+    """Else rows of a table that differ in their genomic queries would be one and the same model."""
+    small["pathways"] = pathways
+    write_cohort(tmp_path / "both", "X", **small)
+    cohort = Cohort.load(tmp_path / "both", "X")
+    assert cohort.modalities == ("histology",) and not cohort.has_expression.any()
+    assert "8 genes, 0 of " in cohort.summary() and "expression covers no pathway: histology alone" in cohort.summary()
+    reasons = cohort.dropped.set_index("case_id")["reason"]
+    assert list(reasons[["CASE-00", "CASE-01"]]) == ["no slides, and expression that covers no pathway"] * 2
+    table = CaseTable.fit(cohort, Fold(0, 0, tuple(cohort.cases.index[:16]), tuple(cohort.cases.index[16:])))
+    assert not table.has_expression.any() and not table.expression.any()
+
+    write_cohort(tmp_path / "alone", "X", **small | {"slides": []})
+    with pytest.raises(DataError, match=r"its expression covers none of . pathways\. Mend: `survq import pathways`"):
+        Cohort.load(tmp_path / "alone", "X")
 
 
 def test_select(tmp_path, small):

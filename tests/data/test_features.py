@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from survq.data.features import SCHEMA, FeatureStore, Slide, file_name, write_features, write_slide
+from survq.data.features import SCHEMA, FeatureStore
 from survq.data.problems import DataError
+from survq.data.write import Slide, file_name, write_features, write_slide
 
 
 def test_round_trip(tmp_path, small):

@@ -1,10 +1,19 @@
 """Files appear whole, several of them together."""
 
 import os
+import stat
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
-from survq.data.folder import Folder
+from survq.data.cohort import Cohort
+from survq.data.features import read_slides
+from survq.data.folder import Folder, appearing
+from survq.data.lock import InUse, locked
+from survq.data.problems import DataError
+from survq.data.write import file_name, write_cohort
 
 
 def test_several_files_appear_together_or_not_at_all(tmp_path, tree):
@@ -30,3 +39,82 @@ def test_what_is_left_of_a_failed_renaming_is_removed(tmp_path):
 def test_a_folder_is_made_where_it_is_written_to(tmp_path):
     Folder.at(tmp_path / "new" / "folder").write_files({"a": b"1", "b": b"2"})
     assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["a", "b"]
+
+
+@contextmanager
+def umask(mask: int):
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def modes(folder: Path) -> dict[bool, set[str]]:
+    """The permissions below a folder: of the folders (True) and of the files."""
+    found = {True: set(), False: set()}
+    for path in folder.rglob("*"):
+        found[path.is_dir()].add(oct(stat.S_IMODE(path.stat().st_mode)))
+    return found
+
+
+@pytest.mark.parametrize(("mask", "folders", "files"), [(0o077, "0o700", "0o600"), (0o022, "0o755", "0o644")])
+def test_who_may_read_is_for_the_umask_to_say(tmp_path, small, mask, folders, files):
+    with umask(mask):
+        write_cohort(tmp_path / "data", "X", **small)
+        Folder.at(tmp_path / "data" / "X").write_files({"cases.parquet": b"replaced", "source.json": b"{}"})
+    assert modes(tmp_path) == {True: {folders}, False: {files}}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    for content in ("old", "new"):
+        with appearing(tmp_path / "X", replacing=True) as unfinished:
+            (unfinished / "file").write_text(content)
+            (unfinished / "below").mkdir()
+            assert (tmp_path / "X").exists() == (content == "new")
+        assert (tmp_path / "X" / "file").read_text() == content
+    for replacing in (True, False):
+        with pytest.raises(ZeroDivisionError), appearing(tmp_path / "X", replacing=replacing) as unfinished:
+            (unfinished / "file").write_text(str(1 / 0))
+    with pytest.raises(OSError), appearing(tmp_path / "X") as unfinished:
+        (unfinished / "file").write_text("not asked to replace")
+    assert os.listdir(tmp_path) == ["X"]
+    assert (tmp_path / "X" / "file").read_text() == "new"
+
+
+def test_what_a_killed_writer_of_a_cohort_left_is_swept_by_the_next(tmp_path, small):
+    for left in (".X.01234567.unfinished", ".Y.01234567.unfinished"):
+        (tmp_path / left / "features").mkdir(parents=True)
+    (tmp_path / ".X.lock").touch()  # held by nobody
+    write_cohort(tmp_path, "X", **small)
+    assert sorted(os.listdir(tmp_path)) == [".Y.01234567.unfinished", "X", "pathways.gmt"]
+    with locked(tmp_path / ".X.lock", "X", "wait"), pytest.raises(InUse, match=r"X is in use by process .*Mend: wait"):
+        write_cohort(tmp_path, "X", **small)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (Folder.at("/data/BLCA"), "/data/BLCA"),
+        (Folder.at("file:///data/BLCA"), "/data/BLCA"),
+        (Folder(fs.S3FileSystem(anonymous=True, region="eu-west-1"), "bucket/data") / "BLCA", "s3://bucket/data/BLCA"),
+        (Folder(fs.GcsFileSystem(anonymous=True), "bucket/data") / "BLCA", "gs://bucket/data/BLCA"),
+        (Folder.at("mock:///data") / "BLCA", "mock://data/BLCA"),
+    ],
+    ids=["a path", "a file's URI", "S3", "Google", "pretended"],
+)
+def test_a_place_is_named_so_that_it_can_be_pasted_back(place, name):
+    assert str(place) == name
+
+
+def test_messages_name_a_bucket_in_full(tmp_path, small):
+    bucket = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
+    write_cohort(tmp_path / "data", "X", **small)
+    cohort = Cohort.load(bucket, "X")
+    first, second = cohort.slides.to_dict("records")[:2]
+    file = f"{bucket}/X/features/{file_name(first['slide_id'])}"
+    with pytest.raises(DataError, match=f"{file}: the features of slide"):
+        read_slides(cohort.features, [{**first, "sha256": second["sha256"]}])
+    (tmp_path / "data/X/cases.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=f"{bucket}/X/cases.parquet: cannot be read"):
+        Cohort.load(bucket, "X")

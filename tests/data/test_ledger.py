@@ -7,11 +7,12 @@ from itertools import permutations
 import pandas as pd
 import pytest
 
-from survq.data.cohort import NEITHER, Cohort, read_tables
-from survq.data.features import write_features
+from survq.data.cohort import Cohort
 from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, read_cases, read_dropped, read_source, update_cohort
 from survq.data.problems import DataError
+from survq.data.tables import NEITHER, read_tables
+from survq.data.write import write_features
 
 FACTS = {"rule": "as it came"}
 
@@ -64,6 +65,7 @@ def test_every_order_ends_in_the_same_cohort(folder, small, order, tree, tmp_pat
         "in the splits without a label",
     }
     assert set(read_source(folder)) == set(order)
+    (tmp_path / "data" / "pathways.gmt").write_text(small["pathways"].to_gmt())
     cohort = Cohort.load(tmp_path / "data", "TINY")
     assert len(cohort.cases) == 22
     assert cohort.modalities == ("histology", "genomics")

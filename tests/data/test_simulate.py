@@ -1,6 +1,7 @@
 """The simulated cohort: is it what it says, and can its truth be found in what it shows?"""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,18 @@ from lifelines import CoxPHFitter
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
+from survq import study as module
 from survq.data.cohort import Cohort
 from survq.data.features import FeatureStore
 from survq.data.folds import given_folds
-from survq.data.simulate import SimulatedCohort, World, tissue_cells, write_simulated
-from survq.data.worlds import PRESETS, PROGNOSTIC, WorldConfig, stream
+from survq.data.ledger import cohort_folder, update_cohort
+from survq.data.problems import DataError
+from survq.data.simulate import SimulatedCohort, World, read_simulation, tissue_cells, write_simulated
+from survq.data.streams import generator
+from survq.data.worlds import PRESETS, PROGNOSTIC, WorldConfig
+from survq.data.write import write_cohort, write_features
 from survq.evaluation.concordance import concordance_index
+from survq.settings import StudySettings
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +194,7 @@ def test_coordinates_are_a_grid_of_level_zero_pixels(demo):
 
 
 def test_tissue_is_contiguous():
-    cells = {tuple(cell) for cell in tissue_cells(500, stream("test"))}
+    cells = {tuple(cell) for cell in tissue_cells(500, generator("test"))}
     neighbours = [sum((x + dx, y + dy) in cells for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1))) for x, y in cells]
     assert len(cells) == 500 and np.mean(neighbours) > 3
 
@@ -251,3 +258,44 @@ def test_held_out_cases_are_the_validation_of_one_fold(tmp_path):
 def test_unknown_preset_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"'demmo'.*demo, test, rare"):
         write_simulated(tmp_path, "demmo")
+
+
+def test_a_cohort_that_was_not_simulated_is_never_replaced(tmp_path, small, tree):
+    """Nor one of which a part was imported since; a simulated one is."""
+    demo = tmp_path / "demo"
+    write_simulated(demo, "demo", cases=30)
+    write_simulated(demo, "demo", cases=40)
+    assert len(Cohort.load(demo, "SIM").cases) == 40
+
+    write_cohort(tmp_path / "real", "BLCA", **small)
+    write_features(tmp_path / "features alone" / "BLCA" / "features", small["slides"][:2])
+    mixed = cohort_folder(tmp_path / "mixed", "BLCA")
+    write_simulated(tmp_path / "mixed", "demo", cases=30, name="BLCA")
+    update_cohort(mixed, {"labels": {"file": "real.csv"}}, cases=small["cases"])
+    for root in ("real", "features alone", "mixed"):
+        before = tree(tmp_path)
+        with pytest.raises(DataError, match=f"{root}/BLCA: holds what was not simulated .*Mend: give the simulated"):
+            write_simulated(tmp_path / root, "demo", cases=30, name="BLCA")
+        assert tree(tmp_path) == before
+
+
+def test_the_truth_is_told_of_drawn_outcomes_only(tmp_path, small):
+    folder = cohort_folder(tmp_path, "SIM")
+    assert read_simulation(folder) is None
+    write_simulated(tmp_path, "demo", cases=30)
+    assert 0.5 < read_simulation(folder)["oracle"]["eta"] <= 1
+    update_cohort(folder, {"expression": {"file": "real.csv"}}, expression=small["expression"])
+    assert read_simulation(folder) is not None
+    update_cohort(folder, {"labels": {"file": "real.csv"}}, cases=small["cases"])
+    assert (folder / "simulation.json").is_file() and read_simulation(folder) is None
+
+
+def test_the_demo_is_made_once_and_again_by_another_simulator(tmp_path, monkeypatch):
+    def made() -> int:
+        folder = module._demo(StudySettings(results=tmp_path))
+        return os.stat(folder.local / "SIM" / "cases.parquet").st_ino
+
+    first = made()
+    assert made() == first
+    monkeypatch.setattr(module, "simulator", lambda: "another")
+    assert made() != first

@@ -18,10 +18,11 @@ from slide_files import flat, stained, write_tiff
 
 from survq.cli import main
 from survq.data.batch import CaseTable
-from survq.data.cohort import Cohort, write_cohort
+from survq.data.cohort import Cohort
 from survq.data.features import FeatureStore
 from survq.data.folds import make_folds
 from survq.data.pathways import Pathways
+from survq.data.write import write_cohort
 from survq.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,10 +21,11 @@ import pytest
 from pyarrow import fs
 
 from survq.cli import main
-from survq.data.cohort import Cohort, write_cohort
-from survq.data.features import FeatureStore, file_name
+from survq.data.cohort import Cohort
+from survq.data.features import FeatureStore
 from survq.data.folder import Folder
 from survq.data.ingest import filling
+from survq.data.write import file_name, write_cohort
 from survq.importing.features import import_features
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -117,7 +117,7 @@ def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder
     assert seen.items() <= finished(tmp_path).items()
     ours, theirs = (pd.read_csv(folder / "query_counts/table_3.csv") for folder in (tmp_path, undisturbed[0]))
     pd.testing.assert_frame_equal(ours, theirs)
-    assert not list(tmp_path.rglob(".unfinished-*"))
+    assert not list(tmp_path.rglob(".*.unfinished"))
     # Ray's agents first try for a while to tell the dead driver that its node died
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive, f"left behind by the killed study: {alive}"

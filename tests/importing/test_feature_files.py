@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from survq.data.features import FeatureStore, Slide, write_features
+from survq.data.features import FeatureStore
 from survq.data.folder import Folder
 from survq.data.ingest import already_there
 from survq.data.problems import DataError
+from survq.data.write import Slide, write_features
 from survq.importing import feature_files
 from survq.importing.feature_files import bring, make_plan
 from survq.importing.slide_names import Name, SlideTable, by_barcode

@@ -19,6 +19,7 @@ def folder(tmp_path) -> Folder:
     cases = pd.DataFrame({"time": range(1, 10), "event": True}, index=CASES).astype({"time": float})
     update_cohort(folder, {}, cases=cases, dropped={"TCGA-A1-0099": "no time"})
     update_cohort(folder, {}, expression=pd.DataFrame({"G": 1.0}, index=CASES))
+    (tmp_path / "data" / "pathways.gmt").write_text("p\t\tG\n")
     return folder
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
-from survq.data.features import Slide, write_features
 from survq.data.problems import DataError
+from survq.data.write import Slide, write_features
 from survq.importing.survpath import import_survpath
 
 LABELS = "datasets_csv/metadata/tcga_blca.csv"
@@ -147,7 +147,11 @@ def test_who_is_left_out_is_listed(small_survpath, tmp_path):
         "TCGA-BB-0004": "neither slides nor expression",
         "TCGA-XX-0004": "expression without a label",
     }
-    assert "left out, time is 0: 1" in imported.summary()
+    assert [line for line in imported.summary() if line.startswith("left out")] == [
+        "left out, expression without a label: 1, 'TCGA-XX-0004'",
+        "left out, neither slides nor expression: 1, until slides of them come: 'TCGA-BB-0004'",
+        "left out, time is 0: 1, 'TCGA-AA-0009'",
+    ]
 
 
 def edit(file, old, new, count=-1):

@@ -69,6 +69,7 @@ def web():
 )
 def test_from_the_hub_to_a_cohort(web, tmp_path, source, unit):
     fetched = fetch_xena("BRCA", tmp_path, source, hub=f"{web.url}/download", pause=0.001)
+    (tmp_path / "pathways.gmt").write_text("\t".join(["p", "", *GENES]))
     cohort = Cohort.load(tmp_path, "BRCA")
     assert (len(cohort.cases), cohort.cases["event"].sum()) == (20, 10)
     assert [cohort.cases.loc[case, "time"] for case in CASES] == [float(month) for month in range(1, 21)]

@@ -8,7 +8,7 @@ import pytest
 from slide_files import flat, write_tiff
 
 from survq.cli import main
-from survq.data.cohort import write_cohort
+from survq.data.write import write_cohort
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from slide_files import flat, stained, write_tiff
 
-from survq.data.cohort import write_cohort
-from survq.data.features import FeatureStore, Slide, write_slide
+from survq.data.features import FeatureStore
 from survq.data.problems import DataError
+from survq.data.write import Slide, write_cohort, write_slide
 from survq.slides.encoder import load_encoder
 from survq.slides.extract import extract
 from survq.slides.reader import read_slide

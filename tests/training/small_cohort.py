@@ -48,7 +48,7 @@ def make_cohort(n: int = 36, seed: int = 0) -> tuple[Cohort, dict[str, Tensor]]:
         pathways=Pathways(("first", "second", "third"), (("A", "B", "C"), ("D",), ("E", "F", "B"))),
         splits=None,
         dropped=pd.DataFrame(columns=["case_id", "reason"]),
-        features=Folder.at("nowhere"),
+        folder=Folder.at("nowhere"),
     )
     return cohort, bags
 

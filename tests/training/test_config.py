@@ -250,6 +250,8 @@ def test_a_change_of_code_that_matters_changes_the_description(monkeypatch):
 DOES_NOT_MATTER = {
     "survq.data.folder": "where bytes lie, not which",
     "survq.data.problems": "messages",
+    "survq.data.barcodes": "which ids are one patient; such tables are refused",
+    "survq.data.tables": "refuses tables, or passes them on unchanged; their content is described by its fingerprint",
     "survq.evaluation.epochs": "a record of numbers that others made",
     "survq.models": "a list of names",
     "survq.training.config": "settings, which are described themselves",

@@ -1,0 +1,253 @@
+"""The tables of a data folder: how they lie there, how they are read, and all that may be wrong with them.
+
+The data folder that every study reads, on a local path or in a bucket:
+
+    DIR/pathways.gmt
+    DIR/<COHORT>/cases.parquet          case_id, time (months), event (bool), site, further columns as they came
+    DIR/<COHORT>/expression.parquet     case_id, one float32 column a gene                        (may be missing)
+    DIR/<COHORT>/features/*.parquet     one row and one row group a slide, see survq/data/features.py   (likewise)
+    DIR/<COHORT>/splits.parquet         repeat, fold, case_id, role: training or validation            (likewise)
+    DIR/<COHORT>/dropped.csv            case_id, reason: who was left out, and why                     (likewise)
+
+Nobody gets lost: an id in any of these tables is a case of cases.parquet or stands in dropped.csv. A case that has
+neither slides nor expression stands in both, until either comes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from survq.data.barcodes import case_of
+from survq.data.features import INDEX, FeatureStore
+from survq.data.folder import Folder
+from survq.data.problems import DataError, some
+
+NEITHER = "neither slides nor expression"  # the reason of a case that a study cannot use yet
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a cohort as they lie in its folder; None where there is none that can be used."""
+
+    cases: pd.DataFrame | None
+    expression: pd.DataFrame | None
+    splits: pd.DataFrame | None
+    slides: pd.DataFrame
+    dropped: pd.DataFrame
+
+
+def read_tables(folder: Folder) -> tuple[Tables, list[str]]:
+    """Every table of a cohort that is sound by itself, and all that is wrong with any of them, by itself and joined."""
+    problems: list[str] = []
+
+    def read(file: str) -> pd.DataFrame | None:
+        try:
+            return (folder / file).read_table() if (folder / file).is_file() else None
+        except DataError as error:
+            problems.extend(error.problems)
+            return None
+
+    cases, expression, splits = read("cases.parquet"), read("expression.parquet"), read("splits.parquet")
+    if not (folder / "cases.parquet").is_file():
+        problems.append(f"{folder}/cases.parquet is missing. Mend: import the cohort again.")
+    slides, dropped = pd.DataFrame(columns=INDEX), pd.DataFrame(columns=["case_id", "reason"])
+    try:
+        slides = FeatureStore(folder / "features").index
+    except DataError as error:
+        problems += error.problems
+    if (folder / "dropped.csv").is_file():
+        try:
+            text = (folder / "dropped.csv").read_text()
+            dropped = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        except DataError as error:
+            problems += error.problems
+        except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+            problems.append(f"{folder}/dropped.csv: is no table ({str(error).strip()}).")
+    tables, found = sound_tables(Tables(cases, expression, splits, slides, dropped), str(folder))
+    return tables, problems + found
+
+
+def sound_tables(tables: Tables, folder: str) -> tuple[Tables, list[str]]:
+    """The tables without those that are wrong by themselves, and all that is wrong with any, by itself and joined."""
+    checks: dict[str, Callable[[pd.DataFrame, str], list[str]]] = {
+        "cases": cases_problems,
+        "expression": expression_problems,
+        "splits": splits_problems,
+    }
+    problems: list[str] = []
+    unsound: dict[str, None] = {}
+    for name, check in checks.items():
+        table = getattr(tables, name)
+        if table is not None and (found := check(table, f"{folder}/{name}.parquet")):
+            problems += found
+            unsound[name] = None
+    problems += slides_problems(tables.slides, f"{folder}/features")
+    if list(tables.dropped.columns) != ["case_id", "reason"]:
+        problems.append(f"{folder}/dropped.csv: has the columns {some(tables.dropped, 9)}; expected case_id, reason.")
+    elif tables.cases is not None and "case_id" in tables.cases and len(tables.cases):
+        problems += join_problems(tables, folder)
+    return replace(tables, **unsound), problems
+
+
+def join_problems(tables: Tables, folder: str) -> list[str]:
+    """The ids of other tables that nobody knows, for then the tables may not belong together."""
+    assert tables.cases is not None
+    cases, dropped = set(tables.cases["case_id"]), set(other_reasons(tables.dropped)["case_id"])
+    problems = []
+    if both := sorted(str(case) for case in cases & dropped):
+        problems.append(f"{folder}/dropped.csv: {some(both)} are left out, yet stand in cases.parquet.")
+    others = {
+        "expression.parquet": tables.expression,
+        "splits.parquet": tables.splits,
+        "features": tables.slides,
+    }
+    for file, table in others.items():
+        if table is None or "case_id" not in table or table.empty:
+            continue
+        ids = set(table["case_id"])
+        if unknown := sorted(str(case) for case in ids - cases - dropped):
+            like = f"; cases look like {str(min(cases, key=str))!r}"
+            none = "" if ids & cases else f"; none of its {len(ids)} ids is a case of cases.parquet"
+            problems.append(
+                f"{folder}/{file}: ids that are no case: {some(unknown)}{like}{none}. "
+                f"Mend: correct them, or list them in dropped.csv with a reason."
+            )
+    return problems
+
+
+def other_reasons(dropped: pd.DataFrame) -> pd.DataFrame:
+    """Those who are left out although they have slides or expression, or because they are no case."""
+    return dropped[dropped["reason"] != NEITHER]
+
+
+def left_out(dropped: pd.DataFrame) -> list[str]:
+    """Who was left out, a line a reason, for people; all of them stand in dropped.csv."""
+    lines = []
+    for reason, ids in dropped.groupby("reason")["case_id"]:
+        until = "until slides of them come: " if reason == NEITHER else ""
+        lines.append(f"left out, {reason}: {len(ids)}, {until}{some(ids, 5)}")
+    return lines
+
+
+def cohort_name_problems(name: str) -> list[str]:
+    """It is the name of a folder, too."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        return []
+    return [f"{name!r} cannot be the name of a cohort; expected a plain name such as BLCA."]
+
+
+def cases_problems(cases: pd.DataFrame, file: str) -> list[str]:
+    if missing := [column for column in ("case_id", "time", "event") if column not in cases]:
+        return [f"{file}: lacks the columns {missing}; it has {some(cases.columns, 9)}. Mend: rename or add them."]
+    if cases.empty:
+        return [f"{file}: holds no case."]
+    problems = case_id_problems(cases["case_id"], file)
+    time = pd.to_numeric(cases["time"], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    for case, cell in cases.loc[~(np.isfinite(time) & (time > 0)), ["case_id", "time"]].to_numpy(dtype=object):
+        problems.append(
+            f"{file}: case {case!r}: time {cell!r}; expected months above 0. Mend: correct it or leave the case out."
+        )
+    if not pd.api.types.is_numeric_dtype(cases["time"]) and not problems:
+        problems.append(f"{file}: time is {cases['time'].dtype}; expected numbers, in months.")
+    for case in cases.loc[cases["event"].isna(), "case_id"]:
+        problems.append(f"{file}: case {case!r}: no event status. Mend: add it or leave the case out.")
+    if not pd.api.types.is_bool_dtype(cases["event"].dropna().infer_objects()):
+        problems.append(f"{file}: event is {cases['event'].dtype}; expected bool, true where death was observed.")
+    elif not cases["event"].any():
+        problems.append(f"{file}: no case has an event; nothing can be learnt or ranked. Mend: is the coding reversed?")
+    return problems
+
+
+def case_id_problems(case_ids: pd.Series, file: str) -> list[str]:
+    """An id is text that starts with a letter or digit; two ids of one patient are leakage waiting to happen."""
+    problems = []
+    for row, case in enumerate(case_ids, start=1):
+        if not isinstance(case, str) or not usable_id(case):
+            problems.append(
+                f"{file}: row {row}: case id {_shortened(case)}; expected up to 200 printable characters, "
+                f"the first a letter or digit, no blanks around."
+            )
+    twice = case_ids[case_ids.duplicated(keep=False)].unique()
+    if len(twice):
+        problems.append(f"{file}: cases that stand more than once: {some(twice)}. Mend: keep one row a case.")
+    patients = case_ids.map(lambda case: case_of(str(case).upper()))
+    for _, ids in case_ids.drop_duplicates().groupby(patients):
+        if len(ids) > 1:
+            problems.append(f"{file}: {some(ids)} are one patient. Mend: keep one row a patient.")
+    return problems
+
+
+def usable_id(text: str) -> bool:
+    return text[:1].isalnum() and text.isprintable() and text.strip() == text and len(text) <= 200
+
+
+def _shortened(value: object) -> str:
+    return repr(value) if len(repr(value)) <= 80 else repr(value)[:80] + "..."
+
+
+def expression_problems(expression: pd.DataFrame, file: str) -> list[str]:
+    if "case_id" not in expression:
+        return [f"{file}: lacks the column case_id."]
+    problems = case_id_problems(expression["case_id"], file)
+    genes = expression.drop(columns="case_id")
+    if genes.empty:
+        problems.append(f"{file}: holds {genes.shape[0]} cases and {genes.shape[1]} genes.")
+    if twice := list(genes.columns[genes.columns.duplicated()].unique()):
+        return [*problems, f"{file}: genes that stand more than once: {some(twice)}. Mend: keep one column a gene."]
+    if text := [column for column in genes if not pd.api.types.is_numeric_dtype(genes[column])]:
+        problems.append(f"{file}: genes that are not numbers: {some(text)}. Mend: keep numeric columns only.")
+        genes = genes.drop(columns=text)
+    finite = np.isfinite(genes.to_numpy(dtype=np.float64, na_value=np.nan))
+    for column in np.flatnonzero(~finite.all(axis=0)):
+        rows = np.flatnonzero(~finite[:, column])
+        problems.append(
+            f"{file}: gene {genes.columns[column]!r}: not a finite number in {some(expression['case_id'].iloc[rows])}. "
+            f"Mend: fill it or drop the gene."
+        )
+    return problems
+
+
+def splits_problems(splits: pd.DataFrame, file: str) -> list[str]:
+    if missing := [column for column in ("repeat", "fold", "case_id", "role") if column not in splits]:
+        return [f"{file}: lacks the columns {missing}."]
+    problems = []
+    for column in ("repeat", "fold"):
+        if not pd.api.types.is_integer_dtype(splits[column]):
+            problems.append(f"{file}: {column} is {splits[column].dtype}; expected whole numbers.")
+    if unknown := sorted(set(splits["role"].map(str)) - {"training", "validation"}):
+        problems.append(f"{file}: roles {some(unknown)}; expected training or validation.")
+    twice = splits[splits.duplicated(["repeat", "fold", "case_id"])]
+    for (repeat, fold), rows in twice.groupby(["repeat", "fold"]):
+        problems.append(
+            f"{file}: repeat {repeat}, fold {fold}: {some(rows['case_id'].unique())} stand more than once. "
+            f"Mend: a case either trains or is held out."
+        )
+    held_out = splits[splits["role"] == "validation"].drop_duplicates(["repeat", "fold", "case_id"])
+    for repeat, rows in held_out[held_out.duplicated(["repeat", "case_id"])].groupby("repeat"):
+        problems.append(
+            f"{file}: repeat {repeat}: {some(rows['case_id'].unique())} are held out in two folds. "
+            f"Mend: hold a case out once a repeat."
+        )
+    return problems
+
+
+def slides_problems(slides: pd.DataFrame, file: str) -> list[str]:
+    problems = []
+    ids = slides["slide_id"]
+    if odd := [slide for slide in ids if not isinstance(slide, str) or not usable_id(slide)]:
+        problems.append(f"{file}: slide ids {some(map(_shortened, odd))}; expected text as for case ids.")
+    if twice := list(ids[ids.duplicated()].unique()):
+        problems.append(f"{file}: slides that stand more than once: {some(twice)}. Mend: import the features afresh.")
+    for column, what in (("width", "feature widths"), ("encoder", "patch encoders")):
+        if slides[column].nunique() > 1:
+            groups = ", ".join(f"{value} ({count} slides)" for value, count in slides[column].value_counts().items())
+            problems.append(f"{file}: mixed {what}: {groups}. Mend: extract all slides of a cohort with one encoder.")
+    if empty := list(ids[slides["patches"] == 0]):
+        problems.append(f"{file}: slides without patches: {some(empty)}. Mend: leave them out.")
+    return problems
