@@ -7,10 +7,8 @@ who has neither slides nor expression stands in both.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +27,7 @@ from survq.data.cohort import (
 )
 from survq.data.features import FeatureStore
 from survq.data.folder import UNREADABLE, Folder, unreadable
+from survq.data.lock import locked
 from survq.data.problems import DataError, raise_if_any
 
 WITHOUT_LABEL = {
@@ -80,7 +79,7 @@ def update_cohort(
         problems += splits_problems(splits, f"{folder}/splits.parquet")
     raise_if_any(problems)
 
-    with _alone(folder):
+    with alone(folder):
         known = set(_case_ids(folder, "cases.parquet", tables))
         reasons = dict(dropped or {})
         for case, reason in read_dropped(folder).items():
@@ -148,18 +147,14 @@ def read_cases(folder: Folder) -> pd.DataFrame:
 
 
 @contextmanager
-def _alone(folder: Folder) -> Iterator[None]:
-    """Two imports into one cohort keep its books one after the other."""
+def alone(folder: Folder) -> Iterator[None]:
+    """Two imports into one folder keep its books one after the other. A bucket cannot be locked."""
     if folder.local is None:
         yield
         return
-    os.makedirs(folder.path, exist_ok=True)
-    handle = os.open(folder.path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    folder.local.mkdir(parents=True, exist_ok=True)
+    with locked(folder.local / ".books.lock", folder, "wait, or end that process if it hangs", wait=True):
         yield
-    finally:
-        os.close(handle)
 
 
 def _case_ids(folder: Folder, file: str, new: Mapping[str, pd.DataFrame]) -> Iterable[str]:
