@@ -7,7 +7,6 @@ who has neither slides nor expression stands in both.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,9 @@ from survq.data.features import FeatureStore
 from survq.data.folder import UNREADABLE, Folder, unreadable
 from survq.data.lock import locked
 from survq.data.problems import DataError, raise_if_any
+
+DROPPED = ["case_id", "reason"]
+"""The columns of dropped.csv."""
 
 WITHOUT_LABEL = {
     "expression": "expression without a label",
@@ -98,7 +100,7 @@ def update_cohort(
         left_out = {case: reason for case, reason in reasons.items() if case not in known}
         if inputs := written["expression"] | written["features"]:
             left_out |= dict.fromkeys(known - inputs, NEITHER)
-        table = pd.DataFrame(sorted(left_out.items()), columns=["case_id", "reason"], dtype=object)
+        table = pd.DataFrame(sorted(left_out.items()), columns=DROPPED, dtype=object)
         books = {
             "dropped.csv": table.to_csv(index=False).encode(),
             "source.json": json.dumps({**read_source(folder), **source}, indent=1, sort_keys=True).encode(),
@@ -109,10 +111,7 @@ def update_cohort(
 
 def read_dropped(folder: Folder) -> dict[str, str]:
     """The reason of everybody who was left out of a cohort."""
-    if not (folder / "dropped.csv").is_file():
-        return {}
-    table = pd.read_csv(io.StringIO((folder / "dropped.csv").read_text()), dtype=str, keep_default_na=False)
-    return dict(table[["case_id", "reason"]].itertuples(index=False))
+    return dict((folder / "dropped.csv").read_csv(DROPPED).itertuples(index=False))
 
 
 def labelled(folder: Folder) -> set[str]:

@@ -164,3 +164,18 @@ def test_who_gets_slides_is_no_longer_left_out(tmp_path, small):
     write_slide(folder / "features", Slide("CASE-23-DX1", "CASE-23", np.ones((2, 16), np.float16), encoder="uni"))
     assert dropped() == of_others
     assert "CASE-23" in Cohort.load(tmp_path, "X").cases.index
+
+
+@pytest.mark.parametrize("file", ["dropped.csv", "features/skipped.csv"])
+@pytest.mark.parametrize("text", ["", "slide,why\nA,B\n"], ids=["empty", "edited"])
+def test_lists_that_cannot_be_kept_are_told_before_the_work_begins(tmp_path, file, text):
+    (tmp_path / "features").mkdir()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=rf"{file}: has the columns .*Mend: correct it"), filling(Folder.at(tmp_path)):
+        pytest.fail("hours of work begin")
+    (tmp_path / file).unlink()
+    with filling(Folder.at(tmp_path)) as features:
+        (tmp_path / file).write_text(text)
+        with pytest.raises(DataError, match=rf"{file}: has the columns .*Mend: correct it"):
+            list_skipped(features, [])
+            keep_books(Folder.at(tmp_path))
