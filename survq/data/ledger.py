@@ -8,7 +8,8 @@ who has neither slides nor expression stands in both.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,30 +84,54 @@ def update_cohort(
 
     with alone(folder):
         known = set(_case_ids(folder, "cases.parquet", tables))
-        reasons = dict(dropped or {})
-        for case, reason in read_dropped(folder).items():
-            of_labels = reason not in WITHOUT_LABEL.values()
-            stale = cases is not None if of_labels else any(reason == WITHOUT_LABEL.get(part) for part in source)
-            if not stale:
-                reasons.setdefault(case, reason)
-        for part, ids in (unlabelled or {}).items():
-            reasons = {**dict.fromkeys(ids, WITHOUT_LABEL[part]), **reasons}
         written = {
             part: set(_slides(folder) if part == "features" else _case_ids(folder, f"{part}.parquet", tables))
             for part in WITHOUT_LABEL
         }
-        for part, ids in written.items():
-            reasons = {**dict.fromkeys(ids, WITHOUT_LABEL[part]), **reasons}
-        left_out = {case: reason for case, reason in reasons.items() if case not in known}
-        if inputs := written["expression"] | written["features"]:
-            left_out |= dict.fromkeys(known - inputs, NEITHER)
-        table = pd.DataFrame(sorted(left_out.items()), columns=DROPPED, dtype=object)
+        reasons = left_out(
+            known,
+            of_labels=dropped or {},
+            before=read_dropped(folder),
+            unlabelled=unlabelled or {},
+            written=written,
+            renewed=source,
+        )
+        table = pd.DataFrame(sorted(reasons.items()), columns=DROPPED, dtype=object)
         books = {
             "dropped.csv": table.to_csv(index=False).encode(),
             "source.json": json.dumps({**read_source(folder), **source}, indent=1, sort_keys=True).encode(),
         }
         folder.write_files({**{name: parquet(table) for name, table in tables.items()}, **books})
     return table
+
+
+def left_out(
+    known: Collection[str],
+    *,
+    of_labels: Mapping[str, str],
+    before: Mapping[str, str],
+    unlabelled: Mapping[str, Iterable[str]],
+    written: Mapping[str, Iterable[str]],
+    renewed: Collection[str],
+) -> dict[str, str]:
+    """Who is left out of a cohort, and why. `known` are its cases.
+
+    Of several reasons of one id the first counts:
+
+        of_labels     what the labels that come now say of it
+        before        what dropped.csv says, unless the part that this reason is of is `renewed` now
+        unlabelled    it came with a part, and was not written, for it has no label
+        written       it stands in the table of a part, and has no label
+
+    A case is left out for none of them; but where it has neither slides nor expression, once anybody has.
+    """
+    part_of = {reason: part for part, reason in WITHOUT_LABEL.items()}
+    still = {case: reason for case, reason in before.items() if part_of.get(reason, "labels") not in renewed}
+    seen = [dict.fromkeys(ids, WITHOUT_LABEL[part]) for parts in (unlabelled, written) for part, ids in parts.items()]
+    reasons = ChainMap(dict(of_labels), still, *seen)  # the first that knows an id answers
+    having = {*written["expression"], *written["features"]}
+    lacking = [case for case in known if case not in having] if having else []
+    return {case: reasons[case] for case in reasons if case not in known} | dict.fromkeys(lacking, NEITHER)
 
 
 def read_dropped(folder: Folder) -> dict[str, str]:
@@ -116,8 +141,8 @@ def read_dropped(folder: Folder) -> dict[str, str]:
 
 def labelled(folder: Folder) -> set[str]:
     """Whom the labels of a cohort know: its cases, and those whom they leave out."""
-    left_out = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
-    return {*_case_ids(folder, "cases.parquet", {}), *left_out}
+    by_labels = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
+    return {*_case_ids(folder, "cases.parquet", {}), *by_labels}
 
 
 def read_source(folder: Folder) -> dict[str, dict]:
