@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from survq.data.folder import replace_file
 from survq.data.lock import locked
 from survq.data.problems import DataError
-from survq.importing.opened import GZIP, Progress, opened, sha256
+from survq.importing.opened import GZIP, OnBytes, opened, sha256
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in a row without a byte of progress
@@ -30,7 +30,7 @@ SILENCE = 60  # seconds without a byte, after which the connection counts as los
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
 
 
-def download(url: str, file: Path, progress: Progress | None = None, pause: float = 1.0) -> bool:
+def download(url: str, file: Path, *, progress: OnBytes | None = None, pause: float = 1.0) -> bool:
     """Fetch `url` into `file`; returns False where it was there already, whole and as it came.
 
     Goes on where an earlier download was cut, if it is still the same file there. Tries again after `pause` seconds,
@@ -49,7 +49,7 @@ def download(url: str, file: Path, progress: Progress | None = None, pause: floa
     return True
 
 
-def _fetch(url: str, file: Path, progress: Progress | None, pause: float) -> None:
+def _fetch(url: str, file: Path, progress: OnBytes | None, pause: float) -> None:
     part, about = _beside(file, ".part"), _beside(file, ".part.json")
     with part.open("ab") as stream:
         failures, error_before = 0, ""
