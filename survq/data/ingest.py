@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SlideOutcome:
     """What became of one slide: what a task hands back instead of features."""
 
     slide_id: str
@@ -145,7 +145,7 @@ def keep_books(cohort: Folder, unlabelled: Collection[str] = ()) -> pd.DataFrame
     return index
 
 
-def list_skipped(features: Folder, outcomes: Sequence[Outcome]) -> Folder | None:
+def list_skipped(features: Folder, outcomes: Sequence[SlideOutcome]) -> Folder | None:
     """Write who was left out, and why, beside the slides. What earlier runs left out stays until it is there."""
     file, old = features / SKIPPED, _skipped(features)
     out = pd.DataFrame(

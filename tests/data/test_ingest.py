@@ -14,7 +14,7 @@ from survq.data.features import FeatureStore, Slide, write_slide
 from survq.data.folder import Folder
 from survq.data.ingest import (
     Kind,
-    Outcome,
+    SlideOutcome,
     already_there,
     case_ids,
     filling,
@@ -128,9 +128,9 @@ def test_in_an_empty_store_most_of_those_that_come_do():
 
 def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
     folder = Folder.at(tmp_path)
-    bad = Outcome("A", "CASE-A", "a.h5", "failed", "no patches")
-    other = Outcome("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
-    fine = Outcome("C", "CASE-C", "c.h5", "written", patches=3)
+    bad = SlideOutcome("A", "CASE-A", "a.h5", "failed", "no patches")
+    other = SlideOutcome("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
+    fine = SlideOutcome("C", "CASE-C", "c.h5", "written", patches=3)
     list_skipped(folder, [bad, fine])
     file = list_skipped(folder, [other, fine])
     table = pd.read_csv(str(file))
@@ -141,7 +141,7 @@ def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
         "reason": ["no patches", "not a case, of 'X'"],
     }
     assert FeatureStore(tmp_path).index.empty  # it is no slide
-    assert list_skipped(folder, [Outcome(name, "", "", "written") for name in "AB"]) is None
+    assert list_skipped(folder, [SlideOutcome(name, "", "", "written") for name in "AB"]) is None
     assert os.listdir(tmp_path) == []
 
 
