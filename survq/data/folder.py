@@ -80,9 +80,9 @@ class Folder:
         with self.writing() as stream:
             stream.write(content)
 
-    def sweep(self) -> None:
+    def sweep(self, pattern: str = ".*") -> None:
         """Remove what processes that were killed left half written in here. Only for who works here alone."""
-        for unfinished in self.local.glob(f".*{UNFINISHED}") if self.local is not None else ():
+        for unfinished in self.local.glob(pattern + UNFINISHED) if self.local is not None else ():
             unfinished.unlink(missing_ok=True)
 
     def write_files(self, contents: Mapping[str, bytes | memoryview]) -> None:

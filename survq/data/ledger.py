@@ -33,6 +33,8 @@ from survq.data.problems import DataError, raise_if_any
 DROPPED = ["case_id", "reason"]
 """The columns of dropped.csv."""
 
+FILES = ("cases.parquet", "expression.parquet", "splits.parquet", "dropped.csv", "source.json")
+
 WITHOUT_LABEL = {
     "expression": "expression without a label",
     "splits": "in the splits without a label",
@@ -82,7 +84,7 @@ def update_cohort(
         problems += splits_problems(splits, f"{folder}/splits.parquet")
     raise_if_any(problems)
 
-    with alone(folder):
+    with alone(folder, *FILES):
         known = set(_case_ids(folder, "cases.parquet", tables))
         written = {
             part: set(_slides(folder) if part == "features" else _case_ids(folder, f"{part}.parquet", tables))
@@ -171,13 +173,18 @@ def read_cases(folder: Folder) -> pd.DataFrame:
 
 
 @contextmanager
-def alone(folder: Folder) -> Iterator[None]:
-    """Two imports into one folder keep its books one after the other. A bucket cannot be locked."""
+def alone(folder: Folder, *files: str) -> Iterator[None]:
+    """These files of a folder for one import after another; what killed ones left of them half written is swept away.
+
+    In a bucket nothing is ever seen half written, and nothing can be locked.
+    """
     if folder.local is None:
         yield
         return
     folder.local.mkdir(parents=True, exist_ok=True)
     with locked(folder.local / ".books.lock", folder, "wait, or end that process if it hangs", wait=True):
+        for file in files:
+            folder.sweep(f".{file}.*")
         yield
 
 
