@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from survq.commands.console import DATA, USAGE, complain
 
 if TYPE_CHECKING:
-    from survq.data.ingest import Outcome
+    from survq.data.ingest import SlideOutcome
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,17 @@ class Extract:
         self._tell(outcomes, encoder.name, time.monotonic() - start)
         return DATA if any(outcome.state == "failed" for outcome in outcomes) else 0
 
-    def _tell(self, outcomes: list[Outcome], encoder: str, seconds: float) -> None:
-        from survq.data.problems import SHOWN
+    def _tell(self, outcomes: list[SlideOutcome], encoder: str, seconds: float) -> None:
+        from survq.data.problems import itemised
         from survq.reporting.progress import clock
 
-        by_state: dict[str, list[Outcome]] = {state: [] for state in ("written", "found", "failed", "skipped")}
+        by_state: dict[str, list[SlideOutcome]] = {state: [] for state in ("written", "found", "failed", "skipped")}
         for outcome in outcomes:
             by_state[outcome.state].append(outcome)
         for state, heading in (("skipped", "Left out, for they are of no case"), ("failed", "Failed")):
-            if lines := by_state[state]:
+            if left_out := by_state[state]:
                 print(f"{heading}:")
-                print("\n".join(f"  - {outcome.slide_id}: {outcome.reason}" for outcome in lines[:SHOWN]))
-                if len(lines) > SHOWN:
-                    print(f"  ... and {len(lines) - SHOWN} more")
+                print("\n".join(itemised([f"{outcome.slide_id}: {outcome.reason}" for outcome in left_out])))
         written = by_state["written"]
         patches, size = sum(outcome.patches for outcome in written), sum(outcome.bytes for outcome in written)
         counts = ", ".join(

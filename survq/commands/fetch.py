@@ -40,7 +40,9 @@ class Fetch:
         from survq.importing.xena import fetch_xena
 
         try:
-            fetched = fetch_xena(self.cohort, self.dest, self.table, self.outcome, self.hub, progress=Meter())
+            fetched = fetch_xena(
+                self.cohort, self.dest, self.table, endpoint=self.outcome, hub=self.hub, progress=Meter()
+            )
         except ValueError as error:
             if type(error) is ValueError:  # an address that is not safe
                 return complain(error, USAGE)

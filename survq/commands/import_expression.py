@@ -49,10 +49,10 @@ class ImportExpression:
             self.file,
             root,
             self.cohort,
-            self.gene_map,
-            self.aliases,
-            self.all_genes,
-            self.sample_types,
+            gene_map=self.gene_map,
+            aliases=self.aliases,
+            all_genes=self.all_genes,
+            sample_types=self.sample_types,
             progress=Meter(least=50_000_000),
         )
         cases, genes = expression.values.shape

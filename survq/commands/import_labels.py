@@ -56,7 +56,7 @@ class ImportLabels:
     def run(self) -> int:
         from survq.data.folder import Folder
         from survq.importing.labels import import_labels
-        from survq.importing.outcomes import OUTCOMES, Columns
+        from survq.importing.outcomes import ENDPOINTS, Columns
 
         own = [self.case_column, self.time_column, self.time_unit, self.event_column or self.censorship_column]
         if any([*own, self.event_values, self.censored_values]) and not all(own):
@@ -83,12 +83,18 @@ class ImportLabels:
             )
         root = Folder.at(self.data)
         labels, dropped = import_labels(
-            self.file, root, self.cohort, self.outcome, columns, self.types, self.sample_types
+            self.file,
+            root,
+            self.cohort,
+            endpoint=self.outcome,
+            columns=columns,
+            types=self.types,
+            sample_types=self.sample_types,
         )
         used = labels.source["columns"]
         show_cohort(
             self.cohort,
-            f"{len(labels.cases)} cases, {labels.cases['event'].sum()} events, {OUTCOMES[self.outcome]}",
+            f"{len(labels.cases)} cases, {labels.cases['event'].sum()} events, {ENDPOINTS[self.outcome]}",
             [
                 f"read as a table of {used['layout']}: {used['time']} in {used['unit']}, {used['status']} = "
                 f"{' or '.join(used['event'])} is an event, {' or '.join(used['censored'])} a censored case",

@@ -36,7 +36,7 @@ class ImportSplits:
         from survq.importing.splits import import_splits
 
         root = Folder.at(self.data)
-        splits, events, dropped = import_splits(self.src, root, self.cohort, self.held_out)
+        splits, events, dropped = import_splits(self.src, root, self.cohort, held_out=self.held_out)
         held_out = " ".join(map(str, events))
         show_cohort(self.cohort, f"{len(events)} given folds, with {held_out} events held out", splits.notes, dropped)
         print(f"\nWritten to {root / self.cohort}; who was left out stands in dropped.csv.")

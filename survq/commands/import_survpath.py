@@ -37,7 +37,9 @@ class ImportSurvPath:
     def run(self) -> int:
         from survq.importing.survpath import import_survpath
 
-        imported = import_survpath(self.src, self.dest, self.cohorts, self.expression, self.pathways)
+        imported = import_survpath(
+            self.src, self.dest, self.cohorts, expression=self.expression, pathways=self.pathways
+        )
         for cohort in imported:
             first, *rest = cohort.summary()
             print(f"{cohort.name}: {first}")

@@ -20,7 +20,7 @@ from survq.data.tables import Tables, read_tables
 TABLES = ("cases.parquet", "expression.parquet", "splits.parquet", "features")
 LONGEST_MEDIAN = 600  # months; beyond it, times are more likely days
 
-Progress = Callable[[int, int], None]
+OnSlide = Callable[[int, int], None]
 """Called with slides read and slides in all."""
 
 
@@ -50,7 +50,7 @@ class Report:
         return "\n".join(lines)
 
 
-def check(root: str | Path | Folder, deep: bool = False, progress: Progress | None = None) -> Report:
+def check(root: str | Path | Folder, deep: bool = False, progress: OnSlide | None = None) -> Report:
     """Look at every cohort of a data folder. `deep` reads every feature, and holds it against its checksum.
 
     Raises FileNotFoundError where there is no such folder; whatever else is wrong is in the report.

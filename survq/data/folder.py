@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from survq.data.problems import DataError
+from survq.data.problems import DataError, raise_if_any, some
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is cut short, overwritten or damaged."""
@@ -104,6 +105,32 @@ class Folder:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError([f"{self}: is not UTF-8 text ({error.reason}). Mend: save it as UTF-8."]) from error
+
+    def read_csv(self, columns: Sequence[str]) -> pd.DataFrame:
+        """A table of text with these columns; without rows where there is no such file.
+
+        It may have been edited by hand: raises DataError with every line that does not have them.
+        """
+        if not self.is_file():
+            return pd.DataFrame(columns=columns, dtype=str)
+        mend = "Mend: correct it, or remove it and import again."
+        lines = csv.reader(io.StringIO(self.read_text(), newline=""), strict=True)
+        try:
+            rows = [(lines.line_num, row) for row in lines if row]
+        except csv.Error as error:
+            raise DataError([f"{self}:{lines.line_num}: is no table ({error}). {mend}"]) from error
+        header = rows.pop(0)[1] if rows else []
+        if header != list(columns):
+            found = some(header, 9) or "none"
+            raise DataError([f"{self}: has the columns {found}; expected {', '.join(columns)}. {mend}"])
+        raise_if_any(
+            [
+                f"{self}:{line}: {len(row)} cells; expected {', '.join(columns)}. {mend}"
+                for line, row in rows
+                if len(row) != len(columns)
+            ]
+        )
+        return pd.DataFrame([row for _, row in rows], columns=columns, dtype=str)
 
     def read_table(self) -> pd.DataFrame:
         """A Parquet table. Raises DataError where it cannot be read, or is not what was written."""

@@ -6,7 +6,6 @@ it was made from; so a killed run is continued by starting it again, and ends in
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ import pandas as pd
 from survq.data.cohort import cohort_names
 from survq.data.features import read_index
 from survq.data.folder import Folder
-from survq.data.ledger import cohort_folder, read_cases, update_cohort
+from survq.data.ledger import cohort_folder, read_cases, read_dropped, update_cohort
 from survq.data.lock import locked
 from survq.data.problems import DataError, some
 from survq.data.write import file_name
 
 SKIPPED = "skipped.csv"
+SKIPPED_COLUMNS = ["slide_id", "case_id", "file", "reason"]
 
 
 class Kind(NamedTuple):
@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SlideOutcome:
     """What became of one slide: what a task hands back instead of features."""
 
     slide_id: str
@@ -72,9 +72,12 @@ def filling(cohort: Folder) -> Iterator[Folder]:
     """The features of a cohort, for this process alone; what killed ones left half written is swept away.
 
     In a bucket nothing is ever seen half written, and nothing can be locked: two runs at once do the work twice.
-    Raises InUse.
+    Raises InUse; DataError where it could not be noted in the end who was left out.
     """
     features = cohort / "features"
+    # what is wrong with these lists is told before the slides are read, not after
+    read_dropped(cohort)
+    _skipped(features)
     if cohort.local is None:
         yield features
         return
@@ -143,15 +146,13 @@ def keep_books(cohort: Folder, unlabelled: Collection[str] = ()) -> pd.DataFrame
     return index
 
 
-def list_skipped(features: Folder, outcomes: Sequence[Outcome]) -> Folder | None:
+def list_skipped(features: Folder, outcomes: Sequence[SlideOutcome]) -> Folder | None:
     """Write who was left out, and why, beside the slides. What earlier runs left out stays until it is there."""
-    columns = ["slide_id", "case_id", "file", "reason"]
-    file = features / SKIPPED
-    old = pd.DataFrame(columns=columns, dtype=str)
-    if file.is_file():
-        old = pd.read_csv(io.StringIO(file.read_text()), dtype=str, keep_default_na=False)
+    file, old = features / SKIPPED, _skipped(features)
     out = pd.DataFrame(
-        [outcome.row() for outcome in outcomes if outcome.state in ("failed", "skipped")], columns=columns, dtype=str
+        [outcome.row() for outcome in outcomes if outcome.state in ("failed", "skipped")],
+        columns=SKIPPED_COLUMNS,
+        dtype=str,
     )
     seen = {outcome.slide_id for outcome in outcomes}
     table = pd.concat([old[~old["slide_id"].isin(seen)], out]).sort_values(["slide_id", "file"])
@@ -161,3 +162,7 @@ def list_skipped(features: Folder, outcomes: Sequence[Outcome]) -> Folder | None
         return None
     file.write(table.to_csv(index=False, lineterminator="\n").encode())
     return file
+
+
+def _skipped(features: Folder) -> pd.DataFrame:
+    return (features / SKIPPED).read_csv(SKIPPED_COLUMNS)

@@ -7,11 +7,9 @@ who has neither slides nor expression stands in both.
 
 from __future__ import annotations
 
-import fcntl
-import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +19,14 @@ import pyarrow.parquet as pq
 
 from survq.data.features import FeatureStore
 from survq.data.folder import UNREADABLE, Folder, parquet, unreadable
+from survq.data.lock import locked
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import NEITHER, cases_problems, cohort_name_problems, expression_problems, splits_problems
+
+DROPPED = ["case_id", "reason"]
+"""The columns of dropped.csv."""
+
+FILES = ("cases.parquet", "expression.parquet", "splits.parquet", "dropped.csv", "source.json")
 
 WITHOUT_LABEL = {
     "expression": "expression without a label",
@@ -73,26 +77,21 @@ def update_cohort(
         problems += splits_problems(splits, f"{folder}/splits.parquet")
     raise_if_any(problems)
 
-    with _alone(folder):
+    with alone(folder, *FILES):
         known = set(_case_ids(folder, "cases.parquet", tables))
-        reasons = dict(dropped or {})
-        for case, reason in read_dropped(folder).items():
-            of_labels = reason not in WITHOUT_LABEL.values()
-            stale = cases is not None if of_labels else any(reason == WITHOUT_LABEL.get(part) for part in source)
-            if not stale:
-                reasons.setdefault(case, reason)
-        for part, ids in (unlabelled or {}).items():
-            reasons = {**dict.fromkeys(ids, WITHOUT_LABEL[part]), **reasons}
         written = {
             part: set(_slides(folder) if part == "features" else _case_ids(folder, f"{part}.parquet", tables))
             for part in WITHOUT_LABEL
         }
-        for part, ids in written.items():
-            reasons = {**dict.fromkeys(ids, WITHOUT_LABEL[part]), **reasons}
-        left_out = {case: reason for case, reason in reasons.items() if case not in known}
-        if inputs := written["expression"] | written["features"]:
-            left_out |= dict.fromkeys(known - inputs, NEITHER)
-        table = pd.DataFrame(sorted(left_out.items()), columns=["case_id", "reason"], dtype=object)
+        reasons = left_out(
+            known,
+            of_labels=dropped or {},
+            before=read_dropped(folder),
+            unlabelled=unlabelled or {},
+            written=written,
+            renewed=source,
+        )
+        table = pd.DataFrame(sorted(reasons.items()), columns=DROPPED, dtype=object)
         books = {
             "dropped.csv": table.to_csv(index=False).encode(),
             "source.json": json.dumps({**read_source(folder), **source}, indent=1, sort_keys=True).encode(),
@@ -101,18 +100,44 @@ def update_cohort(
     return table
 
 
+def left_out(
+    known: Collection[str],
+    *,
+    of_labels: Mapping[str, str],
+    before: Mapping[str, str],
+    unlabelled: Mapping[str, Iterable[str]],
+    written: Mapping[str, Iterable[str]],
+    renewed: Collection[str],
+) -> dict[str, str]:
+    """Who is left out of a cohort, and why. `known` are its cases.
+
+    Of several reasons of one id the first counts:
+
+        of_labels     what the labels that come now say of it
+        before        what dropped.csv says, unless the part that this reason is of is `renewed` now
+        unlabelled    it came with a part, and was not written, for it has no label
+        written       it stands in the table of a part, and has no label
+
+    A case is left out for none of them; but where it has neither slides nor expression, once anybody has.
+    """
+    part_of = {reason: part for part, reason in WITHOUT_LABEL.items()}
+    still = {case: reason for case, reason in before.items() if part_of.get(reason, "labels") not in renewed}
+    seen = [dict.fromkeys(ids, WITHOUT_LABEL[part]) for parts in (unlabelled, written) for part, ids in parts.items()]
+    reasons = ChainMap(dict(of_labels), still, *seen)  # the first that knows an id answers
+    having = {*written["expression"], *written["features"]}
+    lacking = [case for case in known if case not in having] if having else []
+    return {case: reasons[case] for case in reasons if case not in known} | dict.fromkeys(lacking, NEITHER)
+
+
 def read_dropped(folder: Folder) -> dict[str, str]:
     """The reason of everybody who was left out of a cohort."""
-    if not (folder / "dropped.csv").is_file():
-        return {}
-    table = pd.read_csv(io.StringIO((folder / "dropped.csv").read_text()), dtype=str, keep_default_na=False)
-    return dict(table[["case_id", "reason"]].itertuples(index=False))
+    return dict((folder / "dropped.csv").read_csv(DROPPED).itertuples(index=False))
 
 
 def labelled(folder: Folder) -> set[str]:
     """Whom the labels of a cohort know: its cases, and those whom they leave out."""
-    left_out = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
-    return {*_case_ids(folder, "cases.parquet", {}), *left_out}
+    by_labels = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
+    return {*_case_ids(folder, "cases.parquet", {}), *by_labels}
 
 
 def read_source(folder: Folder) -> dict[str, dict]:
@@ -141,18 +166,19 @@ def read_cases(folder: Folder) -> pd.DataFrame:
 
 
 @contextmanager
-def _alone(folder: Folder) -> Iterator[None]:
-    """Two imports into one cohort keep its books one after the other."""
+def alone(folder: Folder, *files: str) -> Iterator[None]:
+    """These files of a folder for one import after another; what killed ones left of them half written is swept away.
+
+    In a bucket nothing is ever seen half written, and nothing can be locked.
+    """
     if folder.local is None:
         yield
         return
-    os.makedirs(folder.path, exist_ok=True)
-    handle = os.open(folder.path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    folder.local.mkdir(parents=True, exist_ok=True)
+    with locked(folder.local / ".books.lock", folder, "wait, or end that process if it hangs", wait=True):
+        for file in files:
+            folder.sweep(f".{file}.*")
         yield
-    finally:
-        os.close(handle)
 
 
 def _case_ids(folder: Folder, file: str, new: Mapping[str, pd.DataFrame]) -> Iterable[str]:

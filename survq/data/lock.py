@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,28 +16,35 @@ class InUse(RuntimeError):
 
 
 @contextmanager
-def locked(file: Path, what: object, mend: str) -> Iterator[None]:
-    """Hold the lock that is `file`, which goes when it is given back. Raises InUse, with who holds it and the mend."""
+def locked(file: Path, what: object, mend: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock that is `file`, which goes when it is given back.
+
+    While another process holds it, raises InUse, with who that is and the mend; or says so on stderr, and waits.
+    """
+    has_said = False
     while True:
-        handle = file.open("a+")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            handle.close()
-            raise InUse(f"{what} is in use by {holder}. Mend: {mend}.") from None
-        if _is_still(file, handle.fileno()):
-            break
-        handle.close()  # its last holder took it away between the two lines above
-    with handle:
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
+        with file.open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                message = f"{what} is in use by {handle.read().strip() or 'another process'}. Mend: {mend}."
+                if not wait:
+                    raise InUse(message) from None
+                if not has_said:
+                    print(f"survq: waiting: {message}", file=sys.stderr, flush=True)
+                has_said = True
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is_still(file, handle.fileno()):
+                continue  # its last holder took it away after it was opened here
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+            handle.flush()
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return
 
 
 def _is_still(file: Path, handle: int) -> bool:

@@ -1,6 +1,10 @@
 """How survq says that its input is wrong: everything at once, each with its place and its mend."""
 
-SHOWN = 20
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHOWN = 20  # of many problems
 
 
 class DataError(ValueError):
@@ -8,9 +12,7 @@ class DataError(ValueError):
 
     def __init__(self, problems: list[str]):
         self.problems = list(problems)
-        shown = "\n".join(f"  - {problem}" for problem in self.problems[:SHOWN])
-        more = f"\n  ... and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
-        super().__init__(f"{len(self.problems)} problem(s) in the data:\n{shown}{more}")
+        super().__init__("\n".join([f"{len(self.problems)} problem(s) in the data:", *itemised(self.problems)]))
 
     def __reduce__(self):
         return type(self), (self.problems,)
@@ -19,6 +21,12 @@ class DataError(ValueError):
 def raise_if_any(problems: list[str]) -> None:
     if problems:
         raise DataError(problems)
+
+
+def itemised(sentences: Sequence[str]) -> list[str]:
+    """The first of many sentences, a line each, and a line that says how many more there are."""
+    more = len(sentences) - SHOWN
+    return [f"  - {sentence}" for sentence in sentences[:SHOWN]] + ([f"  ... and {more} more"] if more > 0 else [])
 
 
 def some(names, limit: int = 3) -> str:

@@ -15,7 +15,6 @@ neither slides nor expression stands in both, until either comes.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -61,14 +60,10 @@ def read_tables(folder: Folder) -> tuple[Tables, list[str]]:
         slides = FeatureStore(folder / "features").index
     except DataError as error:
         problems += error.problems
-    if (folder / "dropped.csv").is_file():
-        try:
-            text = (folder / "dropped.csv").read_text()
-            dropped = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-        except DataError as error:
-            problems += error.problems
-        except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-            problems.append(f"{folder}/dropped.csv: is no table ({str(error).strip()}).")
+    try:
+        dropped = (folder / "dropped.csv").read_csv(["case_id", "reason"])
+    except DataError as error:
+        problems += error.problems
     tables, found = sound_tables(Tables(cases, expression, splits, slides, dropped), str(folder))
     return tables, problems + found
 

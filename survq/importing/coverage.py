@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
 from survq.data.folder import Folder
+from survq.data.ledger import alone
 from survq.data.pathways import Pathways
 
 FILE = "coverage.csv"
@@ -35,9 +37,17 @@ def write_coverage(root: Folder) -> dict[str, int]:
 
     Names of pathways are free text and may begin like a formula: a blank stands before those.
     """
-    pathways, cohorts = read_pathways(root), measured_genes(root)
-    if not len(pathways):
-        return {}
+    with alone(root, FILE):
+        pathways = read_pathways(root)
+        if not len(pathways):
+            return {}
+        covered, table = _coverage(pathways, measured_genes(root))
+        (root / FILE).write(table.encode())
+    return covered
+
+
+def _coverage(pathways: Pathways, cohorts: Mapping[str, Sequence[str]]) -> tuple[dict[str, int], str]:
+    """How many pathways each cohort covers, and the table."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["cohort", "pathway", "genes", "measured", "coverage", "kept", "missing"])
@@ -51,5 +61,4 @@ def write_coverage(root: Folder) -> dict[str, int]:
             table.writerow(
                 [cohort, safe, len(members), len(there.intersection(members)), f"{share:.3f}", name in kept, missing]
             )
-    (root / FILE).write(text.getvalue().encode())
-    return covered
+    return covered, text.getvalue()

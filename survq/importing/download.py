@@ -3,11 +3,11 @@
 FILE             appears when all of it is there
 FILE.json        where it came from, its ETag, size and sha256; with it a file that is there is not fetched again
 FILE.part        what has come so far, and FILE.part.json what it is a part of
+FILE.lock        while it comes: who fetches it
 """
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import ipaddress
 import json
@@ -20,8 +20,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from survq.data.folder import replace_file
+from survq.data.lock import locked
 from survq.data.problems import DataError
-from survq.importing.opened import GZIP, Progress, opened, sha256
+from survq.importing.opened import GZIP, OnBytes, opened, sha256
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in a row without a byte of progress
@@ -29,23 +30,28 @@ SILENCE = 60  # seconds without a byte, after which the connection counts as los
 AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
 
 
-def download(url: str, file: Path, progress: Progress | None = None, pause: float = 1.0) -> bool:
+def download(url: str, file: Path, *, progress: OnBytes | None = None, pause: float = 1.0) -> bool:
     """Fetch `url` into `file`; returns False where it was there already, whole and as it came.
 
     Goes on where an earlier download was cut, if it is still the same file there. Tries again after `pause` seconds,
     then twice that, and so on. Raises FileNotFoundError where the server has no such file, ConnectionError with the
-    mend where it cannot be had, DataError where what came is damaged, ValueError for an address that is not safe.
+    mend where it cannot be had, DataError where what came is damaged, ValueError for an address that is not safe; and
+    InUse where another process fetches it.
     """
     _refuse_unsafe(url)
     if _is_whole(file, url):
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(_beside(file, ".lock"), file, "wait for it to end"):
+        if _is_whole(file, url):  # another process has brought it meanwhile
+            return False
+        _fetch(url, file, progress, pause)
+    return True
+
+
+def _fetch(url: str, file: Path, progress: OnBytes | None, pause: float) -> None:
     part, about = _beside(file, ".part"), _beside(file, ".part.json")
     with part.open("ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConnectionError(f"{part}: another process is downloading it. Mend: wait for it.") from error
         failures, error_before = 0, ""
         while failures < ATTEMPTS:
             if failures:
@@ -84,7 +90,6 @@ def download(url: str, file: Path, progress: Progress | None = None, pause: floa
         os.replace(part, file)
     replace_file(_beside(file, ".json"), json.dumps(facts, indent=1).encode())
     about.unlink(missing_ok=True)
-    return True
 
 
 def _receive(url: str, stream, about: Path, progress: Callable[[int | None], object]) -> bool:

@@ -25,9 +25,9 @@ from survq.data.ledger import cohort_folder, labelled, read_cases, read_source, 
 from survq.data.pathways import COVERAGE
 from survq.data.problems import DataError, some
 from survq.importing.coverage import read_pathways, write_coverage
-from survq.importing.expression_table import read_table
+from survq.importing.expression_table import SampleTable, read_table
 from survq.importing.genes import Aliases, GeneMap
-from survq.importing.opened import Progress, sha256
+from survq.importing.opened import OnBytes, sha256
 from survq.importing.units import HIGHEST_LOGARITHM, guess_unit
 
 
@@ -45,11 +45,12 @@ def import_expression(
     file: Path,
     root: Folder,
     cohort: str,
+    *,
     gene_map: Path | None = None,
     aliases: Path | None = None,
     all_genes: bool = False,
     sample_types: Collection[str] = PRIMARY,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
 ) -> tuple[Expression, pd.DataFrame]:
     """Put a table's expression into a cohort whose labels are there; returns it, and dropped.csv as it is now.
 
@@ -65,12 +66,12 @@ def import_expression(
     read = read_expression(
         file,
         cases.index,
-        None if all_genes or not wanted else wanted,
-        wanted,
-        ids_to_symbols,
-        names,
-        sample_types,
-        progress,
+        pathway_genes=wanted,
+        all_genes=all_genes,
+        gene_map=ids_to_symbols,
+        aliases=names,
+        sample_types=sample_types,
+        progress=progress,
     )
     for what, used in (("gene_map", gene_map), ("aliases", aliases)):
         if used:
@@ -100,42 +101,61 @@ def import_expression(
 def read_expression(
     file: Path,
     cases: Collection[str],
-    kept_genes: Collection[str] | None = None,
+    *,
     pathway_genes: Collection[str] = (),
+    all_genes: bool = False,
     gene_map: GeneMap | None = None,
     aliases: Aliases | None = None,
     sample_types: Collection[str] = PRIMARY,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
 ) -> Expression:
-    """Read the expression of `cases`, by the rules above; all genes unless `kept_genes` says which.
+    """Read the expression of `cases`, by the rules above. Aliases are resolved for the genes of the pathways.
 
-    `pathway_genes` are those that aliases are resolved for, `kept_genes` mostly the same. Blank cells become NaN.
-    Raises FileNotFoundError; DataError with every row and cell that cannot be used.
+    Blank cells become NaN. Raises FileNotFoundError; DataError with every row and cell that cannot be used.
     """
-    file = Path(file)
-    aliases = aliases or Aliases()
-    needed = None if kept_genes is None else {*kept_genes, *aliases.of_any(kept_genes)}
-    table = read_table(file, cases, needed, gene_map, sample_types, progress)
-    notes = list(table.notes)
-
+    file, aliases = Path(file), aliases or Aliases()
+    kept = None if all_genes or not pathway_genes else set(pathway_genes)
+    needed = None if kept is None else kept | aliases.of_any(kept)
+    table = read_table(file, cases, needed=needed, gene_map=gene_map, sample_types=sample_types, progress=progress)
     by_symbol, twice = _one_a_symbol(table.symbols, table.values)
     renamed, unclear = aliases.renamed(table.measured, pathway_genes)
     values = pd.DataFrame(by_symbol, index=pd.Index(table.cases, name="case_id")).rename(columns=renamed)
-    if kept_genes is not None:
-        values = values[[gene for gene in values if gene in kept_genes]]
+    if kept is not None:
+        values = values[[gene for gene in values if gene in kept]]
     values = values.sort_index()
     if not values.shape[1]:
         raise DataError(
             [
-                f"{file}: has none of the {len(kept_genes or ()):,} genes of the pathways; its genes are called "
-                f"{some(sorted(table.measured))}, those of the pathways {some(sorted(kept_genes or ()))}. "
+                f"{file}: has none of the {len(kept or ()):,} genes of the pathways; its genes are called "
+                f"{some(sorted(table.measured))}, those of the pathways {some(sorted(kept or ()))}. "
                 f"Mend: use the same names, or --aliases."
             ]
         )
     found = values.to_numpy()
-    unit = guess_unit(found, file.name)
-    low, high = float(np.nanmin(found)), float(np.nanmax(found))
-    constant = values.columns[(found == found[:1]).all(axis=0)]
+    source = {
+        "file": file.name,
+        "sha256": sha256(file),
+        "layout": table.layout,
+        "unit": guess_unit(found, file.name),
+        "lowest": round(float(np.nanmin(found)), 4),
+        "highest": round(float(np.nanmax(found)), 4),
+        "genes": values.shape[1],
+        "genes_in_the_table": len(table.measured),
+        "sample_types": sorted(sample_types),
+        "genes_kept": "all" if kept is None else "those of the pathways",
+        "several_rows_of_a_case_first_kept": table.repeated,
+        "several_rows_of_a_gene_highest_mean_kept": twice,
+        "renamed": renamed,
+    }
+    notes = [*_notes_on_names(table, twice, renamed, unclear), *_notes_on_values(values)]
+    return Expression(values, tuple(table.unlabelled), source, tuple(notes))
+
+
+def _notes_on_names(
+    table: SampleTable, twice: Sequence[str], renamed: Mapping[str, str], unclear: Sequence[str]
+) -> list[str]:
+    """What to say of the cases and genes of a table."""
+    notes = list(table.notes)
     if table.repeated:
         same = "the same in all" if table.repeated_agree else "the first was kept"
         notes.append(f"{len(table.repeated)} cases have several rows or columns, {same}: {some(table.repeated, 9)}")
@@ -146,31 +166,23 @@ def read_expression(
         notes.append(f"{len(renamed)} genes were renamed as the pathways have them: {some(pairs, 9)}")
     if unclear:
         notes.append(f"{len(unclear)} genes of the pathways have several readings in the aliases: {some(unclear)}")
+    return notes
+
+
+def _notes_on_values(values: pd.DataFrame) -> list[str]:
+    """What to say of genes that never vary, or that are on no log scale."""
+    notes = []
+    constant = values.columns[(values == values.iloc[0]).all()]
     if len(constant):
         notes.append(f"{len(constant)} genes are the same in all cases: {some(constant)}")
-    if max(-low, high) > HIGHEST_LOGARITHM:
-        beyond = values.columns[np.abs(found).max(axis=0) > HIGHEST_LOGARITHM]
-        extreme = values.columns[np.abs(found).max(axis=0).argmax()]
+    highest = values.abs().max()
+    beyond = highest[highest > HIGHEST_LOGARITHM]
+    if len(beyond):
         notes.append(
-            f"{len(beyond)} genes go beyond +-{HIGHEST_LOGARITHM:g}, {extreme!r} to {np.abs(found).max():g}: "
+            f"{len(beyond)} genes go beyond +-{HIGHEST_LOGARITHM:g}, {beyond.idxmax()!r} to {beyond.max():g}: "
             f"not on a log scale, or outliers"
         )
-    source = {
-        "file": file.name,
-        "sha256": sha256(file),
-        "layout": table.layout,
-        "unit": unit,
-        "lowest": round(low, 4),
-        "highest": round(high, 4),
-        "genes": values.shape[1],
-        "genes_in_the_table": len(table.measured),
-        "sample_types": sorted(sample_types),
-        "genes_kept": "all" if kept_genes is None else "those of the pathways",
-        "several_rows_of_a_case_first_kept": table.repeated,
-        "several_rows_of_a_gene_highest_mean_kept": twice,
-        "renamed": renamed,
-    }
-    return Expression(values, tuple(table.unlabelled), source, tuple(notes))
+    return notes
 
 
 def _one_a_symbol(symbols: Sequence[str], matrix: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:

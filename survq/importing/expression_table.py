@@ -15,7 +15,7 @@ import numpy as np
 from survq.data.barcodes import case_of, sample_type
 from survq.data.problems import DataError, some
 from survq.importing.genes import GeneMap, are_ensembl
-from survq.importing.opened import Progress
+from survq.importing.opened import OnBytes
 from survq.importing.wide_table import columns, header, not_numbers
 
 RNA = "_rnaseq"
@@ -40,10 +40,11 @@ class SampleTable:
 def read_table(
     file: Path,
     cases: Collection[str],
+    *,
     needed: Collection[str] | None,
     gene_map: GeneMap | None,
     sample_types: Collection[str],
-    progress: Progress | None = None,
+    progress: OnBytes | None,
 ) -> SampleTable:
     """The expression of `cases` in samples of `sample_types`; of the symbols `needed`, or of all.
 
@@ -52,20 +53,20 @@ def read_table(
     names, cases = header(file), set(cases)
     in_header = any(case_of(name) in cases for name in names)
     read = _read_columns_of_samples if in_header else _read_columns_of_genes
-    return read(file, names, cases, needed, gene_map, sample_types, progress)
+    samples = _Samples(cases, sample_types)
+    return read(file, names, samples, needed=needed, gene_map=gene_map, progress=progress)
 
 
 def _read_columns_of_samples(
     file: Path,
     names: Sequence[str],
-    cases: Collection[str],
+    samples: _Samples,
+    *,
     needed: Collection[str] | None,
     gene_map: GeneMap | None,
-    sample_types: Collection[str],
-    progress: Progress | None,
+    progress: OnBytes | None,
 ) -> SampleTable:
     """A row a gene, its name in the first column."""
-    samples = _Samples(cases, sample_types)
     kept = [column for column, name in enumerate(names) if column > 0 and samples.take(name)]
     samples.raise_if_none(file, names[1:])
     ids: list[str] = []
@@ -98,24 +99,24 @@ def _read_columns_of_samples(
 def _read_columns_of_genes(
     file: Path,
     names: Sequence[str],
-    cases: Collection[str],
+    samples: _Samples,
+    *,
     needed: Collection[str] | None,
     gene_map: GeneMap | None,
-    sample_types: Collection[str],
-    progress: Progress | None,
+    progress: OnBytes | None,
 ) -> SampleTable:
     """A row a sample, or a slide; genes to the right of the column that names it."""
     first = list(range(min(FIRST_COLUMNS, len(names))))
     hits = np.zeros(len(first), dtype=int)
     examples: list[str] = []
     for cells_of, _ in columns(file, text=first):
-        hits += [sum(case_of(cell) in cases for cell in column) for column in cells_of]
+        hits += [sum(case_of(cell) in samples.cases for cell in column) for column in cells_of]
         examples = examples or [cell for column in cells_of for cell in column[:1] if cell[:1].isalpha()]
     if not hits.any():
         raise DataError(
             [
                 f"{file}: none of its rows or columns is a case of this cohort: its header has {some(names[1:], 2)}, "
-                f"its first row {some(examples) or 'no id'}, the cohort {some(sorted(cases), 2)}. "
+                f"its first row {some(examples) or 'no id'}, the cohort {some(sorted(samples.cases), 2)}. "
                 f"Mend: use the same case ids."
             ]
         )
@@ -126,7 +127,6 @@ def _read_columns_of_genes(
     found = {column: gene_map.symbol(name) if gene_map else name for column, name in genes.items()}
     measured = {gene for gene in found.values() if gene}
     kept = {column: gene for column, gene in found.items() if gene and (needed is None or gene in needed)}
-    samples = _Samples(cases, sample_types)
     parts = [np.empty((0, len(kept)), np.float32)]
     later: list[tuple[str, np.ndarray]] = []
     blanks: list[str] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from survq.data.folder import Folder
-from survq.data.ingest import Kind, Outcome, in_the_way, is_there, strangers
+from survq.data.ingest import Kind, SlideOutcome, in_the_way, is_there, strangers
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
 from survq.importing.layouts import HDF5, TENSORS, Head, companion, look, read
@@ -52,7 +52,7 @@ class Plan:
     """What will be done, what need not be done, and what people should know."""
 
     jobs: list[Job] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)  # found, skipped, and with skip_bad failed
+    outcomes: list[SlideOutcome] = field(default_factory=list)  # found, skipped, and with skip_bad failed
     unlabelled: set[str] = field(default_factory=set)  # cases that have slides here, and are none of the cohort
     layouts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -97,7 +97,7 @@ def make_plan(
             continue
         if name is None or name.case_id not in case_ids:
             reason = "the slide is not in the table" if name is None else "the case is not in cases.parquet"
-            plan.outcomes.append(Outcome(slide_id, name.case_id if name else "", label, "skipped", reason))
+            plan.outcomes.append(SlideOutcome(slide_id, name.case_id if name else "", label, "skipped", reason))
             plan.unlabelled |= {name.case_id} if name else set()
             continue
         by_slide[name.slide_id.lower()].append(_File(path, label, name, source_of(path, name.mpp)))
@@ -107,7 +107,7 @@ def make_plan(
         old = next((file for file in files if _is_found(file, index, encoder)), None)
         if old is not None:
             row = index.loc[old.name.slide_id]
-            plan.outcomes.append(Outcome(*_who(old), "found", patches=int(row["patches"])))
+            plan.outcomes.append(SlideOutcome(*_who(old), "found", patches=int(row["patches"])))
             beside += [file.label for file in files if file is not old]
             continue
         sound, unsound = _looked_at(files)
@@ -133,14 +133,14 @@ def make_plan(
             [f"{folder}: holds no features; expected files {', '.join(HDF5 + TENSORS)}. Mend: name another folder."]
         )
 
-    plan.outcomes += [Outcome(slide, case, at, "failed", " ".join(why)) for at, (slide, case, why) in bad.items()]
+    plan.outcomes += [SlideOutcome(slide, case, at, "failed", " ".join(why)) for at, (slide, case, why) in bad.items()]
     plan.jobs = [_job(file) for file in taken]
     plan.layouts = Counter(file.head.layout for file in taken if file.head is not None)
     plan.notes = _notes(taken, beside)
     return plan
 
 
-def bring(job: Job, features: Folder) -> Outcome:
+def bring(job: Job, features: Folder) -> SlideOutcome:
     """Read one file and write its slide. What is wrong with the file is in the outcome, with the mend.
 
     Raises OSError where the store cannot be written.
@@ -158,8 +158,8 @@ def bring(job: Job, features: Folder) -> Outcome:
         )
         write_slide(features, slide, job.source)
     except DataError as error:
-        return Outcome(*who, "failed", " ".join(error.problems))
-    return Outcome(*who, "written", "", len(bag.features), bag.features.nbytes, bag.rounding)
+        return SlideOutcome(*who, "failed", " ".join(error.problems))
+    return SlideOutcome(*who, "written", "", len(bag.features), bag.features.nbytes, bag.rounding)
 
 
 def source_of(file: Path, mpp: float | None) -> str:

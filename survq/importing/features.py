@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from survq.data.folder import Folder
-from survq.data.ingest import Outcome, already_there, case_ids, filling, keep_books, list_skipped
+from survq.data.ingest import SlideOutcome, already_there, case_ids, filling, keep_books, list_skipped
+from survq.data.problems import itemised
 from survq.data.session import connect, ray, resources, silence
 from survq.importing.feature_files import Job, Plan, bring, make_plan
 from survq.importing.slide_names import SlideTable, by_barcode
 from survq.reporting.progress import SlideProgress, clock
 
-SHOWN = 10  # files that a summary names
 TASKS = 16  # for a CPU: few enough to cost little, enough to share the work out evenly
 
 
@@ -30,14 +30,14 @@ class Imported:
     cohort: str
     features: Folder
     plan: Plan
-    outcomes: list[Outcome]
+    outcomes: list[SlideOutcome]
     skipped: Folder | None  # the list of those left out
     cases: tuple[int, int]  # of the cohort: with slides, in all
     kind: str
     seconds: float
 
     @property
-    def failed(self) -> list[Outcome]:
+    def failed(self) -> list[SlideOutcome]:
         return [outcome for outcome in self.outcomes if outcome.state == "failed"]
 
     def summary(self) -> list[str]:
@@ -62,8 +62,7 @@ class Imported:
             lines.append(f"left out, {reason}: {count}")
         if self.failed:
             lines.append(f"left out, as something is wrong with them: {len(self.failed)}")
-            lines += [f"  - {outcome.reason}" for outcome in self.failed[:SHOWN]]
-            lines += [f"  ... and {len(self.failed) - SHOWN} more"] if len(self.failed) > SHOWN else []
+            lines += itemised([outcome.reason for outcome in self.failed])
         return lines
 
 
@@ -102,7 +101,7 @@ def import_features(
     return Imported(cohort, features, plan, outcomes, skipped, (having, len(cases)), kind, progress.elapsed)
 
 
-def spread(jobs: Sequence[Job], features: Folder) -> Iterator[Outcome]:
+def spread(jobs: Sequence[Job], features: Folder) -> Iterator[SlideOutcome]:
     """Do the jobs as tasks over all nodes; yields what became of each slide when its task has ended.
 
     A process that ends in the middle takes the slides of its task with it: those are done once more, each by itself,
@@ -117,10 +116,10 @@ def spread(jobs: Sequence[Job], features: Folder) -> Iterator[Outcome]:
             if row["state"] == "unwritten":
                 raise OSError(row["reason"])
             waiting.pop(row.pop("path"))
-            yield Outcome(**row)
+            yield SlideOutcome(**row)
     for job in waiting.values():
         reason = f"{job.file}: the process that read it ended, several times. Mend: is it damaged, or too large?"
-        yield Outcome(job.slide_id, job.case_id, job.label, "failed", reason)
+        yield SlideOutcome(job.slide_id, job.case_id, job.label, "failed", reason)
 
 
 def _rows(hands: list[list[dict]], features: Folder) -> Iterator[dict]:
@@ -150,7 +149,7 @@ def _bring(row: dict, features: Folder) -> list[dict]:
             rows.append({"path": job.file, **bring(job, features).row()})
         except OSError as error:
             reason = f"{features}: cannot be written ({error})."
-            return [{"path": job.file, **Outcome(job.slide_id, job.case_id, job.label, "unwritten", reason).row()}]
+            return [{"path": job.file, **SlideOutcome(job.slide_id, job.case_id, job.label, "unwritten", reason).row()}]
     return rows
 
 

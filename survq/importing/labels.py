@@ -23,7 +23,7 @@ from survq.data.ledger import cohort_folder, update_cohort
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.tables import usable_id
 from survq.importing.opened import sha256
-from survq.importing.outcomes import OUTCOMES, Columns, Outcome, columns_of
+from survq.importing.outcomes import ENDPOINTS, Columns, Endpoint, columns_of
 from survq.importing.text_table import MISSING, numbers, read_text_table
 
 DAYS_A_MONTH = 30
@@ -49,7 +49,8 @@ def import_labels(
     file: Path,
     root: Folder,
     cohort: str,
-    outcome: Outcome = "DSS",
+    *,
+    endpoint: Endpoint = "DSS",
     columns: Columns | None = None,
     types: Sequence[str] = (),
     sample_types: Collection[str] = PRIMARY,
@@ -59,14 +60,22 @@ def import_labels(
     Returns them, and dropped.csv as it is now. Raises DataError, and then nothing has been written.
     """
     folder = cohort_folder(root, cohort)
-    labels = read_labels(file, outcome, columns, types or (cohort,), sample_types, must_have_types=bool(types))
+    labels = read_labels(
+        file,
+        endpoint,
+        columns=columns,
+        types=types or (cohort,),
+        sample_types=sample_types,
+        must_have_types=bool(types),
+    )
     dropped = update_cohort(folder, {"labels": labels.source}, cases=labels.cases, dropped=labels.dropped)
     return labels, dropped
 
 
 def read_labels(
     file: str | Path,
-    outcome: Outcome = "DSS",
+    endpoint: Endpoint = "DSS",
+    *,
     columns: Columns | None = None,
     types: Sequence[str] = (),
     sample_types: Collection[str] = PRIMARY,
@@ -79,7 +88,7 @@ def read_labels(
     """
     file = Path(file)
     table = read_text_table(file, needed=[columns.case, columns.time, columns.status] if columns else ())
-    columns = columns or columns_of(list(table), outcome, file)
+    columns = columns or columns_of(list(table), endpoint, file)
     everybody = len(table)
     table, notes = _of_types(table, columns, types, must_have_types, file), []
     if len(table) < everybody:
@@ -122,11 +131,11 @@ def read_labels(
         cases["site"] = sites
     cases = cases.loc[reason.isna(), ["time", "event", *cases.columns.drop(["time", "event"])]].astype({"event": bool})
     if not len(cases):
-        raise DataError([f"{file}: no case has {OUTCOMES[outcome]} among its {everybody} rows. Mend: another table."])
+        raise DataError([f"{file}: no case has {ENDPOINTS[endpoint]} among its {everybody} rows. Mend: another table."])
     source = {
         "file": file.name,
         "sha256": sha256(file),
-        "outcome": outcome,
+        "outcome": endpoint,
         "columns": asdict(columns),
         "months": "days / 30" if columns.unit == "days" else "as they came",
         "types": list(types) if columns.types else None,

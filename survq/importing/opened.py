@@ -16,13 +16,12 @@ from survq.data.problems import DataError, some
 
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 
-
-Progress = Callable[[str, int, int | None], None]
+OnBytes = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes of it that were read or came, and bytes in all, where that is known."""
 
 
 @contextmanager
-def opened(file: Path, progress: Progress | None = None) -> Iterator[IO[bytes]]:
+def opened(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked as they are read. `progress` counts those that lie on the disk.
 
     Raises FileNotFoundError; DataError where an archive is damaged or holds more than one file.
@@ -57,7 +56,7 @@ def sha256(file: Path) -> str:
 
 
 class _Watched(io.BufferedReader):
-    def __init__(self, file: Path, progress: Progress):
+    def __init__(self, file: Path, progress: OnBytes):
         super().__init__(io.FileIO(file))
         self._report = lambda: progress(file.name, self.tell(), file.stat().st_size)
 

@@ -17,8 +17,8 @@ from typing import Literal
 from survq.data.problems import DataError
 from survq.importing.text_table import what_is_there
 
-Outcome = Literal["DSS", "OS", "PFI", "DFI"]
-OUTCOMES: dict[Outcome, str] = {
+Endpoint = Literal["DSS", "OS", "PFI", "DFI"]
+ENDPOINTS: dict[Endpoint, str] = {
     "DSS": "disease-specific survival",
     "OS": "overall survival",
     "PFI": "progression-free interval",
@@ -45,14 +45,14 @@ class Columns:
 class _Layout:
     name: str
     case: str
-    outcomes: Mapping[Outcome, tuple[str, str]]  # time, status
+    endpoints: Mapping[Endpoint, tuple[str, str]]  # time, status
     unit: Literal["months", "days"]
     event: str = "1"
     types: str | None = None
     redaction: str | None = None
 
 
-_CDR: dict[Outcome, tuple[str, str]] = {name: (f"{name}.time", name) for name in OUTCOMES}
+_CDR: dict[Endpoint, tuple[str, str]] = {name: (f"{name}.time", name) for name in ENDPOINTS}
 _LAYOUTS = [
     _Layout(
         "SurvPath or PORPOISE",
@@ -68,7 +68,7 @@ _LAYOUTS = [
     _Layout(
         "MMP",
         "case_id",
-        {name: (f"{name.lower()}_survival_days", f"{name.lower()}_censorship") for name in OUTCOMES},
+        {name: (f"{name.lower()}_survival_days", f"{name.lower()}_censorship") for name in ENDPOINTS},
         "days",
         event="0",
         redaction="redaction",
@@ -93,19 +93,19 @@ _LAYOUTS = [
 ]
 
 
-def columns_of(header: Sequence[str], outcome: Outcome, file: object) -> Columns:
-    """The columns of a known layout that hold `outcome`.
+def columns_of(header: Sequence[str], endpoint: Endpoint, file: object) -> Columns:
+    """The columns of a known layout that hold `endpoint`.
 
-    Raises DataError where the layout is none of those known, or has other outcomes only.
+    Raises DataError where the layout is none of those known, or has other endpoints only.
     """
     there = {name.casefold(): name for name in header}
     layouts = [layout for layout in _LAYOUTS if layout.case.casefold() in there]
-    held: dict[Outcome, str] = {}
+    held: dict[Endpoint, str] = {}
     for layout in layouts:
-        for name, (time, status) in layout.outcomes.items():
+        for name, (time, status) in layout.endpoints.items():
             if time.casefold() not in there or status.casefold() not in there:
                 continue
-            if name == outcome:
+            if name == endpoint:
                 return Columns(
                     layout=layout.name,
                     case=there[layout.case.casefold()],
@@ -121,12 +121,12 @@ def columns_of(header: Sequence[str], outcome: Outcome, file: object) -> Columns
     if held:
         raise DataError(
             [
-                f"{file}: holds no {OUTCOMES[outcome]} ({outcome}); as a table of {' or '.join(set(held.values()))} it "
-                f"holds {' and '.join(held)}. Mend: --outcome {next(iter(held))}, or take a table with {outcome}, such "
-                f"as that of TCGA-CDR or of Xena's TCGA hub."
+                f"{file}: holds no {ENDPOINTS[endpoint]} ({endpoint}); as a table of {' or '.join(set(held.values()))} "
+                f"it holds {' and '.join(held)}. Mend: --outcome {next(iter(held))}, or take a table with {endpoint}, "
+                f"such as that of TCGA-CDR or of Xena's TCGA hub."
             ]
         )
-    named = [column for layout in layouts or _LAYOUTS for pair in layout.outcomes.values() for column in pair]
+    named = [column for layout in layouts or _LAYOUTS for pair in layout.endpoints.values() for column in pair]
     raise DataError(
         [
             f"{file}: no layout of a clinical table that is known; {what_is_there(header, named[:2])}, or state what "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from survq.data.folder import Folder
-from survq.data.ledger import read_source
+from survq.data.ledger import alone, read_source
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.coverage import measured_genes, read_pathways, write_coverage
@@ -27,11 +27,12 @@ def import_pathways(files: Sequence[Path], root: Folder) -> ImportedPathways:
 
     Raises FileNotFoundError; DataError with everything that is wrong with any of the files, and nothing is written.
     """
-    before = read_pathways(root)
     pathways = join_files(files)
     sources = [{"file": file.name, "sha256": sha256(file)} for file in files]
-    source = {**read_source(root), "pathways": sources}
-    root.write_files({"pathways.gmt": pathways.to_gmt().encode(), "source.json": json.dumps(source, indent=1).encode()})
+    with alone(root, "pathways.gmt", "source.json"):
+        before = read_pathways(root)
+        source = json.dumps({**read_source(root), "pathways": sources}, indent=1)
+        root.write_files({"pathways.gmt": pathways.to_gmt().encode(), "source.json": source.encode()})
     sizes = sorted(len(members) for members in pathways.genes)
     genes = {gene for members in pathways.genes for gene in members}
     notes = [f"{len(genes):,} genes, {sizes[0]} to {sizes[-1]} a pathway, median {sizes[len(sizes) // 2]}"]

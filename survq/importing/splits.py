@@ -36,7 +36,7 @@ class Splits:
 
 
 def import_splits(
-    source: Path, root: Folder, cohort: str, held_out: str | None = None
+    source: Path, root: Folder, cohort: str, *, held_out: str | None = None
 ) -> tuple[Splits, list[int], pd.DataFrame]:
     """Put published splits into a cohort whose labels are there; its other tables stay.
 

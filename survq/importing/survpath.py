@@ -105,6 +105,7 @@ def import_survpath(
     source: str | Path,
     destination: str | Path,
     cohorts: Sequence[str] = (),
+    *,
     expression: str = "xena",
     pathways: str = "combine",
 ) -> list[Imported]:
@@ -207,7 +208,7 @@ def _read_cohort(source: Path, name: str, kind: str, pathways: Pathways) -> Impo
     try:
         cases = set(labels.cases.index) if labels else _named_cases(_labels_file(source, name))
         wanted = {gene for members in pathways.genes for gene in members}
-        expression = read_expression(_expression_file(source, name, kind), cases, wanted or None, wanted)
+        expression = read_expression(_expression_file(source, name, kind), cases, pathway_genes=wanted)
     except DataError as error:
         problems += error.problems
     try:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from survq.data.problems import DataError, raise_if_any, some
-from survq.importing.opened import Progress, opened
+from survq.importing.opened import OnBytes, opened
 from survq.importing.text_table import MISSING, separator
 
 BLOCK = 1 << 20  # bytes at least; pyarrow reads up to 32 blocks ahead
@@ -30,7 +30,7 @@ def header(file: Path) -> list[str]:
 
 
 def columns(
-    file: Path, text: Sequence[int], numbers: Sequence[int] = (), progress: Progress | None = None
+    file: Path, text: Sequence[int], numbers: Sequence[int] = (), progress: OnBytes | None = None
 ) -> Iterator[tuple[list[list[str]], list[pa.Array]]]:
     """Blocks of rows: the cells of some columns as text without blanks around, those of others as numbers or null.
 

@@ -23,8 +23,8 @@ from survq.data.problems import DataError
 from survq.importing.download import download
 from survq.importing.expression import Expression, import_expression
 from survq.importing.labels import Labels, import_labels
-from survq.importing.opened import Progress
-from survq.importing.outcomes import Outcome
+from survq.importing.opened import OnBytes
+from survq.importing.outcomes import Endpoint
 
 Table = Literal["tcga", "toil", "gdc"]
 HUBS = {
@@ -54,9 +54,10 @@ def fetch_xena(
     cohort: str,
     destination: Path,
     table: Table = "tcga",
-    outcome: Outcome = "DSS",
+    *,
+    endpoint: Endpoint = "DSS",
     hub: str | None = None,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
     pause: float = 1.0,
 ) -> Fetched:
     """Fetch a cohort's tables into DESTINATION/raw and import them; labels only where the cohort has none yet.
@@ -73,7 +74,7 @@ def fetch_xena(
     def fetch(name: str, place: str) -> Path:
         file = raw / name.replace("/", "_")
         url = f"{(hub or HUBS[place]).rstrip('/')}/{quote(name, safe='')}"
-        files[file] = download(url, file, progress, pause)
+        files[file] = download(url, file, progress=progress, pause=pause)
         return file
 
     root = Folder.at(destination)
@@ -81,6 +82,6 @@ def fetch_xena(
     survival = fetch(SURVIVAL.format(cohort), "tcga") if is_new else None
     gene_map = fetch(GENE_MAPS[table], table) if table in GENE_MAPS else None
     expression_file = fetch(EXPRESSION[table].format(cohort), table)
-    labels = import_labels(survival, root, cohort, outcome)[0] if survival else None
-    expression, dropped = import_expression(expression_file, root, cohort, gene_map, progress=progress)
+    labels = import_labels(survival, root, cohort, endpoint=endpoint)[0] if survival else None
+    expression, dropped = import_expression(expression_file, root, cohort, gene_map=gene_map, progress=progress)
     return Fetched(files, labels, expression, read_cases(root / cohort), dropped)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from survq.data.ingest import Outcome
+from survq.data.ingest import SlideOutcome
 from survq.evaluation.epochs import Epoch
 from survq.reporting.results import Record
 
@@ -81,7 +81,7 @@ class SlideProgress:
         self._under_way: dict[str, tuple[int, float]] = {}  # slide: its patches that are done, and their share of all
         self._start = self._last = time.monotonic()
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: SlideOutcome) -> None:
         self.done += 1
         self.failed += outcome.state == "failed"
         self.patches_done += outcome.patches

@@ -18,7 +18,16 @@ import numpy as np
 import pandas as pd
 
 from survq.data.folder import Folder
-from survq.data.ingest import Outcome, already_there, case_ids, filling, in_the_way, is_there, keep_books, list_skipped
+from survq.data.ingest import (
+    SlideOutcome,
+    already_there,
+    case_ids,
+    filling,
+    in_the_way,
+    is_there,
+    keep_books,
+    list_skipped,
+)
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.write import Slide, file_name, write_slide
 from survq.importing.slide_names import SlideTable, by_barcode
@@ -44,7 +53,7 @@ def extract(
     *,
     table: Path | None = None,
     mpp: float | None = None,
-) -> list[Outcome]:
+) -> list[SlideOutcome]:
     """Fill the store of a cohort with the slides of its cases; what became of each slide, by its id.
 
     `encoder` is what `encode` works with; `table` tells the cases of slides; `mpp` is that of slides that do not say.
@@ -67,7 +76,7 @@ def extract(
                 for used in {None, source.mpp}
             ):
                 patches = int(index.loc[source.slide_id, "patches"])
-                outcomes.append(Outcome(source.slide_id, source.case_id, source.file, "found", patches=patches))
+                outcomes.append(SlideOutcome(source.slide_id, source.case_id, source.file, "found", patches=patches))
             else:
                 todo.append(source)
         if todo:
@@ -108,7 +117,7 @@ class _Open:
 
 def _write(
     features: Folder, overviews: Folder, sources: Sequence[Source], encoder: PatchEncoder, encode: Encode
-) -> Iterator[Outcome]:
+) -> Iterator[SlideOutcome]:
     """Write each slide as soon as all of it has come."""
     progress = SlideProgress(len(sources))
     slides: dict[str, _Open] = {}
@@ -141,7 +150,7 @@ def _write(
             yield outcome
 
 
-def _finish(features: Folder, source: Source, slide: _Open, encoder: PatchEncoder) -> Outcome:
+def _finish(features: Folder, source: Source, slide: _Open, encoder: PatchEncoder) -> SlideOutcome:
     content = b"".join(part for _, part in sorted(slide.parts.items()))
     row = Slide(
         source.slide_id,
@@ -157,17 +166,17 @@ def _finish(features: Folder, source: Source, slide: _Open, encoder: PatchEncode
     except DataError as error:
         return _failed(source, " ".join(error.problems))
     size = file.filesystem.get_file_info(file.path).size
-    return Outcome(row.slide_id, row.case_id, source.file, "written", patches=slide.patches, bytes=size)
+    return SlideOutcome(row.slide_id, row.case_id, source.file, "written", patches=slide.patches, bytes=size)
 
 
-def _with_what_is_left(outcome: Outcome, index: pd.DataFrame) -> Outcome:
+def _with_what_is_left(outcome: SlideOutcome, index: pd.DataFrame) -> SlideOutcome:
     if outcome.state != "failed" or outcome.slide_id not in index.index:
         return outcome
     return replace(outcome, reason=f"{outcome.reason} The store still holds what was made of it before.")
 
 
-def _failed(source: Source, reason: str) -> Outcome:
-    return Outcome(source.slide_id, source.case_id, source.file, "failed", reason)
+def _failed(source: Source, reason: str) -> SlideOutcome:
+    return SlideOutcome(source.slide_id, source.case_id, source.file, "failed", reason)
 
 
 def _show(overviews: Folder, source: Source, picture: bytes) -> None:

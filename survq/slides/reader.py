@@ -17,7 +17,6 @@ import select
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
@@ -79,8 +78,7 @@ def _line(channel: int, timeout: float) -> bytes:
 def _exactly(channel: int, size: int, timeout: float) -> bytes:
     content = bytearray()
     while len(content) < size:
-        deadline = time.monotonic() + timeout
-        ready, _, _ = select.select([channel], [], [], max(0, deadline - time.monotonic()))
+        ready, _, _ = select.select([channel], [], [], timeout)
         if not ready:
             raise TimeoutError
         part = os.read(channel, min(size - len(content), 1 << 20))

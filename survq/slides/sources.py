@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.ingest import Outcome
+from survq.data.ingest import SlideOutcome
 from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.slide_names import Name, stem
 from survq.slides.slide import SUFFIXES
@@ -50,24 +50,26 @@ def find_files(folder: Path) -> list[Path]:
 
 def name_sources(
     files: Iterable[Path], name_of: Callable[[str], Name | None], cases: Collection[str], mpp: float | None = None
-) -> tuple[list[Source], list[Outcome]]:
+) -> tuple[list[Source], list[SlideOutcome]]:
     """The files that are of these cases; and the others, with the reason why they are left out.
 
     Raises DataError where two files are of one slide.
     """
     named: list[tuple[Path, Name]] = []
-    others: list[Outcome] = []
+    others: list[SlideOutcome] = []
     for file in files:
         slide_id = stem(file.name)
         try:
             name = name_of(slide_id)
         except DataError as error:
-            others.append(Outcome(slide_id, "", str(file), "skipped", " ".join(error.problems)))
+            others.append(SlideOutcome(slide_id, "", str(file), "skipped", " ".join(error.problems)))
             continue
         if name is None:
-            others.append(Outcome(slide_id, "", str(file), "skipped", "the table has no row for it"))
+            others.append(SlideOutcome(slide_id, "", str(file), "skipped", "the table has no row for it"))
         elif name.case_id not in cases:
-            others.append(Outcome(slide_id, name.case_id, str(file), "skipped", "its case is not one of the cohort"))
+            others.append(
+                SlideOutcome(slide_id, name.case_id, str(file), "skipped", "its case is not one of the cohort")
+            )
         else:
             named.append((file, name))
     by_id: dict[str, list[Path]] = {}

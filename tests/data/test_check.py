@@ -147,7 +147,14 @@ BAD = {
         rewrite_table("splits.parquet", lambda t: t[(t["fold"] > 0) | (t["role"] == "validation")]),
         "splits.parquet: fold 0 of repeat 0 has 0 training",
     ),
-    "dropped no table": (lambda f: (f / "dropped.csv").write_text("a\n1,2,3\n"), "dropped.csv"),
+    "dropped of other columns": (
+        lambda f: (f / "dropped.csv").write_text("a\n1,2,3\n"),
+        "dropped.csv: has the columns 'a'; expected case_id, reason. Mend",
+    ),
+    "dropped empty": (
+        lambda f: (f / "dropped.csv").write_text(""),
+        "dropped.csv: has the columns none; expected case_id, reason. Mend",
+    ),
     "dropped not utf-8": (lambda f: (f / "dropped.csv").write_bytes(b"\xff"), "dropped.csv: is not UTF-8 text"),
     "pathways of other names": (
         lambda f: (f.parent / "pathways.gmt").write_text("p\t\tENSG1\tENSG2\n"),

@@ -5,6 +5,7 @@ import stat
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from pyarrow import fs
 
@@ -118,3 +119,39 @@ def test_messages_name_a_bucket_in_full(tmp_path, small):
     (tmp_path / "data/X/cases.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=f"{bucket}/X/cases.parquet: cannot be read"):
         Cohort.load(bucket, "X")
+
+
+def test_a_list_that_is_not_there_has_no_rows(tmp_path):
+    table = Folder.at(tmp_path / "list.csv").read_csv(["id", "why"])
+    assert list(table) == ["id", "why"] and table.empty
+
+
+def test_a_list_is_text_as_it_was_written(tmp_path):
+    table = pd.DataFrame({"id": ["007", "NA"], "why": ['a, "b"\nc', ""]})
+    table.to_csv(tmp_path / "list.csv", index=False)
+    pd.testing.assert_frame_equal(Folder.at(tmp_path / "list.csv").read_csv(["id", "why"]), table)
+    with_mark = "\ufeffid,why\r\n\r\n007,x\r\n"  # as Excel saves it
+    (tmp_path / "list.csv").write_bytes(with_mark.encode())
+    assert Folder.at(tmp_path / "list.csv").read_csv(["id", "why"]).to_numpy().tolist() == [["007", "x"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("", ": has the columns none; expected id, why"),
+        ("\n\n", ": has the columns none; expected id, why"),
+        ("007,x\n", ": has the columns '007', 'x'; expected id, why"),
+        ("id;why\n007;x\n", ": has the columns 'id;why'; expected id, why"),
+        ("id\n007\n", ": has the columns 'id'; expected id, why"),
+        ("why,id\nx,007\n", ": has the columns 'why', 'id'; expected id, why"),
+        ("id,why,more\n007,x,y\n", ": has the columns 'id', 'why', 'more'; expected id, why"),
+        ("id,why\n007,x, y\n", ":2: 3 cells; expected id, why"),
+        ("id,why\n007,x\n\n008\n", ":4: 1 cells; expected id, why"),
+        ('id,why\n007,"x\n', ":2: is no table (unexpected end of data)"),
+    ],
+)
+def test_a_list_that_was_edited_is_told_with_place_and_mend(tmp_path, text, where):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError) as error:
+        Folder.at(tmp_path / "list.csv").read_csv(["id", "why"])
+    assert error.value.problems == [f"{tmp_path}/list.csv{where}. Mend: correct it, or remove it and import again."]

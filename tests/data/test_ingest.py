@@ -14,7 +14,7 @@ from survq.data.features import FeatureStore
 from survq.data.folder import Folder
 from survq.data.ingest import (
     Kind,
-    Outcome,
+    SlideOutcome,
     already_there,
     case_ids,
     filling,
@@ -129,9 +129,9 @@ def test_in_an_empty_store_most_of_those_that_come_do():
 
 def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
     folder = Folder.at(tmp_path)
-    bad = Outcome("A", "CASE-A", "a.h5", "failed", "no patches")
-    other = Outcome("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
-    fine = Outcome("C", "CASE-C", "c.h5", "written", patches=3)
+    bad = SlideOutcome("A", "CASE-A", "a.h5", "failed", "no patches")
+    other = SlideOutcome("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
+    fine = SlideOutcome("C", "CASE-C", "c.h5", "written", patches=3)
     list_skipped(folder, [bad, fine])
     file = list_skipped(folder, [other, fine])
     table = pd.read_csv(str(file))
@@ -142,7 +142,7 @@ def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
         "reason": ["no patches", "not a case, of 'X'"],
     }
     assert FeatureStore(tmp_path).index.empty  # it is no slide
-    assert list_skipped(folder, [Outcome(name, "", "", "written") for name in "AB"]) is None
+    assert list_skipped(folder, [SlideOutcome(name, "", "", "written") for name in "AB"]) is None
     assert os.listdir(tmp_path) == []
 
 
@@ -165,3 +165,18 @@ def test_who_gets_slides_is_no_longer_left_out(tmp_path, small):
     write_slide(folder / "features", Slide("CASE-23-DX1", "CASE-23", np.ones((2, 16), np.float16), encoder="uni"))
     assert dropped() == of_others
     assert "CASE-23" in Cohort.load(tmp_path, "X").cases.index
+
+
+@pytest.mark.parametrize("file", ["dropped.csv", "features/skipped.csv"])
+@pytest.mark.parametrize("text", ["", "slide,why\nA,B\n"], ids=["empty", "edited"])
+def test_lists_that_cannot_be_kept_are_told_before_the_work_begins(tmp_path, file, text):
+    (tmp_path / "features").mkdir()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=rf"{file}: has the columns .*Mend: correct it"), filling(Folder.at(tmp_path)):
+        pytest.fail("hours of work begin")
+    (tmp_path / file).unlink()
+    with filling(Folder.at(tmp_path)) as features:
+        (tmp_path / file).write_text(text)
+        with pytest.raises(DataError, match=rf"{file}: has the columns .*Mend: correct it"):
+            list_skipped(features, [])
+            keep_books(Folder.at(tmp_path))

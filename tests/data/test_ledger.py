@@ -9,7 +9,15 @@ import pytest
 
 from survq.data.cohort import Cohort
 from survq.data.folder import Folder
-from survq.data.ledger import cohort_folder, read_cases, read_dropped, read_source, update_cohort
+from survq.data.ledger import (
+    WITHOUT_LABEL,
+    cohort_folder,
+    left_out,
+    read_cases,
+    read_dropped,
+    read_source,
+    update_cohort,
+)
 from survq.data.problems import DataError
 from survq.data.tables import NEITHER, read_tables
 from survq.data.write import write_features
@@ -172,3 +180,73 @@ def test_a_source_of_another_form_does_no_harm(folder, small, other):
     (folder / "source.json").write(json.dumps(other).encode())
     put(folder, small, "expression")
     assert read_source(folder) == {"expression": FACTS}
+
+
+EXPRESSION, SPLITS, SLIDES = WITHOUT_LABEL.values()
+RULES = {
+    "nobody": ({}, {}),
+    "the labels say so": ({"of_labels": {"X": "redacted"}, "renewed": ["labels"]}, {"X": "redacted"}),
+    "the labels come first": (
+        {
+            "of_labels": {"X": "redacted"},
+            "before": {"X": EXPRESSION},
+            "unlabelled": {"expression": "X"},
+            "written": {"features": "X"},
+            "renewed": ["labels"],
+        },
+        {"X": "redacted"},
+    ),
+    "then what was": (
+        {"before": {"X": "no time"}, "unlabelled": {"expression": "X"}, "renewed": ["expression"]},
+        {"X": "no time"},
+    ),
+    "also of another part": (
+        {"before": {"X": SLIDES}, "unlabelled": {"expression": "X"}, "renewed": ["expression"]},
+        {"X": SLIDES},
+    ),
+    "then what came and was not written": (
+        {"unlabelled": {"features": "X"}, "written": {"expression": "X"}, "renewed": ["features"]},
+        {"X": SLIDES},
+    ),
+    "of several parts the first": (
+        {"unlabelled": {"features": "X", "expression": "X"}, "renewed": ["features", "expression"]},
+        {"X": SLIDES},
+    ),
+    "then what is written": ({"written": {"splits": "X"}}, {"X": SPLITS}),
+    "of tables too": (
+        {"written": {"expression": "X", "splits": "X", "features": "X"}},
+        {"X": EXPRESSION},
+    ),
+    "what old labels said goes with them": ({"before": {"X": "no time"}, "renewed": ["labels"]}, {}),
+    "what else was said stays with new labels": ({"before": {"X": SLIDES}, "renewed": ["labels"]}, {"X": SLIDES}),
+    "what a part said goes with it": ({"before": {"X": SLIDES, "Y": SPLITS}, "renewed": ["features"]}, {"Y": SPLITS}),
+    "one reason goes, another is there": (
+        {"before": {"X": SLIDES}, "written": {"splits": "X"}, "renewed": ["features"]},
+        {"X": SPLITS},
+    ),
+    "a case is not left out": (
+        {
+            "known": "A",
+            "of_labels": {"A": "redacted"},
+            "before": {"A": SLIDES},
+            "unlabelled": {"features": "A"},
+            "written": {"splits": "A"},
+        },
+        {},
+    ),
+    "but it needs slides or expression": (
+        {"known": "ABC", "written": {"expression": "A", "features": "B"}},
+        {"C": NEITHER},
+    ),
+    "which splits are not": ({"known": "AB", "written": {"expression": "A", "splits": "B"}}, {"B": NEITHER}),
+    "once anybody has any": ({"known": "AB", "written": {"splits": "A"}}, {}),
+    "even who is no case": ({"known": "A", "written": {"features": "X"}}, {"A": NEITHER, "X": SLIDES}),
+    "and no longer than it lacks them": ({"known": "A", "before": {"A": NEITHER}, "written": {"features": "A"}}, {}),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), RULES.values(), ids=RULES.keys())
+def test_who_is_left_out_and_why(given, expected):
+    nothing = {"known": (), "of_labels": {}, "before": {}, "unlabelled": {}, "renewed": ()}
+    written = {"expression": (), "splits": (), "features": ()} | given.get("written", {})
+    assert left_out(**{**nothing, **given, "written": written}) == expected

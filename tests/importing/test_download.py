@@ -13,6 +13,7 @@ import time
 import pytest
 from web import Web
 
+from survq.data.lock import InUse, locked
 from survq.data.problems import DataError
 from survq.importing.download import ATTEMPTS, download
 
@@ -187,12 +188,26 @@ def test_a_move_within_reach_is_followed(web, fetch, tmp_path):
 
 def test_two_at_once_do_not_spoil_each_other(fetch, tmp_path):
     (tmp_path / "raw").mkdir()
-    with (tmp_path / "raw" / "a.part").open("ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(ConnectionError, match="another process is downloading it"):
-            fetch()
+    message = rf"raw/a is in use by process {os.getpid()} on .* Mend: wait for it to end"
+    with locked(tmp_path / "raw" / "a.lock", "it", "wait"), pytest.raises(InUse, match=message):
+        fetch()
     assert fetch()
     check_whole(tmp_path)
+
+
+def test_what_another_brings_just_before_the_lock_is_taken_is_kept(web, fetch, tmp_path, monkeypatch):
+    take = fcntl.flock
+
+    def take_after_another(*arguments):
+        monkeypatch.setattr(fcntl, "flock", take)
+        assert fetch()
+        web.faults = ["dead"] * ATTEMPTS
+        take(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", take_after_another)
+    assert not fetch()
+    check_whole(tmp_path)
+    assert len(web.asked) == 1
 
 
 SLOW = """

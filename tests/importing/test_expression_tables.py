@@ -103,7 +103,7 @@ def test_the_same_values_in_every_form(tmp_path, values, gene_map, form, packing
 @pytest.mark.parametrize("form", ["Xena TCGA hub", "SurvPath", "PORPOISE"])
 def test_only_the_genes_that_are_asked_for_are_kept(tmp_path, values, form):
     (tmp_path / "t").write_text(FORMS[form](values))
-    read = read_expression(tmp_path / "t", CASES[:3], kept_genes={"BRCA1", "X"})
+    read = read_expression(tmp_path / "t", CASES[:3], pathway_genes={"BRCA1", "X"})
     assert list(read.values) == ["BRCA1"]
     assert list(read.values.index) == CASES[:3]
     assert read.unlabelled == tuple(CASES[3:])
@@ -343,7 +343,8 @@ def test_labels_come_first(tmp_path, root, values):
 PEAK = """
 import json, resource, sys
 from survq.importing.expression import read_expression
-read = read_expression(sys.argv[1], [f"TCGA-A1-{n:04d}" for n in range(100)], {f"G{n}" for n in range(500)})
+cases, genes = [f"TCGA-A1-{n:04d}" for n in range(100)], {f"G{n}" for n in range(500)}
+read = read_expression(sys.argv[1], cases, pathway_genes=genes)
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, *read.values.shape]))
 """
 

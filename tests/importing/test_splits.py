@@ -92,7 +92,7 @@ def test_val_and_test_ask_which_is_held_out(tmp_path, folder):
     write_columns(tmp_path / "source", more={"test": ["TCGA-A1-0099"]})
     with pytest.raises(DataError, match=r"has val and test\. Mend: say which is held out"):
         import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA")
-    splits, events, _ = import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA", "val")
+    splits, events, _ = import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA", held_out="val")
     assert events == [3, 3, 3]
     assert "the cases under 'test' neither train nor are held out" in splits.notes
     assert splits.source["held_out"] == "val"

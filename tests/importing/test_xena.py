@@ -12,6 +12,7 @@ from survq.cli import main
 from survq.data.cohort import Cohort
 from survq.data.folder import Folder
 from survq.data.ledger import read_source
+from survq.data.lock import locked
 from survq.importing.xena import EXPRESSION, GENE_MAPS, HUBS, SURVIVAL, fetch_xena
 
 CASES = [f"TCGA-{site}-{number:04d}" for number, site in enumerate(["A1", "B2", "C3", "D4"] * 5)]
@@ -119,6 +120,14 @@ def test_the_command(web, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path)) == ["BRCA", "raw"]
     assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", f"{web.url}/download"]) == 0
     assert "its labels were there, and stay" in capsys.readouterr().out
+
+
+def test_a_file_that_another_process_fetches_ends_with_75(web, tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    with locked(tmp_path / "raw" / "survival_BRCA_survival.txt.lock", "it", "wait"):
+        assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", f"{web.url}/download"]) == 75
+    assert f"raw/survival_BRCA_survival.txt is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert os.listdir(tmp_path / "raw") == []
 
 
 @pytest.mark.parametrize(
