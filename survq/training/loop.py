@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,10 +29,10 @@ from survq.training.sampling import epoch_batches, generator, torch_seed
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What became of a run."""
 
-    state: str  # "finished", "stopped" (early, by a search) or "diverged"
+    state: Literal["finished", "stopped", "diverged", "failed"]  # stopped early, by a search; failed by an error
     epochs: list[Epoch]
     predictions: pd.DataFrame | None = None  # out of fold, after the last epoch
     details: dict = field(default_factory=dict)  # parameters, weights, seconds, reason
@@ -57,7 +57,7 @@ def train_folds(
     device: torch.device | None = None,
     share: Share | None = None,
     report: Callable[[Epoch], None] = lambda epoch: None,
-) -> Outcome:
+) -> RunOutcome:
     """Train and evaluate `run.config` on all of `run.folds`, or on this process's share of them.
 
     Every process of a run returns the same outcome. Weights, order and dropout depend on the seed, the fold and the
@@ -76,7 +76,7 @@ def train_folds(
         predictions = _evaluate(learners, bags, share)
         # a process that stopped by itself would leave the others waiting for its gradients
         if reasons := [r for mine in share.gather([learner.diverged for learner in learners]) for r in mine if r]:
-            return Outcome("diverged", epochs, details={"reason": min(reasons)})
+            return RunOutcome("diverged", epochs, details={"reason": min(reasons)})
         epochs.append(_epoch(number, run, share, losses, predictions))
         report(epochs[-1])
     learnt = _by_fold(share, [learner.summary() for learner in learners])
@@ -86,7 +86,7 @@ def train_folds(
         "seconds": round(time.monotonic() - start, 2),
         **{key: [summary[key] for summary in learnt] for key in learnt[0]},
     }
-    return Outcome("finished", epochs, predictions, details)
+    return RunOutcome("finished", epochs, predictions, details)
 
 
 class FoldLearner:

@@ -18,7 +18,7 @@ from survq.evaluation.epochs import Epoch
 from survq.settings import StudySettings
 from survq.training.config import Run
 from survq.training.distributed import free_workers, spread_problem, train_over_workers
-from survq.training.loop import Outcome, train_folds
+from survq.training.loop import RunOutcome, train_folds
 from survq.training.queue import RunQueue
 
 # isort: split
@@ -109,7 +109,7 @@ def _trial(parameters: dict, *, cohorts: Mapping[str, Cohort], bags: Mapping[str
     tune.report({"epoch": run.config.epochs, "message": outcome})
 
 
-def _train_here(run: Run, cohort: Cohort, bags: Bags) -> Outcome:
+def _train_here(run: Run, cohort: Cohort, bags: Bags) -> RunOutcome:
     def report(epoch: Epoch) -> None:
         tune.report({"epoch": epoch.epoch, "message": epoch})
 
@@ -119,8 +119,8 @@ def _train_here(run: Run, cohort: Cohort, bags: Bags) -> Outcome:
         return _failed(traceback.format_exc())
 
 
-def _failed(reason: str) -> Outcome:
-    return Outcome("failed", [], details={"reason": reason})
+def _failed(reason: str) -> RunOutcome:
+    return RunOutcome("failed", [], details={"reason": reason})
 
 
 class _OfThisProcess:
@@ -159,7 +159,7 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
 
     def on_trial_result(self, controller, trial, result: dict) -> str:
         message, run = result.get("message"), trial.config["run"]
-        if isinstance(message, Outcome):
+        if isinstance(message, RunOutcome):
             self._queue.end(run, message)
         elif isinstance(message, Epoch) and self._queue.epoch(run, message):
             free_workers(result)
