@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from survq.data.batch import Bags
 from survq.data.cohort import Cohort
@@ -102,7 +102,8 @@ def _worker(config: dict[str, Any]) -> None:
         if parts == 1:
             return
         learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        flat = torch.cat([parameter.grad.reshape(-1) for parameter in learnable if parameter.grad is not None])
+        # the loop leaves no gradient out
+        flat = torch.cat([cast(Tensor, parameter.grad).reshape(-1) for parameter in learnable])
         dist.all_reduce(flat, group=mates)
         for parameter, gradient in zip(learnable, flat.split([p.numel() for p in learnable]), strict=True):
             parameter.grad = gradient.view_as(parameter)

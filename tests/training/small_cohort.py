@@ -87,8 +87,7 @@ def train_together(
         def sum_gradients(model) -> None:
             if parts > 1:
                 learnable = [p for p in model.parameters() if p.requires_grad]
-                mine = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learnable]
-                gathered = mates[folds].exchange(part, mine)
+                gathered = mates[folds].exchange(part, [p.grad.clone() for p in learnable])
                 for parameter, *gradients in zip(learnable, *gathered, strict=True):
                     parameter.grad = sum(gradients)
 
