@@ -180,7 +180,7 @@ def _train_epoch(
         batch_size=config.batch_size,
         seed=config.seed,
         epoch=number,
-        balanced=config.sampling == "balanced",
+        balanced=config.intervals if config.sampling == "balanced" else None,
     )
     sums = np.zeros(len(learners))
     for step, case_ids in enumerate(batches):
