@@ -23,6 +23,7 @@ from survq.data.folds import Fold
 from survq.evaluation.concordance import concordance_index
 from survq.evaluation.epochs import Epoch
 from survq.models import MODELS, Prediction
+from survq.models.fast import computes_bf16
 from survq.training.config import Run, TrainConfig
 from survq.training.losses import nll_by_case, nll_survival_loss
 from survq.training.sampling import epoch_batches, generator, torch_seed
@@ -61,7 +62,7 @@ def train_folds(
     """Train and evaluate `run.config` on all of `run.folds`, or on this process's share of them.
 
     Every process of a run returns the same outcome. Weights, order and dropout depend on the seed, the fold and the
-    step, not on which process does them.
+    step, dropout also on the part of a batch; not on which process does them.
     """
     config, device, start = run.config, device or best_device(), time.monotonic()
     share = share or Share(folds=tuple(range(len(run.folds))))
@@ -83,6 +84,8 @@ def train_folds(
     details = {
         "parameters": sum(parameter.numel() for parameter in learners[0].model.parameters()),
         "device": device.type,
+        "precision": _precision(device),
+        "parts": share.parts,
         "seconds": round(time.monotonic() - start, 2),
         **{key: [summary[key] for summary in learnt] for key in learnt[0]},
     }
@@ -275,6 +278,11 @@ def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
 def _autocast(device: torch.device) -> torch.autocast:
     # on the CPU autocast loses more in casting than it gains in products
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _precision(device: torch.device) -> str:
+    """bf16 where large products may be computed in it; sums are always of fp32."""
+    return "bf16" if device.type == "cuda" or computes_bf16() else "fp32"
 
 
 def _digest(model: nn.Module) -> str:

@@ -97,6 +97,15 @@ def test_a_fold_is_trained_as_one_would_write_it_down(small, sampling, balanced)
         assert found["risk"].to_numpy() == pytest.approx(expected["risk"].to_numpy(), abs=1e-4)
 
 
+@pytest.mark.parametrize(("units", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_an_outcome_says_what_it_was_computed_with(small, monkeypatch, units, precision):
+    monkeypatch.setattr("survq.training.loop.computes_bf16", lambda: units)
+    run = make_run(small[0], k=2, epochs=1)
+    for outcome in train_together(run, *small, [((fold,), part, 2) for fold in (0, 1) for part in (0, 1)]):
+        said = outcome.details
+        assert (said["device"], said["precision"], said["parts"]) == ("cpu", precision, 2)
+
+
 def test_it_learns(small):
     """Risk is planted in expression and patches: a few epochs find it."""
     cohort, bags = small
