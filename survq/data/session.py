@@ -18,7 +18,7 @@ ON_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
 # These are read when ray is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run` must not ship the project folder to workers
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without GPUs need not be blinded
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # whoever has no GPU sees all: Room.device
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # survq writes its own results and curves
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # Tune schedules, it does not remember
