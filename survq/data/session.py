@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import secrets
@@ -37,7 +38,7 @@ if not ON_CLUSTER and not ("ray" in sys.modules and sys.modules["ray"].is_initia
 
 import ray  # noqa: E402
 
-__all__ = ["ON_CLUSTER", "await_machine", "connect", "ray", "resources", "silence"]
+__all__ = ["ON_CLUSTER", "await_machine", "connect", "on_loopback", "ray", "resources", "silence"]
 
 
 def connect(cpus: int | None = None, verbose: bool = False) -> None:
@@ -63,6 +64,11 @@ def connect(cpus: int | None = None, verbose: bool = False) -> None:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     if not verbose:
         silence()
+
+
+def on_loopback() -> bool:
+    """Whether the session is on this machine's loopback interface only, as a private one is; known in every process."""
+    return ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback
 
 
 def silence() -> None:

@@ -96,12 +96,22 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_b
     assert record.report["weights_sha256"] == train_folds(run, cohort, bags).details["weights_sha256"]
 
 
-def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
+def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run, listening):
+    """And workers listen to each other only."""
+    open_to = set()
+
+    class Looks(Grid):
+        def stops(self, run, epochs):
+            open_to.update(listening())
+            return False
+
     run = make_run(folds=3)
-    record = do(Grid([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
+    record = do(Looks([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
     here = train_folds(run, cohort, bags)
     assert record.report["weights_sha256"] == here.details["weights_sha256"]
     assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
+    assert any("TrainWorker" in name for name, _ in open_to), open_to
+    assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
 
 
 def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort, bags, shared, make_run):
