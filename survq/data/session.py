@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import secrets
@@ -18,7 +19,7 @@ ON_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
 # These are read when ray is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run` must not ship the project folder to workers
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a task without GPUs need not be blinded
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # whoever has no GPU sees all: Room.device
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # survq writes its own results and curves
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # Tune schedules, it does not remember
@@ -37,7 +38,7 @@ if not ON_CLUSTER and not ("ray" in sys.modules and sys.modules["ray"].is_initia
 
 import ray  # noqa: E402
 
-__all__ = ["ON_CLUSTER", "await_machine", "connect", "ray", "resources", "silence"]
+__all__ = ["ON_CLUSTER", "await_machine", "connect", "on_loopback", "ray", "resources", "silence"]
 
 
 def connect(cpus: int | None = None, verbose: bool = False) -> None:
@@ -63,6 +64,11 @@ def connect(cpus: int | None = None, verbose: bool = False) -> None:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     if not verbose:
         silence()
+
+
+def on_loopback() -> bool:
+    """Whether the session is on this machine's loopback interface only, as a private one is; known in every process."""
+    return ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback
 
 
 def silence() -> None:

@@ -94,7 +94,11 @@ class Run:
         return "/".join(_file_name(part) for part in (self.cohort, *self.group.split("/"), name) if part)
 
     def describe(self, fingerprint: str) -> dict:
-        """Everything the result depends on, as plain data. Equal descriptions have equal results."""
+        """All that was chosen and that the result depends on, as plain data.
+
+        Runs of equal descriptions have equal results on the same kind of machine, with the same versions and as many
+        processes a fold; these were not chosen for the result's sake, and stand in report.json.
+        """
         config = asdict(self.config)
         config["hyperparameters"] = {**hyperparameters_of(self.config.model), **config["hyperparameters"]}
         folds = json.dumps([asdict(fold) for fold in self.folds], sort_keys=True)

@@ -5,21 +5,26 @@ fold over several. The training loop is the same; this file gives each worker it
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from survq.data.batch import Bags
 from survq.data.cohort import Cohort
-from survq.data.session import ray
+from survq.data.session import on_loopback, ray
 from survq.training.config import Run
 from survq.training.loop import Share, train_folds
 
 # isort: split
 import ray.train
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util import placement_group_table, remove_placement_group
@@ -30,17 +35,18 @@ def train_over_workers(run: Run, cohort: Cohort, bags: Bags, workers: int, worke
     """Train a run on several workers, from inside a Tune trial. What they report reaches Tune as if it were its own."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # reports are collected this often
     whole_gpus = worker is not None and worker.get("GPU", 0) >= 1
+    trial = ray.tune.get_context()
     TorchTrainer(
         _worker,
         train_loop_config={"run": run, "cohort": cohort, "bags": bags},
         # NCCL refuses two ranks on one GPU
-        torch_config=TorchConfig(backend="nccl" if whole_gpus else "gloo", timeout_s=600),
+        torch_config=_connection("nccl" if whole_gpus else "gloo", trial.get_trial_dir()),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=bool(worker and worker.get("GPU")), resources_per_worker=dict(worker or {})
         ),
         run_config=ray.train.RunConfig(
-            name=f"train-{ray.tune.get_context().get_trial_id()}",
-            storage_path=ray.tune.get_context().get_trial_dir(),
+            name=f"train-{trial.get_trial_id()}",
+            storage_path=trial.get_trial_dir(),
             # Tune tries again, not Train: two layers of retries fight over the workers' places
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=2),
             callbacks=[TuneReportCallback()],
@@ -81,6 +87,49 @@ def share_of(rank: int, workers: int, folds: int) -> tuple[tuple[int, ...], int,
     return (rank // parts,), rank % parts, parts
 
 
+def _connection(backend: str, folder: str) -> TorchConfig:
+    """How workers find each other: in a private session by a file below `folder`, elsewhere over the network."""
+    if not on_loopback():
+        return TorchConfig(backend=backend, timeout_s=600)
+    # a new one for every try: the last one's tells of workers that are no more
+    return LoopbackConfig(backend=backend, timeout_s=600, file=f"{tempfile.mkdtemp(dir=folder)}/workers")
+
+
+@dataclass
+class LoopbackConfig(TorchConfig):
+    """Workers of one machine, talking on its loopback interface only.
+
+    TorchConfig's workers meet at a server that listens on all interfaces, whatever address it is given.
+    """
+
+    file: str = ""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _LoopbackBackend
+
+
+class _LoopbackBackend(Backend):
+    share_cuda_visible_devices = True  # as TorchConfig's backend has it
+
+    def on_start(self, worker_group: Any, backend_config: LoopbackConfig) -> None:
+        workers = len(worker_group)
+        ray.get(
+            [worker_group.execute_single_async(rank, _meet, backend_config, rank, workers) for rank in range(workers)]
+        )
+
+
+def _meet(config: LoopbackConfig, rank: int, workers: int) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+    dist.init_process_group(
+        config.backend,
+        init_method=f"file://{config.file}",
+        rank=rank,
+        world_size=workers,
+        timeout=timedelta(seconds=config.timeout_s),
+    )
+
+
 def _worker(config: dict[str, Any]) -> None:
     run: Run = config["run"]
     rank, workers = dist.get_rank(), dist.get_world_size()
@@ -102,7 +151,8 @@ def _worker(config: dict[str, Any]) -> None:
         if parts == 1:
             return
         learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        flat = torch.cat([parameter.grad.reshape(-1) for parameter in learnable if parameter.grad is not None])
+        # the loop leaves no gradient out
+        flat = torch.cat([cast(Tensor, parameter.grad).reshape(-1) for parameter in learnable])
         dist.all_reduce(flat, group=mates)
         for parameter, gradient in zip(learnable, flat.split([p.numel() for p in learnable]), strict=True):
             parameter.grad = gradient.view_as(parameter)

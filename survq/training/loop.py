@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,16 +24,17 @@ from survq.data.streams import generator, torch_seed
 from survq.evaluation.concordance import concordance_index
 from survq.evaluation.epochs import Epoch
 from survq.models import MODELS, Prediction
+from survq.models.fast import computes_bf16
 from survq.training.config import Run, TrainConfig
 from survq.training.losses import nll_by_case, nll_survival_loss
 from survq.training.sampling import epoch_batches
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What became of a run."""
 
-    state: str  # "finished", "stopped" (early, by a search) or "diverged"
+    state: Literal["finished", "stopped", "diverged", "failed"]  # stopped early, by a search; failed by an error
     epochs: list[Epoch]
     predictions: pd.DataFrame | None = None  # out of fold, after the last epoch
     details: dict = field(default_factory=dict)  # parameters, weights, seconds, reason
@@ -58,11 +59,11 @@ def train_folds(
     device: torch.device | None = None,
     share: Share | None = None,
     report: Callable[[Epoch], None] = lambda epoch: None,
-) -> Outcome:
+) -> RunOutcome:
     """Train and evaluate `run.config` on all of `run.folds`, or on this process's share of them.
 
     Every process of a run returns the same outcome. Weights, order and dropout depend on the seed, the fold and the
-    step, not on which process does them.
+    step, dropout also on the part of a batch; not on which process does them.
     """
     config, device, start = run.config, device or best_device(), time.monotonic()
     share = share or Share(folds=tuple(range(len(run.folds))))
@@ -77,17 +78,19 @@ def train_folds(
         predictions = _evaluate(learners, bags, share)
         # a process that stopped by itself would leave the others waiting for its gradients
         if reasons := [r for mine in share.gather([learner.diverged for learner in learners]) for r in mine if r]:
-            return Outcome("diverged", epochs, details={"reason": min(reasons)})
+            return RunOutcome("diverged", epochs, details={"reason": min(reasons)})
         epochs.append(_epoch(number, run, share, losses, predictions))
         report(epochs[-1])
     learnt = _by_fold(share, [learner.summary() for learner in learners])
     details = {
         "parameters": sum(parameter.numel() for parameter in learners[0].model.parameters()),
         "device": device.type,
+        "precision": _precision(device),
+        "parts": share.parts,
         "seconds": round(time.monotonic() - start, 2),
         **{key: [summary[key] for summary in learnt] for key in learnt[0]},
     }
-    return Outcome("finished", epochs, predictions, details)
+    return RunOutcome("finished", epochs, predictions, details)
 
 
 class FoldLearner:
@@ -181,7 +184,7 @@ def _train_epoch(
         batch_size=config.batch_size,
         seed=config.seed,
         epoch=number,
-        balanced=config.sampling == "balanced",
+        balanced=config.intervals if config.sampling == "balanced" else None,
     )
     sums = np.zeros(len(learners))
     for step, case_ids in enumerate(batches):
@@ -276,6 +279,11 @@ def _chunks(items: Sequence[str], size: int) -> list[Sequence[str]]:
 def _autocast(device: torch.device) -> torch.autocast:
     # on the CPU autocast loses more in casting than it gains in products
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _precision(device: torch.device) -> str:
+    """bf16 where large products may be computed in it; sums are always of fp32."""
+    return "bf16" if device.type == "cuda" or computes_bf16() else "fp32"
 
 
 def _digest(model: nn.Module) -> str:

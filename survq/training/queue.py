@@ -16,7 +16,7 @@ from survq.evaluation.epochs import Epoch
 from survq.evaluation.measure import measure
 from survq.reporting.results import Record, Results
 from survq.training.config import Run
-from survq.training.loop import Outcome
+from survq.training.loop import RunOutcome
 
 
 @runtime_checkable
@@ -125,11 +125,11 @@ class RunQueue:
         epochs.append(epoch)
         self._tell(lambda monitor: monitor.epoch(run.path, epoch))
         if epoch.epoch < run.config.epochs and self.schedule.stops(run, epochs):
-            self.end(run, Outcome("stopped", epochs))
+            self.end(run, RunOutcome("stopped", epochs))
             return True
         return False
 
-    def end(self, run: Run, outcome: Outcome) -> None:
+    def end(self, run: Run, outcome: RunOutcome) -> None:
         """Write the record of a run; one that failed leaves none."""
         if outcome.state == "failed":
             self.failures[run.path] = outcome.details["reason"]
@@ -155,7 +155,7 @@ class RunQueue:
         self._tell(lambda monitor: monitor.say(text))
 
 
-def report(outcome: Outcome) -> dict:
+def report(outcome: RunOutcome) -> dict:
     """What report.json says of a run. The headline is the last epoch; what was picked by looking says so."""
     content = {
         "state": outcome.state,

@@ -18,7 +18,7 @@ from survq.evaluation.epochs import Epoch
 from survq.settings import StudySettings
 from survq.training.config import Run
 from survq.training.distributed import free_workers, spread_problem, train_over_workers
-from survq.training.loop import Outcome, train_folds
+from survq.training.loop import RunOutcome, best_device, train_folds
 from survq.training.queue import RunQueue
 
 # isort: split
@@ -88,6 +88,11 @@ class Room:
         threads = max(1, min(8, cpus // trials))
         return cls(trials, {"CPU": threads, "GPU": gpu}, threads)
 
+    @property
+    def device(self) -> torch.device:
+        """Where a trial computes that has no workers. Its process sees the GPUs also if none is its own."""
+        return best_device() if self.trial.get("GPU") else torch.device("cpu")
+
     def __str__(self) -> str:
         spread = f", {self.workers} workers each" if self.workers else ""
         return f"{self.trials} trial{'s' if self.trials > 1 else ''} at a time{spread}"
@@ -100,7 +105,7 @@ def _trial(parameters: dict, *, cohorts: Mapping[str, Cohort], bags: Mapping[str
 
     cohort, its_bags = cohorts[run.cohort], bags[run.cohort]
     if not room.workers:
-        outcome = _train_here(run, cohort, its_bags)
+        outcome = _train_here(run, cohort, its_bags, room.device)
     elif problem := spread_problem(room.workers, len(run.folds)):
         outcome = _failed(problem)
     else:
@@ -109,18 +114,18 @@ def _trial(parameters: dict, *, cohorts: Mapping[str, Cohort], bags: Mapping[str
     tune.report({"epoch": run.config.epochs, "message": outcome})
 
 
-def _train_here(run: Run, cohort: Cohort, bags: Bags) -> Outcome:
+def _train_here(run: Run, cohort: Cohort, bags: Bags, device: torch.device) -> RunOutcome:
     def report(epoch: Epoch) -> None:
         tune.report({"epoch": epoch.epoch, "message": epoch})
 
     try:
-        return train_folds(run, cohort, bags, report=report)
+        return train_folds(run, cohort, bags, device=device, report=report)
     except Exception:
         return _failed(traceback.format_exc())
 
 
-def _failed(reason: str) -> Outcome:
-    return Outcome("failed", [], details={"reason": reason})
+def _failed(reason: str) -> RunOutcome:
+    return RunOutcome("failed", [], details={"reason": reason})
 
 
 class _OfThisProcess:
@@ -159,7 +164,7 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
 
     def on_trial_result(self, controller, trial, result: dict) -> str:
         message, run = result.get("message"), trial.config["run"]
-        if isinstance(message, Outcome):
+        if isinstance(message, RunOutcome):
             self._queue.end(run, message)
         elif isinstance(message, Epoch) and self._queue.epoch(run, message):
             free_workers(result)

@@ -31,7 +31,7 @@ def epoch_batches(
     batch_size: int,
     seed: int,
     epoch: int,
-    balanced: bool = False,
+    balanced: int | None = None,
 ) -> list[list[str]]:
     """The global batches of an epoch: lists of case ids, each ordered by part.
 
@@ -40,13 +40,13 @@ def epoch_batches(
     make a global batch and batch_size of them each fold's own. The order does not depend on which folds a process
     trains.
 
-    `balanced` draws with replacement inside each part, so that each interval of deaths and of censorings weighs the
-    same; `cases` has time and event.
+    `balanced` is a number of time intervals: cases are drawn with replacement inside each part, so that the deaths and
+    the censorings of each interval weigh the same; `cases` has time and event.
     """
     batches: list[list[str]] = [[] for _ in range(max(-(-len(fold.training) // batch_size) for fold in folds))]
     for number, part in enumerate(parts_of(folds)):
         random = generator(seed, "order", epoch, number)
-        order = _draw_balanced(part, cases, random) if balanced else list(random.permutation(part))
+        order = _draw_balanced(part, cases, balanced, random) if balanced else list(random.permutation(part))
         # a random start, so that what does not divide evenly does not always fall on the same batches
         start = random.random()
         for position, case in enumerate(order):
@@ -54,11 +54,11 @@ def epoch_batches(
     return batches
 
 
-def _draw_balanced(part: list[str], cases: pd.DataFrame, random: np.random.Generator) -> list[str]:
+def _draw_balanced(part: list[str], cases: pd.DataFrame, intervals: int, random: np.random.Generator) -> list[str]:
     chosen = cases.loc[part]
     time, event = chosen["time"].to_numpy(), chosen["event"].to_numpy()
     try:
-        interval = TimeIntervals.fit(time, event).interval(time)
+        interval = TimeIntervals.fit(time, event, intervals).interval(time)
     except DataError:  # too few deaths in this part to tell intervals
         interval = np.zeros(len(part), dtype=int)
     _, group, count = np.unique(2 * interval + event, return_inverse=True, return_counts=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from survq.training.config import Run
-from survq.training.loop import Outcome, Share, train_folds
+from survq.training.loop import RunOutcome, Share, train_folds
 
 from .measure import Pairs, Row, at_most, spread
 from .work import CPU, Work, make_run, make_work
@@ -44,7 +44,7 @@ class Alone(threading.Thread):
     def __init__(self, run: Run, work: Work, fold: int, heard: list[list]):
         super().__init__(daemon=True)
         self.run_, self.work, self.fold, self.heard = run, work, fold, heard
-        self.outcome: Outcome | None = None
+        self.outcome: RunOutcome | None = None
         self.error: BaseException | None = None
         self.turn, self.done = threading.Semaphore(0), threading.Semaphore(0)
         self.start()

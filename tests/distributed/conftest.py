@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -21,6 +22,22 @@ def ray_session():
     connect(cpus=4)  # logical ones: four workers have to fit
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def listening():
+    """listening(): process and address of everything that waits for connections in this session."""
+
+    def listening() -> set[tuple[str, str]]:
+        me = psutil.Process()
+        return {
+            (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
+            for process in [me, *me.children(recursive=True)]
+            for connection in process.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        }
+
+    return listening
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from survq.reporting.results import Results
 from survq.settings import StudySettings
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
-from survq.training.runs import execute
+from survq.training.runs import Room, _trial, execute
 
 NO_DROPOUT = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
 
@@ -43,6 +43,18 @@ def test_trials_under_tune_equal_runs_in_this_process(tmp_path, cohort, bags, sh
         assert record.report["weights_sha256"] == here.details["weights_sha256"]
         assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
         assert [epoch["epoch"] for epoch in record.report["epochs"]] == [1, 2]
+
+
+@pytest.mark.parametrize(("trial", "device"), [({"CPU": 1}, "cpu"), ({"CPU": 8, "GPU": 0.5}, "cuda")])
+def test_a_trial_computes_on_a_gpu_only_if_it_was_given_one(cohort, bags, make_run, monkeypatch, trial, device):
+    """On a machine that has one, which Ray lets every trial see."""
+    used = []
+    monkeypatch.setattr("survq.training.runs.best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("survq.training.runs.train_folds", lambda *_, device, report: used.append(device))
+    monkeypatch.setattr("survq.training.runs.tune.report", lambda message: None)
+    run = make_run()
+    _trial({"run": run}, cohorts={run.cohort: cohort}, bags={run.cohort: bags}, room=Room(1, trial, threads=1))
+    assert used == [torch.device(device)]
 
 
 def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
@@ -84,12 +96,22 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_b
     assert record.report["weights_sha256"] == train_folds(run, cohort, bags).details["weights_sha256"]
 
 
-def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
+def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run, listening):
+    """And workers listen to each other only."""
+    open_to = set()
+
+    class Looks(Grid):
+        def stops(self, run, epochs):
+            open_to.update(listening())
+            return False
+
     run = make_run(folds=3)
-    record = do(Grid([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
+    record = do(Looks([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
     here = train_folds(run, cohort, bags)
     assert record.report["weights_sha256"] == here.details["weights_sha256"]
     assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
+    assert any("TrainWorker" in name for name, _ in open_to), open_to
+    assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
 
 
 def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort, bags, shared, make_run):

@@ -3,19 +3,11 @@
 import os
 from pathlib import Path
 
-import psutil
 
-
-def test_local_ray_listens_on_loopback_only(ray_session):
-    me = psutil.Process()
-    open_to = {
-        (process.name(), connection.laddr.ip)
-        for process in [me, *me.children(recursive=True)]
-        for connection in process.net_connections()
-        if connection.status == psutil.CONN_LISTEN
-    }
+def test_local_ray_listens_on_loopback_only(ray_session, listening):
+    open_to = listening()
     assert open_to, "no listening socket found: the test looks in the wrong place"
-    assert {ip.removeprefix("::ffff:") for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
+    assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
 
 
 def test_token_is_on_and_nothing_is_left_in_the_home_folder(ray_session):

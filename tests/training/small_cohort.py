@@ -14,7 +14,7 @@ from survq.data.folder import Folder
 from survq.data.folds import Fold
 from survq.data.pathways import Pathways
 from survq.training.config import Run, TrainConfig
-from survq.training.loop import Outcome, Share, train_folds
+from survq.training.loop import RunOutcome, Share, train_folds
 
 SMALL = {"width": 8, "histology_queries": 4, "genomic_queries": 3}
 QUIET = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
@@ -65,11 +65,13 @@ def make_run(cohort: Cohort, k: int = 3, repeats: int = 1, hyperparameters=None,
     return Run(cohort.name, config, tuple(folds))
 
 
-def train(run: Run, cohort: Cohort, bags) -> Outcome:
+def train(run: Run, cohort: Cohort, bags) -> RunOutcome:
     return train_folds(run, cohort, bags, device=CPU)
 
 
-def train_together(run: Run, cohort: Cohort, bags, shares: Sequence[tuple[tuple[int, ...], int, int]]) -> list[Outcome]:
+def train_together(
+    run: Run, cohort: Cohort, bags, shares: Sequence[tuple[tuple[int, ...], int, int]]
+) -> list[RunOutcome]:
     """Train as so many processes, each with the (folds, part, parts) of `shares`. Returns what each says became of it.
 
     They are threads of which one runs at a time, until it waits for the others: torch has one random stream.
@@ -85,8 +87,7 @@ def train_together(run: Run, cohort: Cohort, bags, shares: Sequence[tuple[tuple[
         def sum_gradients(model) -> None:
             if parts > 1:
                 learnable = [p for p in model.parameters() if p.requires_grad]
-                mine = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learnable]
-                gathered = mates[folds].exchange(part, mine)
+                gathered = mates[folds].exchange(part, [p.grad.clone() for p in learnable])
                 for parameter, *gradients in zip(learnable, *gathered, strict=True):
                     parameter.grad = sum(gradients)
 

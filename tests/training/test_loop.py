@@ -65,10 +65,12 @@ def test_an_outcome(small):
     assert list(last.validation_loss) == pytest.approx(predictions.groupby("fold")["nll"].mean().tolist())
 
 
-def test_a_fold_is_trained_as_one_would_write_it_down(small):
+@pytest.mark.parametrize(("sampling", "balanced"), [("shuffled", None), ("balanced", 3)])
+def test_a_fold_is_trained_as_one_would_write_it_down(small, sampling, balanced):
     """The plain loop, with an optimizer that is not fused: what the settings mean."""
     cohort, bags = small
-    run = make_run(cohort, epochs=3, learning_rate=5e-3, weight_decay=0.1, hyperparameters=QUIET)
+    settings = {"learning_rate": 5e-3, "weight_decay": 0.1, "sampling": sampling, "intervals": 3}
+    run = make_run(cohort, epochs=3, hyperparameters=QUIET, **settings)
     outcome = train(run, cohort, bags)
     for number, fold in enumerate(run.folds):
         learner = FoldLearner(run.config, cohort, fold, CPU)
@@ -76,7 +78,8 @@ def test_a_fold_is_trained_as_one_would_write_it_down(small):
         optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
         for epoch in (1, 2, 3):
             losses.append([])
-            for batch in epoch_batches(run.folds, cohort.cases, batch_size=8, seed=0, epoch=epoch):
+            batches = epoch_batches(run.folds, cohort.cases, batch_size=8, seed=0, epoch=epoch, balanced=balanced)
+            for batch in batches:
                 own = [case for case in batch if case in fold.training]
                 chosen = table.batch(own, [bags.get(case, NONE) for case in own])
                 loss = nll_survival_loss(model(chosen).logits, chosen.interval, chosen.event)
@@ -92,6 +95,15 @@ def test_a_fold_is_trained_as_one_would_write_it_down(small):
         found = outcome.predictions[outcome.predictions["fold"] == fold.index]
         assert list(found["case_id"]) == list(expected["case_id"])
         assert found["risk"].to_numpy() == pytest.approx(expected["risk"].to_numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("units", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_an_outcome_says_what_it_was_computed_with(small, monkeypatch, units, precision):
+    monkeypatch.setattr("survq.training.loop.computes_bf16", lambda: units)
+    run = make_run(small[0], k=2, epochs=1)
+    for outcome in train_together(run, *small, [((fold,), part, 2) for fold in (0, 1) for part in (0, 1)]):
+        said = outcome.details
+        assert (said["device"], said["precision"], said["parts"]) == ("cpu", precision, 2)
 
 
 def test_it_learns(small):

@@ -6,7 +6,7 @@ from small_cohort import make_cohort, make_run, train
 
 from survq.evaluation.epochs import Epoch
 from survq.reporting.results import Results
-from survq.training.loop import Outcome
+from survq.training.loop import RunOutcome
 from survq.training.queue import Grid, RunQueue, report
 
 
@@ -115,7 +115,7 @@ def test_other_data_make_a_run_anew(small, results, finished):
 def test_a_run_that_failed_leaves_no_record_and_is_tried_by_the_next_study(small, results, finished):
     first, second = todo = runs(small[0], 2)
     work, ear = queue(small, results, Grid(todo))
-    work.end(work.take(), Outcome("failed", [], details={"reason": "no room"}))
+    work.end(work.take(), RunOutcome("failed", [], details={"reason": "no room"}))
     work.end(work.take(), finished)
     assert work.failures == {first.path: "no room"}
     assert list(work.records) == [second.path]
@@ -163,7 +163,7 @@ def test_a_run_tried_again_starts_its_epochs_anew(small, results):
 def test_a_diverged_run_is_a_result(small, results):
     (run,) = runs(small[0], 1)
     work, _ = queue(small, results, Grid([run]))
-    work.end(work.take(), Outcome("diverged", [epoch(1)], details={"reason": "the loss became nan"}))
+    work.end(work.take(), RunOutcome("diverged", [epoch(1)], details={"reason": "the loss became nan"}))
     assert work.records[run.path].state == "diverged"
     assert not work.failures
     again, _ = queue(small, results, Grid([run]))

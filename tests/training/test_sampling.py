@@ -136,35 +136,36 @@ def test_repeated_folds_are_more_parts():
 def test_balanced_draws_inside_each_part():
     """A fold never meets a case it holds out, and every part keeps its share of the epoch."""
     cases, folds = cases_of(120), k_folds(120, 4)
-    batches = epoch_batches(folds, cases, batch_size=16, seed=0, epoch=1, balanced=True)
+    batches = epoch_batches(folds, cases, batch_size=16, seed=0, epoch=1, balanced=4)
     for part in parts_of(folds):
         drawn = Counter(case for batch in batches for case in batch if case in set(part))
         assert drawn.total() == len(part)
     assert max(Counter(case for batch in batches for case in batch).values()) > 1
 
 
-def test_balanced_balances():
+@pytest.mark.parametrize("intervals", [3, 4])
+def test_balanced_balances(intervals):
     """Deaths and censorings in each interval come up equally often, however rare they are."""
     cases, folds = cases_of(400), k_folds(400, 2)
     for part in parts_of(folds):
         chosen = cases.loc[part]
         time, event = chosen["time"].to_numpy(), chosen["event"].to_numpy()
-        group = dict(zip(part, 2 * TimeIntervals.fit(time, event).interval(time) + event, strict=True))
-        assert max(Counter(group.values()).values()) > 2 * min(Counter(group.values()).values())
+        group = dict(zip(part, 2 * TimeIntervals.fit(time, event, intervals).interval(time) + event, strict=True))
+        assert max(Counter(group.values()).values()) > 1.5 * min(Counter(group.values()).values())
         drawn = Counter(
             group[case]
             for epoch in range(20)
-            for batch in epoch_batches(folds, cases, batch_size=32, seed=0, epoch=epoch, balanced=True)
+            for batch in epoch_batches(folds, cases, batch_size=32, seed=0, epoch=epoch, balanced=intervals)
             for case in batch
             if case in group
         )
         expected = drawn.total() / len(drawn)
-        assert len(drawn) == 8
+        assert len(drawn) == 2 * intervals
         assert all(abs(count - expected) < 5 * expected**0.5 for count in drawn.values())
 
 
 def test_balanced_where_a_part_has_too_few_deaths_for_intervals():
     cases, folds = cases_of(24), k_folds(24, 4)
     cases["event"] = [number < 5 for number in range(24)]
-    batches = epoch_batches(folds, cases, batch_size=6, seed=0, epoch=1, balanced=True)
+    batches = epoch_batches(folds, cases, batch_size=6, seed=0, epoch=1, balanced=4)
     assert sum(map(len, batches)) == 24

@@ -188,12 +188,12 @@ def test_training_labels_do_have_a_say(cohort, bags, undisturbed, tmp_path, run_
 
 
 def test_a_search_without_result_is_abandoned_and_the_others_end(cohort, bags, tmp_path):
-    from survq.training.loop import Outcome, train_folds
+    from survq.training.loop import RunOutcome, train_folds
 
     queue = make_queue(cohort, tmp_path)
     while (run := queue.take()) is not None:
         if run.group.startswith("outer=0.1"):
-            queue.end(run, Outcome("failed", [], details={"reason": "no memory"}))
+            queue.end(run, RunOutcome("failed", [], details={"reason": "no memory"}))
         else:
             queue.end(run, train_folds(replace(run, config=replace(run.config, epochs=1)), cohort, bags))
     assert queue.exhausted
