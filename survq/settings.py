@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from survq.exits import UsageError
+
 
 @dataclass(frozen=True)
 class StudySettings:
@@ -43,4 +45,4 @@ class StudySettings:
         if twice := sorted({name for name in self.cohorts if self.cohorts.count(name) > 1}):
             problems.append(f"--cohorts names {', '.join(twice)} more than once")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise UsageError("; ".join(problems))

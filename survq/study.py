@@ -20,9 +20,9 @@ from survq.data.batch import Bags
 from survq.data.cohort import Cohort, cohort_names
 from survq.data.folder import Folder, replace_file
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
-from survq.data.lock import InUse
 from survq.data.problems import DataError, raise_if_any, some
 from survq.evaluation.measure import measure
+from survq.exits import end, sentences, terminate
 from survq.models import MODELS
 from survq.reporting.progress import Progress, clock, distinct
 from survq.reporting.results import Record, Results
@@ -33,9 +33,6 @@ from survq.training.config import Run, TrainConfig
 from survq.training.queue import Grid, RunQueue, Schedule
 
 FOLDS = 5  # where the data come without splits and nothing is asked for (section 4.2)
-USAGE, DATA, STORAGE, IN_USE = 64, 65, 74, 75  # exit codes, as sysexits.h has them
-
-
 GO_ON = "stopped. Start the same command again to continue: what is finished is not done again."
 
 
@@ -48,26 +45,11 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
     What a user can mend ends the program with a message and an exit code, without a traceback.
     """
     results = Results(Path(settings.results).expanduser() / name)
-    try:
-        with results.lock():
-            study = Study(name, settings, results, _load(settings))
-            study.introduce(protocol)
-            yield study
-            study.farewell()
-    except DataError as error:
-        sys.exit(_complain(error, DATA))
-    except ValueError as error:
-        if settings.verbose:
-            raise
-        sys.exit(_complain(error, USAGE))
-    except InUse as error:
-        sys.exit(_complain(error, IN_USE))
-    except OSError as error:
-        if settings.verbose:
-            raise
-        sys.exit(_complain(error, STORAGE))
-    except KeyboardInterrupt:
-        sys.exit(_complain(GO_ON, 128 + (_received or signal.SIGINT)))
+    with sentences(interrupted=GO_ON), results.lock():
+        study = Study(name, settings, results, _load(settings))
+        study.introduce(protocol)
+        yield study
+        study.farewell()
 
 
 @dataclass
@@ -136,7 +118,7 @@ class Study:
         from survq.training.runs import Room, execute
 
         connect(self.settings.cpus, self.settings.verbose)
-        signal.signal(signal.SIGTERM, _terminate)  # Ray has put its own in place, which aborts
+        signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which aborts
         await_machine()
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
@@ -213,7 +195,7 @@ class Study:
         if self.failures:
             for path, reason in self.failures.items():
                 print(f"\nFAILED {path}\n{reason}", file=sys.stderr)
-            sys.exit(_complain(f"{len(self.failures)} run(s) failed; start the same command again to retry them.", 1))
+            end(f"{len(self.failures)} run(s) failed; start the same command again to retry them.", 1)
 
 
 def _load(settings: StudySettings) -> dict[str, Cohort]:
@@ -254,18 +236,3 @@ def _measured(predictions: pd.DataFrame) -> dict:
         "n_cases": len(cases),
         "n_events": int(cases["event"].sum()),
     }
-
-
-_received: int = 0  # the signal that ends this process, where it is not Ctrl-C
-
-
-def _terminate(number: int, _: object) -> None:
-    """SIGTERM: a spot instance goes away, a queue's time is up, a container is stopped."""
-    global _received
-    _received = number
-    raise KeyboardInterrupt  # the only exception that Ray lets through while it waits
-
-
-def _complain(error: object, code: int) -> int:
-    print(f"survq: {error}", file=sys.stderr)
-    return code

@@ -1,10 +1,14 @@
 """How survq says that its input is wrong: everything at once, each with its place and its mend."""
 
+from survq.exits import DATA, Mendable
+
 SHOWN = 20
 
 
-class DataError(ValueError):
+class DataError(Mendable, ValueError):
     """The input cannot be used. Carries every problem found in one pass, as sentences."""
+
+    exit_code = DATA
 
     def __init__(self, problems: list[str]):
         self.problems = list(problems)

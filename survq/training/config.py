@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from survq.data.folds import Fold
+from survq.exits import UsageError
 from survq.models import MODELS
 
 
@@ -58,7 +59,7 @@ class TrainConfig:
             if value is not None and value < low:
                 problems.append(f"{name} is {value}; expected {low} or more")
         if problems:
-            raise ValueError("Configuration: " + "; ".join(problems) + ".")
+            raise UsageError("Configuration: " + "; ".join(problems) + ".")
 
     @property
     def name(self) -> str:

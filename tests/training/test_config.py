@@ -251,6 +251,7 @@ DOES_NOT_MATTER = {
     "survq.data.folder": "where bytes lie, not which",
     "survq.data.problems": "messages",
     "survq.evaluation.epochs": "a record of numbers that others made",
+    "survq.exits": "how programs end",
     "survq.models": "a list of names",
     "survq.training.config": "settings, which are described themselves",
 }
