@@ -50,7 +50,7 @@ class Trial:
 
     @property
     def epochs(self) -> list[Epoch]:
-        return [] if self.record is None else [Epoch(**epoch) for epoch in self.record.report["epochs"]]
+        return [] if self.record is None else self.record.epochs
 
     @property
     def best(self) -> Epoch:
@@ -87,24 +87,23 @@ class Search:
     trials_wanted: int
     seeds: int
     seed: int
-    trials: list[Trial] = field(default_factory=list)
-    given: int = 0  # trials handed out
+    trials: list[Trial] = field(default_factory=list)  # those handed out
     refits: dict[int, Record | None] = field(default_factory=dict)  # by seed: how the choice does on the outer fold
     abandoned: bool = False
 
-    def next(self) -> Run | None:
+    def next(self) -> tuple[Run, Trial | int] | None:
+        """The next run, and what it is: a trial, or the refit of this seed."""
         if self.abandoned:
             return None
-        if self.given < self.trials_wanted and self.given < self._known_generation():
-            trial = self._suggest(self.given)
+        if len(self.trials) < min(self.trials_wanted, self._known_generation()):
+            trial = self._suggest(len(self.trials))
             self.trials.append(trial)
-            self.given += 1
-            return Run(self.cohort.name, trial.config, self.inner, f"{self.name}/trial={trial.number}")
+            return Run(self.cohort.name, trial.config, self.inner, f"{self.name}/trial={trial.number}"), trial
         if self.outer and self._searched and len(self.refits) < self.seeds and self.chosen is not None:
             seed = len(self.refits)
             self.refits[seed] = None
             config = replace(self.chosen.config, epochs=self.chosen.best.epoch, seed=seed)
-            return Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen")
+            return Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen"), seed
         return None
 
     @property
@@ -144,7 +143,7 @@ class Search:
 
     @property
     def _searched(self) -> bool:
-        return self.given == self.trials_wanted and all(trial.record is not None for trial in self.trials)
+        return len(self.trials) == self.trials_wanted and all(trial.record is not None for trial in self.trials)
 
     def _known_generation(self) -> int:
         """Trials below this number may be suggested: all of the generations before theirs have ended."""
@@ -182,10 +181,9 @@ class Searches:
 
     def next(self) -> Run | None:
         for search in self.searches:
-            run = search.next()
-            if run is not None:
-                refit = search.outer is not None and run.folds == (search.outer,)
-                self._out[run.path] = (search, run.config.seed if refit else search.trials[-1])
+            if (found := search.next()) is not None:
+                run, what = found
+                self._out[run.path] = search, what
                 return run
         return None
 
