@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -166,6 +167,6 @@ def report(outcome: Outcome) -> dict:
     }
     if outcome.predictions is not None:
         content["c_index"] = measure(outcome.predictions)
-        best = max(outcome.epochs, key=lambda epoch: (epoch.mean_c_index == epoch.mean_c_index, epoch.mean_c_index))
+        best = max(outcome.epochs, key=lambda epoch: (not math.isnan(epoch.mean_c_index), epoch.mean_c_index))
         content["optimistic_best_epoch"] = {"epoch": best.epoch, "c_index": best.mean_c_index}
     return content

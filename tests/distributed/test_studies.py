@@ -71,7 +71,9 @@ def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):
 def test_predictions_are_out_of_fold_and_whole(undisturbed, cohort):
     from survq.evaluation.concordance import fold_concordance
 
-    for file in (undisturbed[0] / "query_counts").rglob("predictions.parquet"):
+    files = list((undisturbed[0] / "query_counts/TINY").rglob("predictions.parquet"))
+    assert len(files) == 5
+    for file in files:
         predictions = pd.read_parquet(file)
         assert sorted(predictions["case_id"]) == sorted(cohort.cases.index)
         joined = cohort.cases.loc[predictions["case_id"]]
@@ -159,7 +161,8 @@ def test_what_a_user_can_mend_is_said_without_a_traceback(tiny_folder, tmp_path)
     assert "Traceback" not in missing.stderr
     typo = run([*command("query_counts", tiny_folder, tmp_path), "--epoch", "3"], timeout=60)
     assert typo.returncode == 2 and "--epochs" in typo.stderr + typo.stdout
-    unwritable = run(command("query_counts", tiny_folder, Path("/proc/nowhere")), timeout=60)
+    (tmp_path / "file").write_text("in the way")
+    unwritable = run(command("query_counts", tiny_folder, tmp_path / "file" / "results"), timeout=60)
     assert unwritable.returncode == 74 and "Traceback" not in unwritable.stderr
 
 
