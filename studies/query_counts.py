@@ -39,6 +39,7 @@ def main(settings: QueryCounts) -> None:
             pace["epochs"] = settings.epochs
         runs = []
         for name, cohort in study.cohorts.items():
+            folds = study.folds(cohort)
             if "histology" not in cohort.modalities:
                 print(f"  {name} has no slides: genomic queries alone, rows that differ in histology queries are one")
             for histology, genomic in QUERY_COUNTS:
@@ -50,20 +51,18 @@ def main(settings: QueryCounts) -> None:
                     Run(
                         cohort=name,
                         config=TrainConfig(hyperparameters=counts | small, interval_edges="cohort", seed=seed, **pace),
-                        folds=study.folds(cohort),
+                        folds=folds,
                     )
                     for seed in range(settings.seeds)
                 ]
         records = study.train(runs)
-        if not records:
-            return
-        table = study.table(records, rows=["histology_queries", "genomic_queries"])
+        table = study.table(runs, rows=["histology_queries", "genomic_queries"])
         figures = {"query_counts": query_count_figure(table, study.oracle())}
         for record in records:
-            hyperparameters = record.config["config"]["hyperparameters"]
-            if hyperparameters["genomic_queries"] == PAPER[1] and hyperparameters["histology_queries"] in (0, PAPER[0]):
-                name = record.config["cohort"]
-                figures[f"kaplan_meier_{name}"] = kaplan_meier_figure(record.predictions, name)
+            counts = (record.settings["histology_queries"], record.settings["genomic_queries"])
+            if all(count in (0, paper) for count, paper in zip(counts, PAPER, strict=True)):  # 0: no such data
+                name = f"kaplan_meier_{record.cohort}"
+                figures.setdefault(name, kaplan_meier_figure(record.predictions, record.cohort))
         print(f"\nTable 3: C-index by numbers of queries\n\n{table}\n")
         study.show_oracle()
         study.save("table_3", table, figures)

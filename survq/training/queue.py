@@ -42,6 +42,10 @@ class Schedule(Protocol):
     def total(self) -> int:
         """How many runs it has in all."""
 
+    @property
+    def fold_counts(self) -> set[int]:
+        """How many folds a run of it may have."""
+
 
 class Grid:
     """All of these runs, each to its end."""
@@ -49,6 +53,7 @@ class Grid:
     def __init__(self, runs: Sequence[Run]):
         self._waiting = list(runs)
         self.total = len(runs)
+        self.fold_counts = {len(run.folds) for run in runs}
 
     def next(self) -> Run | None:
         return self._waiting.pop(0) if self._waiting else None

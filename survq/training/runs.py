@@ -30,9 +30,8 @@ from ray.tune.search import Searcher
 RETRIES = 2  # of a trial whose process died; a model that raised an error would do so again
 
 
-def execute(queue: RunQueue, bags: Mapping[str, Bags], settings: StudySettings) -> None:
-    """Do all runs that the queue hands out, as many at a time as the session has room for."""
-    room = Room.of(settings)
+def execute(queue: RunQueue, bags: Mapping[str, Bags], room: Room, verbose: bool = False) -> None:
+    """Do all runs that the queue hands out, as many at a time as there is room for."""
     # Tune wants a place for what it remembers; nothing of it is read again
     scratch = tempfile.mkdtemp(prefix="survq-tune-")
     try:
@@ -50,7 +49,7 @@ def execute(queue: RunQueue, bags: Mapping[str, Bags], settings: StudySettings) 
             run_config=tune.RunConfig(
                 name="survq",
                 storage_path=scratch,
-                verbose=2 if settings.verbose else 0,
+                verbose=2 if verbose else 0,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         ).fit()

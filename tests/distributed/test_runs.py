@@ -12,7 +12,7 @@ from survq.reporting.results import Results
 from survq.settings import StudySettings
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
-from survq.training.runs import execute
+from survq.training.runs import Room, execute
 
 NO_DROPOUT = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
 
@@ -29,7 +29,7 @@ def one_thread():
 
 def do(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
     queue = RunQueue(schedule, Results(folder), {cohort.name: cohort})
-    execute(queue, {cohort.name: shared}, StudySettings(**settings))
+    execute(queue, {cohort.name: shared}, Room.of(StudySettings(**settings)))
     return queue
 
 
