@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from survq.data.shards import share_bags
+from survq.exits import UsageError
 from survq.reporting.results import Results
 from survq.settings import StudySettings
 from survq.training.loop import train_folds
@@ -115,7 +116,7 @@ def test_places_of_workers_are_given_back_when_a_trial_is_stopped(tmp_path, coho
 
 
 def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
-    with pytest.raises(ValueError, match="there is room for 4"):
+    with pytest.raises(UsageError, match="there is room for 4"):
         do(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
 
 

@@ -181,3 +181,23 @@ def test_the_search_runs_and_prints_both_scores(tiny_folder, tmp_path):
     outer = pd.read_csv(tmp_path / "search/outer_folds.csv")
     assert outer["fold"].tolist() == [0, 1, 2]
     assert (tmp_path / "search/optuna_nested.db").exists()
+
+
+def test_the_paper_protocol_prints_the_best_trial_and_says_what_it_is_worth(tiny_folder, tmp_path):
+    ended = run(command("search", tiny_folder, tmp_path, "--trials", "3", "--protocol", "paper"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    tried = pd.read_csv(tmp_path / "search/trials_paper.csv")
+    finished = tried[tried["state"] == "finished"]
+    best = finished.loc[finished["c_index"].idxmax()]
+    said = ended.stdout.split("OPTIMISTIC, not a result\n\n")[1].splitlines()
+    shown = dict(zip(said[0].split(), said[1].split(), strict=True))
+    assert int(shown["trial"]) == best["trial"] and float(shown["c_index"]) == pytest.approx(best["c_index"], abs=1e-5)
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_read(tiny_folder, tmp_path):
+    few = run([*command("search", tiny_folder, tmp_path, "--trials", "-1", "--inner-folds", "1")], timeout=60)
+    assert few.returncode == 2
+    assert "--trials is -1; expected 1 or more" in few.stderr and "--inner-folds is 1; expected 2" in few.stderr
+    workers = run([*command("query_counts", tiny_folder, tmp_path), "--workers-per-trial", "4"], timeout=60)
+    assert workers.returncode == 64 and "does not spread over 3 folds" in workers.stderr
+    assert "ray on" not in workers.stdout and "features" not in workers.stdout
