@@ -24,6 +24,7 @@ from survq.data.folder import Folder, replace_file
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
 from survq.data.problems import DataError, raise_if_any, some
 from survq.evaluation.measure import measure
+from survq.evaluation.significance import bootstrap_difference
 from survq.exits import UsageError, end, sentences, terminate
 from survq.models import MODELS
 from survq.reporting.progress import Progress, clock, distinct
@@ -180,6 +181,24 @@ class Study:
                 lines.append(line | _measured(record.predictions))
                 reports.append(record.report)
         return paper_table(pd.DataFrame(lines), list(rows), note=made_differently(reports))
+
+    def differences(
+        self, records: Sequence[Record], rows: Sequence[str], reference: Callable[[Record], bool]
+    ) -> pd.DataFrame:
+        """By how much the C-index of each run differs from that of its cohort and seed's reference, a line a run.
+
+        With the 95 % interval over the same resampled patients; NaN where none is defined. Runs that have no reference
+        have no line.
+        """
+        references = {(r.cohort, r.settings["seed"]): r for r in records if reference(r)}
+        lines = []
+        for record in records:
+            other = references.get((record.cohort, record.settings["seed"]))
+            if other is not None and record is not other:
+                found = bootstrap_difference(record.predictions, other.predictions)
+                line = {"cohort": record.cohort, **{name: record.settings[name] for name in (*rows, "seed")}}
+                lines.append(line | {"difference": found.estimate, "low": found.low, "high": found.high})
+        return pd.DataFrame(lines)
 
     def nested_table(self, searches: Sequence[Search], seeds: int) -> Table:
         """The table of what nested searches chose, on the outer folds, which had no say."""

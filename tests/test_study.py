@@ -181,6 +181,18 @@ def test_runs_of_different_machines_in_one_table_are_said(make_study):
     assert "alike" not in study.table(runs[1:], ["learning_rate"]).caption
 
 
+def test_differences_are_paired_by_cohort_and_seed(make_study):
+    study = make_study()
+    runs = runs_of(study, seeds=2)
+    for run in runs:
+        write(study, run, "diverged" if run is runs[1] else "finished")  # the reference of seed 1
+    records = study.train(runs)
+    found = study.differences(records, ["learning_rate"], lambda record: record.settings["learning_rate"] == 1e-3)
+    (line,) = found.to_dict("records")
+    assert (line["cohort"], line["learning_rate"], line["seed"]) == ("TINY", 2e-3, 0)
+    assert (line["difference"], line["low"], line["high"]) == (0, 0, 0), "both have the risks of seed 0"
+
+
 def test_folds_are_made_repeatedly_on_request(make_study, cohort):
     folds = make_study(repeats=2).folds(cohort)
     assert [(fold.repeat, fold.index) for fold in folds] == [(r, i) for r in range(2) for i in range(3)]

@@ -45,8 +45,14 @@ def test_the_study_ends_with_table_figures_and_paths(undisturbed):
     folder = results / "query_counts"
     table = pd.read_csv(folder / "table_3.csv")
     assert len(table) == 5 and table["mean"].between(0, 1).all()
+    differences = pd.read_csv(folder / "differences.csv")
+    by_counts = table.set_index(["histology_queries", "genomic_queries"])["mean"]
+    assert len(differences) == 4
+    for line in differences.itertuples():
+        gain = by_counts[line.histology_queries, line.genomic_queries] - by_counts[300, 128]
+        assert line.difference == pytest.approx(gain) and line.low <= line.difference <= line.high
     assert (folder / "query_counts.png").stat().st_size > 10_000
-    assert (folder / "kaplan_meier_TINY.png").exists()
+    assert (folder / "kaplan_meier_TINY.png").exists() and (folder / "learning_curves_TINY.png").exists()
     for said in ("TINY: 60 cases", "Table 3", "tensorboard --logdir", str(folder / "table_3.csv"), "5 of 5 done"):
         assert said in ended.stdout
     assert "SIMULATED" not in ended.stdout.splitlines()[0], "a data folder was named"
