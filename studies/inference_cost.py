@@ -8,7 +8,6 @@ The paper reports 106 ms and 1.21 GB for SurvQ, 172 ms and 1.42 GB for PIBD (BRC
 many patches, nor whether reading them is part of it; here the features of a case lie ready in memory.
 """
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,8 @@ from survq.data.cohort import Cohort, InputSpec, cohort_names
 from survq.data.folder import replace_file
 from survq.data.problems import DataError
 from survq.evaluation.cost import hardware, milliseconds, peak_memory, random_case
+from survq.exits import sentences
 from survq.models import MODELS
-from survq.study import DATA
 from survq.training.loop import best_device
 
 PAPER = {"survq": (106, 1.21), "pibd": (172, 1.42)}  # ms and GB, on BRCA
@@ -50,13 +49,10 @@ class InferenceCost:
 
 
 def main(settings: InferenceCost) -> None:
-    try:
+    with sentences():
         specs = sizes_of_cohorts(settings.data, settings.cohorts) if settings.data else {"paper": PAPER_SIZES}
-    except DataError as error:
-        print(f"survq: {error}", file=sys.stderr)
-        sys.exit(DATA)
-    for name, spec in specs.items():
-        compare(name, spec, settings)
+        for name, spec in specs.items():
+            compare(name, spec, settings)
 
 
 def sizes_of_cohorts(data: str, names: tuple[str, ...]) -> dict[str, InputSpec]:

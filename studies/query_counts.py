@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import tyro
 
-from survq.reporting.figures import kaplan_meier_figure, query_count_figure
+from survq.reporting.figures import kaplan_meier_figure, learning_curves_figure, query_count_figure
+from survq.reporting.results import Record
 from survq.settings import StudySettings
 from survq.study import open_study
 from survq.training.config import Run, TrainConfig
 
 QUERY_COUNTS = [(400, 128), (300, 128), (200, 128), (300, 256), (300, 64)]  # histology, genomic
+COUNTS = ("histology_queries", "genomic_queries")
 PAPER = (300, 128)
 PROTOCOL = "paper: settings fixed beforehand, last epoch reported, interval edges from the whole cohort"
 
@@ -39,6 +41,7 @@ def main(settings: QueryCounts) -> None:
             pace["epochs"] = settings.epochs
         runs = []
         for name, cohort in study.cohorts.items():
+            folds = study.folds(cohort)
             if "histology" not in cohort.modalities:
                 print(f"  {name} has no slides: genomic queries alone, rows that differ in histology queries are one")
             for histology, genomic in QUERY_COUNTS:
@@ -50,23 +53,31 @@ def main(settings: QueryCounts) -> None:
                     Run(
                         cohort=name,
                         config=TrainConfig(hyperparameters=counts | small, interval_edges="cohort", seed=seed, **pace),
-                        folds=study.folds(cohort),
+                        folds=folds,
                     )
                     for seed in range(settings.seeds)
                 ]
         records = study.train(runs)
-        if not records:
-            return
-        table = study.table(records, rows=["histology_queries", "genomic_queries"])
+        table = study.table(runs, rows=COUNTS)
         figures = {"query_counts": query_count_figure(table, study.oracle())}
         for record in records:
-            hyperparameters = record.config["config"]["hyperparameters"]
-            if hyperparameters["genomic_queries"] == PAPER[1] and hyperparameters["histology_queries"] in (0, PAPER[0]):
-                name = record.config["cohort"]
-                figures[f"kaplan_meier_{name}"] = kaplan_meier_figure(record.predictions, name)
+            if counts_of(record) == PAPER and record.settings["seed"] == 0:
+                figures[f"kaplan_meier_{record.cohort}"] = kaplan_meier_figure(record.predictions, record.cohort)
+                figures[f"learning_curves_{record.cohort}"] = learning_curves_figure(record.epochs, record.cohort)
         print(f"\nTable 3: C-index by numbers of queries\n\n{table}\n")
+        differences = study.differences(records, COUNTS, lambda record: counts_of(record) == PAPER)
+        if len(differences):
+            print(f"C-index minus that of {PAPER}, with its 95 % interval over the same patients\n")
+            print(f"{differences.to_string(index=False, float_format='{:+.3f}'.format)}\n")
+            study.save_rows("differences", differences)
         study.show_oracle()
         study.save("table_3", table, figures)
+
+
+def counts_of(record: Record) -> tuple[int, int]:
+    """Histology and genomic queries; the paper's number for a modality that the cohort lacks, as it has no say."""
+    histology, genomic = (record.settings[name] for name in COUNTS)
+    return histology or PAPER[0], genomic or PAPER[1]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ setting, and an epoch, that only its training cases chose.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -52,6 +52,8 @@ class SearchSettings(StudySettings):
     """Folds made of each outer training part, which the search sees."""
     protocol: Literal["nested", "paper"] = "nested"
     """paper: search on the folds that report. It shows what choosing alone is worth; its best is no result."""
+
+    at_least: ClassVar = StudySettings.at_least | dict(trials=1, inner_folds=2)
 
 
 def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
@@ -100,40 +102,36 @@ def main(settings: SearchSettings) -> None:
         print(f"  {trials} trials in each of {len(searches)} searches\n")
         schedule = Searches(searches)
         study.do(schedule, schedule.label)
+        study.missing |= schedule.missing
 
         tried = trials_table(searches)
         study.save_rows(f"trials_{settings.protocol}", tried)
-        write_optuna_view(searches, study.results.folder / f"optuna_{settings.protocol}.db")
-        if settings.protocol == "paper":
+        dashboard = study.results.folder / f"optuna_{settings.protocol}.db"
+        write_optuna_view(searches, dashboard)
+        if settings.protocol == "nested":
+            report(study, searches, settings.seeds)
+        elif tried["best"].any():
             print(f"\nThe best of {trials} trials on the folds that chose it: OPTIMISTIC, not a result\n")
-            print(tried[tried["chosen"]].to_string(index=False))
-        else:
-            report(study, searches, settings.seeds, trials)
-        print(f"  dashboard optuna-dashboard sqlite:///{study.results.folder / f'optuna_{settings.protocol}.db'}")
+            print(tried[tried["best"]].drop(columns=["best", "chosen"]).to_string(index=False))
+        print(f"  dashboard optuna-dashboard sqlite:///{dashboard}")
 
 
-def report(study: Study, searches: Sequence[Search], seeds: int, trials: int) -> None:
+def report(study: Study, searches: Sequence[Search], seeds: int) -> None:
     """What was chosen, how it did on the folds that had no say, and how optimistic the search was."""
-    outer = outer_table(searches)
-    if outer.empty:
-        return
-    predictions = {
-        (name, seed): outer_predictions([search for search in searches if search.cohort.name == name], seed)
-        for name in outer["cohort"].unique()
-        for seed in range(seeds)
-    }
-    table = study.nested_table(predictions, configurations=trials)
-    print(f"\nWhat each outer fold's search chose, and how it did\n\n{outer.to_string(index=False)}\n")
-    print(f"Nested search: C-index on outer folds, which had no say in any choice\n\n{table}\n")
-    optimistic = outer["search_c_index_optimistic"].mean()
-    print(f"  the search itself scored its choices {optimistic:.3f} on the inner folds: optimistic, not a result")
+    table, outer = study.nested_table(searches, seeds), outer_table(searches)
+    if len(outer):
+        print(f"\nWhat each outer fold's search chose, and how it did\n\n{outer.to_string(index=False)}\n")
+        study.save_rows("outer_folds", outer)
+    print(f"\nNested search: C-index on outer folds, which had no say in any choice\n\n{table}\n")
+    if len(outer):
+        optimistic = outer["search_c_index_optimistic"].mean()
+        print(f"  the search itself scored its choices {optimistic:.3f} on the inner folds: optimistic, not a result")
     study.show_oracle()
-    study.save_rows("outer_folds", outer)
-    figures = {
-        f"kaplan_meier_{name}": kaplan_meier_figure(table, f"{name}, nested search")
-        for (name, seed), table in predictions.items()
-        if seed == 0
-    }
+    figures = {}
+    for name in study.cohorts:
+        predictions = outer_predictions([search for search in searches if search.cohort.name == name])
+        if predictions is not None:
+            figures[f"kaplan_meier_{name}"] = kaplan_meier_figure(predictions, f"{name}, nested search")
     study.save("nested_search", table, figures)
 
 

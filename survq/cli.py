@@ -11,7 +11,6 @@ import tyro
 from tyro.conf import subcommand
 
 from survq.commands.check import Check
-from survq.commands.console import DATA, IN_USE, INTERRUPTED, IO, MISSING, USAGE, complain
 from survq.commands.extract import Extract
 from survq.commands.fetch import Fetch
 from survq.commands.import_expression import ImportExpression
@@ -21,8 +20,7 @@ from survq.commands.import_pathways import ImportPathways
 from survq.commands.import_splits import ImportSplits
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.simulate import Simulate
-from survq.data.lock import InUse
-from survq.data.problems import DataError
+from survq.exits import USAGE, sentences
 
 
 @dataclass(frozen=True)
@@ -69,17 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return USAGE if end.code else 0
     try:
-        return command.run()
-    except DataError as error:
-        return complain(error, DATA)
-    except InUse as error:
-        return complain(error, IN_USE)
-    except FileNotFoundError as error:
-        return complain(error, MISSING)
-    except OSError as error:
-        return complain(error, IO)
-    except KeyboardInterrupt:
-        return complain("interrupted", INTERRUPTED)
+        with sentences():
+            return command.run()
+    except SystemExit as end:
+        return int(end.code or 0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
+
+from survq.exits import UsageError
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class StudySettings:
     """Epochs of training. Left out: the paper's 50, or what the study says for simulated data."""
     folds: int | None = None
     """Make this many folds, stratified by event, grouped by site. Left out: the folds given with the data, else 5."""
+    repeats: int = 1
+    """Make the folds this many times over, each time other ones. Not for folds that are given with the data."""
     seeds: int = 1
     """Train each configuration with this many seeds."""
     cpus: int | None = None
@@ -31,11 +36,12 @@ class StudySettings:
     verbose: bool = False
     """Show what Ray has to say."""
 
+    at_least: ClassVar[dict[str, int]] = dict(epochs=1, folds=2, repeats=1, seeds=1, cpus=1, workers_per_trial=0)
+
     def __post_init__(self):
-        at_least = {"epochs": 1, "folds": 2, "seeds": 1, "cpus": 1, "workers_per_trial": 0}
         problems = [
             f"--{name.replace('_', '-')} is {value}; expected {low} or more"
-            for name, low in at_least.items()
+            for name, low in self.at_least.items()
             if (value := getattr(self, name)) is not None and value < low
         ]
         if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
@@ -43,4 +49,4 @@ class StudySettings:
         if twice := sorted({name for name in self.cohorts if self.cohorts.count(name) > 1}):
             problems.append(f"--cohorts names {', '.join(twice)} more than once")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise UsageError("; ".join(problems))

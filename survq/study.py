@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -20,23 +22,24 @@ from survq.data.batch import Bags
 from survq.data.cohort import Cohort, cohort_names
 from survq.data.folder import Folder, replace_file
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
-from survq.data.lock import InUse
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.simulate import read_simulation, simulator, write_simulated
 from survq.evaluation.measure import measure
+from survq.evaluation.significance import bootstrap_difference
+from survq.exits import UsageError, end, sentences, terminate
 from survq.models import MODELS
 from survq.reporting.progress import Progress, clock, distinct
 from survq.reporting.results import Record, Results
-from survq.reporting.tables import Table, paper_table
+from survq.reporting.tables import Table, made_differently, paper_table
 from survq.reporting.tensorboard import Board
 from survq.settings import StudySettings
-from survq.training.config import Run, TrainConfig
+from survq.training.config import Run, TrainConfig, hyperparameters_of
 from survq.training.queue import Grid, RunQueue, Schedule
 
+if TYPE_CHECKING:
+    from survq.tuning.search import Search
+
 FOLDS = 5  # where the data come without splits and nothing is asked for (section 4.2)
-USAGE, DATA, STORAGE, IN_USE = 64, 65, 74, 75  # exit codes, as sysexits.h has them
-
-
 GO_ON = "stopped. Start the same command again to continue: what is finished is not done again."
 
 
@@ -49,26 +52,13 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
     What a user can mend ends the program with a message and an exit code, without a traceback.
     """
     results = Results(Path(settings.results).expanduser() / name)
-    try:
-        with results.lock():
-            study = Study(name, settings, results, _load(settings))
-            study.introduce(protocol)
-            yield study
-            study.farewell()
-    except DataError as error:
-        sys.exit(_complain(error, DATA))
-    except ValueError as error:
-        if settings.verbose:
-            raise
-        sys.exit(_complain(error, USAGE))
-    except InUse as error:
-        sys.exit(_complain(error, IN_USE))
-    except OSError as error:
-        if settings.verbose:
-            raise
-        sys.exit(_complain(error, STORAGE))
-    except KeyboardInterrupt:
-        sys.exit(_complain(GO_ON, 128 + (_received or signal.SIGINT)))
+    with sentences(interrupted=GO_ON), results.lock():
+        study = Study(name, settings, results, _load(settings))
+        study.introduce(protocol)
+        yield study
+        study.farewell()
+        if study.missing:
+            end(f"{len(study.missing)} result(s) are missing; start the same command again to retry what failed.", 1)
 
 
 @dataclass
@@ -79,7 +69,8 @@ class Study:
     settings: StudySettings
     results: Results
     cohorts: dict[str, Cohort]
-    failures: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)  # runs, or searches, that have no result, and why
+    _records: dict[str, Record] = field(default_factory=dict)  # by path
     _bags: dict[str, Bags] = field(default_factory=dict)
     _start: float = field(default_factory=time.monotonic)
 
@@ -88,7 +79,9 @@ class Study:
         return self.settings.data is None
 
     def introduce(self, protocol: str) -> None:
-        """The first lines: which data, which protocol, where results go."""
+        """The first lines: which data, which protocol, where results go. Settings are kept beside the results."""
+        asked = {**asdict(self.settings), "results": str(self.settings.results)}
+        replace_file(self.results.folder / "study.json", json.dumps(asked, indent=2, default=str).encode() + b"\n")
         data = f"data: {self.settings.data}" if self.settings.data else "SIMULATED data: a demo, no scientific result"
         print(f"survq {survq.__version__} | {self.name} | {data}")
         for cohort in self.cohorts.values():
@@ -98,10 +91,16 @@ class Study:
 
     def folds(self, cohort: Cohort, model: str = TrainConfig.model) -> tuple[Fold, ...]:
         """The folds that came with the data, or those asked for, without cases of which the model cannot speak."""
-        if self.settings.folds is None and cohort.splits is not None:
+        repeats = self.settings.repeats
+        if cohort.splits is None or not self._as_given(cohort):
+            folds = make_folds(cohort.cases, self.settings.folds or FOLDS, repeats)
+        elif repeats == 1:
             folds = given_folds(cohort.splits, list(cohort.cases.index))
         else:
-            folds = make_folds(cohort.cases, self.settings.folds or FOLDS)
+            raise UsageError(
+                f"--repeats {repeats}: the folds of cohort {cohort.name} are given with its data. Mend: add --folds "
+                f"{FOLDS} to make other ones, or leave --repeats out."
+            )
         present = {"histology": cohort.has_slides, "genomics": cohort.has_expression}
         usable = set(cohort.cases.index)
         for modality in MODELS[model].needs:
@@ -116,10 +115,17 @@ class Study:
         return tuple(folds)
 
     def train(self, runs: Sequence[Run]) -> list[Record]:
-        """Do the runs that are not done yet. Returns the records of the finished ones, in the order given."""
+        """Do the runs that are not done yet. Returns the records of the finished ones, in the order given.
+
+        Raises DataError where the time intervals of a run cannot be cut.
+        """
         by_path = {run.path: run for run in runs}
+        problems = [problem for run in by_path.values() for problem in run.problems(self.cohorts[run.cohort].cases)]
+        raise_if_any(list(dict.fromkeys(problems)))
         records = self.do(Grid(list(by_path.values())), distinct(list(by_path)))
-        return [records[path] for path in by_path if path in records and records[path].state == "finished"]
+        ended = [(path, records[path]) for path in by_path if path in records]
+        self.missing |= {path: f"{r.state}: {r.report['reason']}" for path, r in ended if r.state != "finished"}
+        return [record for _, record in ended if record.state == "finished"]
 
     def do(self, schedule: Schedule, label: Callable[[str], str] = str) -> dict[str, Record]:
         """Do what a schedule asks for. Returns the records of what ended, by path; `label` is what people see of it."""
@@ -127,17 +133,22 @@ class Study:
         queue = RunQueue(schedule, self.results, self.cohorts, [Progress(lambda: schedule.total, label), board])
         if queue.has_work():
             self._execute(queue)
-        self.failures |= queue.failures
+        self.missing |= {path: f"failed: {reason}" for path, reason in queue.failures.items()}
+        self._records |= queue.records
         return queue.records
 
     def _execute(self, queue: RunQueue) -> None:
         # Ray takes seconds to import; a study that is finished does without
         from survq.data.session import ON_CLUSTER, await_machine, connect, resources
         from survq.data.shards import share_bags
+        from survq.training.distributed import spread_problem
         from survq.training.runs import Room, execute
 
+        for folds in queue.schedule.fold_counts:
+            if problem := spread_problem(self.settings.workers_per_trial, folds):
+                raise UsageError(problem)
         connect(self.settings.cpus, self.settings.verbose)
-        signal.signal(signal.SIGTERM, _terminate)  # Ray has put its own in place, which aborts
+        signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which aborts
         await_machine()
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
@@ -152,29 +163,63 @@ class Study:
                     seconds = time.monotonic() - start
                     print(f"  {name}: features in shared memory, {size / 1e6:,.0f} MB in {clock(seconds)}", flush=True)
         print(flush=True)
-        execute(queue, self._bags, self.settings)
+        execute(queue, self._bags, room, self.settings.verbose)
 
-    def table(self, records: Sequence[Record], rows: Sequence[str]) -> Table:
-        """The table of some records, with these hyperparameters or settings as rows and a column a cohort.
+    def table(self, runs: Sequence[Run], rows: Sequence[str]) -> Table:
+        """The table of runs, with these hyperparameters or settings as rows and a column a cohort.
 
         For settings that were fixed beforehand: nothing was chosen by looking at what the table says.
         """
+        lines, reports = [], []
+        for path, run in {run.path: run for run in runs}.items():
+            config, record = run.config, self._records.get(path)
+            settings = {**asdict(config), **hyperparameters_of(config.model), **config.hyperparameters}
+            what = {"cohort": run.cohort, "seed": config.seed, "configurations": 1}
+            line = {row: settings[row] for row in rows} | what | _size(self.cohorts[run.cohort], run.folds)
+            if record is None or record.predictions is None:
+                lines.append(line | {"problem": record.state if record else "failed"})
+            else:
+                lines.append(line | _measured(record.predictions))
+                reports.append(record.report)
+        return paper_table(pd.DataFrame(lines), list(rows), note=made_differently(reports))
+
+    def differences(
+        self, records: Sequence[Record], rows: Sequence[str], reference: Callable[[Record], bool]
+    ) -> pd.DataFrame:
+        """By how much the C-index of each run differs from that of its cohort and seed's reference, a line a run.
+
+        With the 95 % interval over the same resampled patients; NaN where none is defined. Runs that have no reference
+        have no line.
+        """
+        references = {(r.cohort, r.settings["seed"]): r for r in records if reference(r)}
         lines = []
         for record in records:
-            config = record.config["config"]
-            settings = {**config, **config["hyperparameters"]}
-            what = {"cohort": record.config["cohort"], "seed": config["seed"], "configurations": 1}
-            lines.append({row: settings[row] for row in rows} | what | _measured(record.predictions))
-        return paper_table(pd.DataFrame(lines), list(rows))
+            other = references.get((record.cohort, record.settings["seed"]))
+            if other is not None and record is not other:
+                found = bootstrap_difference(record.predictions, other.predictions)
+                line = {"cohort": record.cohort, **{name: record.settings[name] for name in (*rows, "seed")}}
+                lines.append(line | {"difference": found.estimate, "low": found.low, "high": found.high})
+        return pd.DataFrame(lines)
 
-    def nested_table(self, predictions: Mapping[tuple[str, int], pd.DataFrame], configurations: int) -> Table:
-        """The table of out-of-fold predictions, by cohort and seed, of what searches of so many settings chose."""
-        lines = [
-            {"protocol": "nested search", "cohort": cohort, "seed": seed, "configurations": configurations}
-            | _measured(table)
-            for (cohort, seed), table in predictions.items()
-        ]
-        return paper_table(pd.DataFrame(lines), ["protocol"])
+    def nested_table(self, searches: Sequence[Search], seeds: int) -> Table:
+        """The table of what nested searches chose, on the outer folds, which had no say."""
+        from survq.tuning.search import outer_predictions, outer_records  # Optuna is not for those who do not search
+
+        lines, reports = [], []
+        for name, cohort in self.cohorts.items():
+            own = [search for search in searches if search.cohort.name == name]
+            tried = sum(len(search.trials) for search in own)
+            size = _size(cohort, [search.outer for search in own if search.outer])
+            for seed in range(seeds):
+                line = {"protocol": "nested search", "cohort": name, "seed": seed, "configurations": tried} | size
+                records, predictions = outer_records(own, seed), outer_predictions(own, seed)
+                if predictions is None:
+                    lines.append(line | {"problem": f"{len(records)} of {len(own)} outer folds"})
+                else:
+                    lines.append(line | _measured(predictions))
+                reports += [record.report for record in records]
+        note = made_differently(reports)
+        return paper_table(pd.DataFrame(lines), ["protocol"], epoch="the epoch that inner folds chose", note=note)
 
     def oracle(self) -> dict[str, float]:
         """The C-index that the truth itself reaches on a simulated cohort, by cohort; empty for real ones."""
@@ -198,19 +243,20 @@ class Study:
     def show_oracle(self) -> None:
         """On simulated cohorts, the ceiling that the planted truth sets."""
         for name, c_index in self.oracle().items():
-            print(f"  {name} is simulated: the truth itself reaches {c_index:.3f}")
+            where = "" if self._as_given(self.cohorts[name]) else " on the folds that came with it, which are others"
+            print(f"  {name} is simulated: the truth itself reaches {c_index:.3f}{where}")
+
+    def _as_given(self, cohort: Cohort) -> bool:
+        """Whether the folds are those that came with the data."""
+        return self.settings.folds is None and cohort.splits is not None
 
     def farewell(self) -> None:
-        """The last lines: what went wrong, where to look, how to go on. Exits with 1 if a run failed."""
-        settings = {**asdict(self.settings), "results": str(self.settings.results)}
-        replace_file(self.results.folder / "study.json", json.dumps(settings, indent=2, default=str).encode() + b"\n")
+        """The last lines: where to look, and what is missing."""
         print(f"\n  curves    tensorboard --logdir {self.results.folder / 'tensorboard'}")
         print(f"  runs      {self.results.folder}/<cohort>/<run>/{{config.json,predictions.parquet,report.json}}")
         print(f"  took      {clock(time.monotonic() - self._start)}", flush=True)
-        if self.failures:
-            for path, reason in self.failures.items():
-                print(f"\nFAILED {path}\n{reason}", file=sys.stderr)
-            sys.exit(_complain(f"{len(self.failures)} run(s) failed; start the same command again to retry them.", 1))
+        for what, why in self.missing.items():
+            print(f"\n{what} {why}", file=sys.stderr)
 
 
 def _load(settings: StudySettings) -> dict[str, Cohort]:
@@ -239,29 +285,15 @@ def _demo(settings: StudySettings) -> Folder:
     return root
 
 
+def _size(cohort: Cohort, folds: Sequence[Fold]) -> dict:
+    """Of a line of `paper_table`: what is known before anything is measured."""
+    cases = cohort.cases.loc[sorted({case for fold in folds for case in fold.validation})]
+    unknown = dict.fromkeys(("c_index", "deviation", "low", "high"), math.nan)
+    return {"folds": len(folds), "n_cases": len(cases), "n_events": int(cases["event"].sum()), **unknown}
+
+
 def _measured(predictions: pd.DataFrame) -> dict:
-    """A line of `paper_table`."""
+    """Of a line of `paper_table`: what was measured, on the folds where there is a C-index."""
     found = measure(predictions)
-    cases = predictions.drop_duplicates("case_id")
-    return {
-        "c_index": found["mean"],
-        **{key: found[key] for key in ("deviation", "low", "high")},
-        "folds": len(found["folds"]),
-        "n_cases": len(cases),
-        "n_events": int(cases["event"].sum()),
-    }
-
-
-_received: int = 0  # the signal that ends this process, where it is not Ctrl-C
-
-
-def _terminate(number: int, _: object) -> None:
-    """SIGTERM: a spot instance goes away, a queue's time is up, a container is stopped."""
-    global _received
-    _received = number
-    raise KeyboardInterrupt  # the only exception that Ray lets through while it waits
-
-
-def _complain(error: object, code: int) -> int:
-    print(f"survq: {error}", file=sys.stderr)
-    return code
+    numbers = {"c_index": found["mean"], **{key: found[key] for key in ("deviation", "low", "high")}}
+    return numbers | {"folds": sum(not math.isnan(fold["c_index"]) for fold in found["folds"])}

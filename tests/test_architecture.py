@@ -16,8 +16,8 @@ STUDIES = sorted((ROOT / "studies").glob("*.py"))
 TREES = {file: ast.parse(file.read_text()) for file in [*SOURCES, *STUDIES]}
 
 LAYERS = [
-    *({"settings"}, {"data", "evaluation"}, {"importing", "slides", "models", "reporting"}, {"training"}, {"tuning"}),
-    *({"study", "commands"}, {"cli", "studies"}),
+    *({"exits"}, {"settings"}, {"data", "evaluation"}, {"importing", "slides", "models", "reporting"}),
+    *({"training"}, {"tuning"}, {"study", "commands"}, {"cli", "studies"}),
 ]
 """From the bottom to the top: a layer imports itself and those before it. The package itself holds but its version."""
 

@@ -4,11 +4,16 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from survq.cli import main
+from survq.data.lock import InUse
+from survq.data.problems import DataError
+from survq.data.worlds import PRESETS
 from survq.data.write import write_cohort
+from survq.exits import UsageError, sentences
 
 
 def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):
@@ -169,3 +174,41 @@ def test_it_starts_quickly_and_without_heavy_imports():
     heavy = ("torch", "ray", "sklearn", "pandas", "lifelines")
     code = f"import sys, survq.cli; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("two at once"), 64),
+        (DataError(["no events"]), 65),
+        (InUse("in use by process 7"), 75),
+        (FileNotFoundError("/absent: no such folder"), 66),
+        (OSError("disk full"), 74),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=repr,
+)
+def test_what_the_user_can_mend_is_a_sentence_and_a_code(error, code, capsys):
+    with pytest.raises(SystemExit) as ended, sentences():
+        raise error
+    assert ended.value.code == code
+    assert capsys.readouterr().err == f"survq: {error if str(error) else 'interrupted'}\n"
+
+
+@pytest.mark.parametrize("bug", [ValueError("Length mismatch"), TypeError("None"), RuntimeError("shapes")], ids=repr)
+def test_a_bug_is_a_traceback(bug):
+    """A library's ValueError is no mistake of the user, and her message would not tell where it comes from."""
+    with pytest.raises(type(bug)) as shown, sentences():
+        raise bug
+    assert shown.value is bug
+
+
+def test_a_world_that_cannot_be_is_a_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], censoring=0.001))
+    assert main(["simulate", str(tmp_path)]) == 64
+    assert "cannot be had" in capsys.readouterr().err
+
+
+def test_an_unsafe_address_is_a_sentence(tmp_path, capsys):
+    assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", "ftp://example.org"]) == 64
+    assert "it is no https address" in capsys.readouterr().err

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import DATA, show_next
+from survq.commands.console import show_next
+from survq.exits import DATA
 
 
 @dataclass(frozen=True)

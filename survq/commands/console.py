@@ -1,4 +1,4 @@
-"""What several commands print, and the codes they end with."""
+"""What several commands print."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-
-USAGE, DATA, MISSING, IO, IN_USE, INTERRUPTED = 64, 65, 66, 74, 75, 130  # exit codes, as in sysexits.h
-
-
-def complain(error: object, code: int) -> int:
-    print(f"survq: {error}", file=sys.stderr)
-    return code
 
 
 def show_next(folder: object, cohorts: Sequence[str]) -> None:

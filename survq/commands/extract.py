@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import DATA, USAGE, complain
+from survq.exits import DATA, UsageError
 
 if TYPE_CHECKING:
     from survq.data.ingest import SlideOutcome
@@ -57,9 +57,9 @@ class Extract:
     def run(self) -> int:
         needed = ["openslide", "PIL", "scipy", *(["timm"] if self.encoder != "tiny" else [])]
         if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-            return complain(f"{', '.join(missing)} not installed. Mend: pip install 'survq[wsi]'", USAGE)
+            raise UsageError(f"{', '.join(missing)} not installed. Mend: pip install 'survq[wsi]'")
         if self.timeout <= 0 or (self.mpp is not None and self.mpp <= 0):
-            return complain("--timeout and --mpp must be above 0", USAGE)
+            raise UsageError("--timeout and --mpp must be above 0")
         from survq.slides.encoder import load_encoder
         from survq.slides.extract import extract
         from survq.slides.pipeline import encode_slides

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import USAGE, Meter, complain, show_cohort
+from survq.commands.console import Meter, show_cohort
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,7 @@ class Fetch:
     def run(self) -> int:
         from survq.importing.xena import fetch_xena
 
-        try:
-            fetched = fetch_xena(
-                self.cohort, self.dest, self.table, endpoint=self.outcome, hub=self.hub, progress=Meter()
-            )
-        except ValueError as error:
-            if type(error) is ValueError:  # an address that is not safe
-                return complain(error, USAGE)
-            raise
+        fetched = fetch_xena(self.cohort, self.dest, self.table, endpoint=self.outcome, hub=self.hub, progress=Meter())
         for file, is_new in fetched.files.items():
             print(f"{'fetched' if is_new else 'was there'}: {file}")
         values = fetched.expression.values

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import DATA
+from survq.exits import DATA
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import USAGE, complain, show_cohort
+from survq.commands.console import show_cohort
+from survq.exits import UsageError
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,13 @@ class ImportLabels:
 
         own = [self.case_column, self.time_column, self.time_unit, self.event_column or self.censorship_column]
         if any([*own, self.event_values, self.censored_values]) and not all(own):
-            return complain(
+            raise UsageError(
                 "a table of your own needs all of --case-column, --time-column, --time-unit, and --event-column or "
-                "--censorship-column",
-                USAGE,
+                "--censorship-column"
             )
         if (self.event_column and self.censorship_column) or bool(self.event_values) != bool(self.censored_values):
-            return complain(
-                "give --event-column or --censorship-column, and --event-values together with --censored-values", USAGE
+            raise UsageError(
+                "give --event-column or --censorship-column, and --event-values together with --censored-values"
             )
         columns = None
         if self.case_column and self.time_column and self.time_unit:

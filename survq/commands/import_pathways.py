@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import USAGE, complain
+from survq.exits import UsageError
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ImportPathways:
 
         *files, data = self.files
         if not files:
-            return complain("give one file of gene sets or more, and then the data folder", USAGE)
+            raise UsageError("give one file of gene sets or more, and then the data folder")
         imported = import_pathways(files, Folder.at(data))
         print(f"{len(imported.pathways)} pathways from {len(files)} files")
         covered = [

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import USAGE, complain, show_next
+from survq.commands.console import show_next
+from survq.exits import UsageError
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Simulate:
 
     def run(self) -> int:
         if self.seed < 0 or (self.cases is not None and self.cases < 1):
-            return complain("--seed must be 0 or more, --cases 1 or more", USAGE)
+            raise UsageError("--seed must be 0 or more, --cases 1 or more")
         from survq.data.check import check
         from survq.data.simulate import write_simulated
 

@@ -10,9 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from survq.exits import IN_USE, Mendable
 
-class InUse(RuntimeError):
+
+class InUse(Mendable):
     """Another process works here."""
+
+    exit_code = IN_USE
 
 
 @contextmanager

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from survq.exits import DATA, Mendable
+
 SHOWN = 20  # of many problems
 
 
-class DataError(ValueError):
+class DataError(Mendable, ValueError):
     """The input cannot be used. Carries every problem found in one pass, as sentences."""
+
+    exit_code = DATA
 
     def __init__(self, problems: list[str]):
         self.problems = list(problems)

@@ -38,6 +38,7 @@ from survq.data.streams import generator
 from survq.data.worlds import PRESETS, PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig
 from survq.data.write import Slide, write_cohort
 from survq.evaluation.concordance import concordance_index
+from survq.exits import UsageError
 
 SHARE_SPREAD = 0.8  # deviation of a case's log inclination to a morphology
 CROSSTALK = 0.3  # how much the first planted pathway inclines a case to the first prognostic morphology
@@ -236,7 +237,7 @@ class World:
         self.dropout_rate = float(np.quantile(needed, self.config.censoring))
         if self.dropout_rate == 0:
             outlive = (death > STUDY_END_MONTHS).mean()
-            raise ValueError(
+            raise UsageError(
                 f"censoring={self.config.censoring} cannot be had: {outlive:.2f} of the cases outlive the study. "
                 f"Ask for more censoring, or for smaller effects."
             )
@@ -322,7 +323,7 @@ def write_simulated(
     """
     if isinstance(world, str):
         if world not in PRESETS:
-            raise ValueError(f"No preset {world!r}; expected one of {', '.join(PRESETS)}, or a WorldConfig.")
+            raise UsageError(f"No preset {world!r}; expected one of {', '.join(PRESETS)}, or a WorldConfig.")
         world = PRESETS[world]
     config = replace(
         world,

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from survq.data.pathways import Pathways
 from survq.data.streams import generator
+from survq.exits import UsageError
 
 PROGNOSTIC = (0, 1)  # morphologies: the first worsens the outlook, the second betters it
 CENTROID_MIXING = 0.35  # centroids are nearly, not exactly, orthogonal
@@ -69,7 +70,7 @@ class WorldConfig:
 
     def __post_init__(self):
         if problems := list(self._problems()):
-            raise ValueError(f"This world cannot be simulated: {'; '.join(problems)}.")
+            raise UsageError(f"This world cannot be simulated: {'; '.join(problems)}.")
 
     def _problems(self) -> Iterator[str]:
         if self.cases < 1 or self.held_out < 0:

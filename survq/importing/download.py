@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from survq.data.folder import replace_file
 from survq.data.lock import locked
 from survq.data.problems import DataError
+from survq.exits import UsageError
 from survq.importing.opened import GZIP, OnBytes, opened, sha256
 
 CHUNK = 1 << 20
@@ -35,7 +36,7 @@ def download(url: str, file: Path, *, progress: OnBytes | None = None, pause: fl
 
     Goes on where an earlier download was cut, if it is still the same file there. Tries again after `pause` seconds,
     then twice that, and so on. Raises FileNotFoundError where the server has no such file, ConnectionError with the
-    mend where it cannot be had, DataError where what came is damaged, ValueError for an address that is not safe; and
+    mend where it cannot be had, DataError where what came is damaged, UsageError for an address that is not safe; and
     InUse where another process fetches it.
     """
     _refuse_unsafe(url)
@@ -158,7 +159,7 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
 
 def _refuse_unsafe(url: str) -> None:
     if urlsplit(url).scheme != "https" and not (urlsplit(url).scheme == "http" and _is_loopback(url)):
-        raise ValueError(f"{url[:200]}: not fetched, for it is no https address. Mend: give one that is.")
+        raise UsageError(f"{url[:200]}: not fetched, for it is no https address. Mend: give one that is.")
 
 
 def _is_loopback(url: str) -> bool:

@@ -167,7 +167,7 @@ class ResidualAttention(nn.Module):
 class HazardHead(nn.Linear):
     """The logits of the hazards. In full precision also under autocast: in half of it, near risks would become ties."""
 
-    def forward(self, z: Float[Tensor, "case width"]) -> Float[Tensor, "case interval"]:
+    def forward(self, z: Float[Tensor, "*case width"]) -> Float[Tensor, "*case interval"]:
         with torch.autocast(z.device.type, enabled=False):
             return super().forward(z.to(self.weight.dtype))
 

@@ -6,7 +6,7 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers; groups a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from survq.evaluation.epochs import Epoch
 from survq.evaluation.kaplan_meier import log_rank, risk_groups, survival_curve
 from survq.reporting.tables import Table
 
@@ -112,20 +113,20 @@ def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) 
     return figure
 
 
-def learning_curves_figure(curves: pd.DataFrame) -> Figure:
+def learning_curves_figure(epochs: Sequence[Epoch], title: str) -> Figure:
     """Losses and C-index by epoch, a faint line a fold and their mean in bold.
 
-    `curves` has one row a fold and epoch: repeat, fold, epoch, training_loss, validation_loss, c_index (of the held-out
-    cases). A C-index of NaN leaves a gap in its fold's line and is left out of the mean.
+    A C-index of NaN leaves a gap in its fold's line and is left out of the mean.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title)
     loss, c_index = figure.subplots(1, 2)
     for axes, name, label, colour, line in [
         (loss, "training_loss", "training cases", BLUE, "-"),
         (loss, "validation_loss", "held-out cases", VERMILION, "--"),
         (c_index, "c_index", "held-out cases", VERMILION, "--"),
     ]:
-        by_fold = curves.pivot(index="epoch", columns=["repeat", "fold"], values=name).sort_index()
+        by_fold = pd.DataFrame([getattr(epoch, name) for epoch in epochs], index=[epoch.epoch for epoch in epochs])
         axes.plot(by_fold.index, by_fold, line, color=colour, alpha=0.3, linewidth=1)
         mean = f"{label}, mean of {by_fold.shape[1]} folds"
         axes.plot(by_fold.index, by_fold.mean(axis=1), line, color=colour, linewidth=2.5, label=mean)

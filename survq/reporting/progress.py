@@ -136,11 +136,11 @@ def clock(seconds: float) -> str:
 
 def _outcome(record: Record) -> str:
     if record.state == "finished":
-        c_index = record.report["c_index"]
-        spread = f" ± {_c(c_index['deviation'])}" if len(c_index["folds"]) > 1 else ""
-        return f"C {_c(c_index['mean'])}{spread}"
-    return f"{record.state} at epoch {len(record.report['epochs'])}"
+        measured = record.report["c_index"]
+        spread = f" ± {_c(measured['deviation'])}" if len(measured["folds"]) > 1 else ""
+        return f"C {_c(record.c_index)}{spread}"
+    return f"{record.state} at epoch {len(record.epochs)}"
 
 
-def _c(value: float | None) -> str:
-    return "undefined" if value is None or math.isnan(value) else f"{value:.3f}"
+def _c(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"

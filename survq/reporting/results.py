@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 
 from survq.data.folder import Folder, appearing, parquet
 from survq.data.lock import locked
+from survq.evaluation.epochs import Epoch
 
 DAMAGED, STALE = ".damaged-", ".stale-"
 
@@ -40,6 +42,25 @@ class Record:
     @property
     def state(self) -> str:
         return self.report["state"]
+
+    @property
+    def cohort(self) -> str:
+        return self.config["cohort"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The model's hyperparameters, defaults included, and how it was trained, by name."""
+        config = self.config["config"]
+        return {**{k: v for k, v in config.items() if k != "hyperparameters"}, **config["hyperparameters"]}
+
+    @cached_property
+    def epochs(self) -> list[Epoch]:
+        return [Epoch(**epoch) for epoch in self.report["epochs"]]
+
+    @property
+    def c_index(self) -> float:
+        """The mean over folds; NaN where it is undefined, and for a run that did not finish."""
+        return self.report["c_index"]["mean"] if self.state == "finished" else math.nan
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ import pandas as pd
 PAPER_COHORTS = ("BRCA", "BLCA", "COADREAD", "HNSC", "STAD")
 # what a record says of a finished run beside its settings
 MEASURED = ("c_index", "deviation", "low", "high", "folds", "n_cases", "n_events")
+MADE_WITH = ("device", "precision", "parts", "torch")  # of a report: what may move a C-index a little
 ABSENT, UNDEFINED = "–", "undefined"
 
 
@@ -22,12 +25,15 @@ class Table:
 
     `cells` is the long form, one line a configuration and cohort, and what is saved as .csv. Its columns: the settings
     in `rows`, the cohort, mean and deviation over folds (ddof 0), low and high (95 %, patient bootstrap), folds, cases,
-    events, seeds and, where the records have it, configurations (how many were tried to arrive at this one).
+    events, seeds and, where the records have it, configurations (how many were tried to arrive at this one) and problem
+    (why a cell has no number).
     """
 
     cells: pd.DataFrame
     rows: tuple[str, ...]
     columns: str
+    epoch: str = "the last epoch"
+    note: str = ""  # a sentence below it
 
     @property
     def average(self) -> pd.Series:
@@ -59,15 +65,13 @@ class Table:
     @property
     def caption(self) -> str:
         seeds, folds = self.cells["seeds"], self.cells["folds"]
-        sentences = [
-            f"C-index after the last epoch: mean ± population deviation over {_span(folds)} folds; below it the 95 % "
-            "interval by patient bootstrap."
-        ]
+        over = "one fold" if folds.max() == 1 else f"mean ± population deviation over {_span(folds)} folds"
+        sentences = [f"C-index after {self.epoch}: {over}; below it the 95 % interval by patient bootstrap."]
         if seeds.max() > 1:
             sentences.append(f"Every number is the mean over {_span(seeds)} seeds.")
         if "configurations" in self.cells:
             sentences.append(f"Configurations tried for a cell: {_span(self.cells['configurations'])}.")
-        return " ".join(sentences)
+        return " ".join([*sentences, *filter(None, [self.note])])
 
     def save(self, stem: Path | str) -> tuple[Path, Path]:
         """Write `stem`.csv (numbers) and `stem`.md (as printed); the folder is made."""
@@ -101,25 +105,34 @@ class Table:
         return grid
 
 
-def paper_table(records: pd.DataFrame, rows: list[str], columns: str = "cohort") -> Table:
-    """The table of finished runs: the settings `rows` down, as they appear, and the cohorts across, as in the paper.
+def paper_table(
+    records: pd.DataFrame,
+    rows: list[str],
+    columns: str = "cohort",
+    *,
+    epoch: str = "the last epoch",
+    note: str = "",
+) -> Table:
+    """The table of runs: the settings `rows` down, as they appear, and the cohorts across, as in the paper.
 
-    `records` has one row a finished run: cohort, its settings (hyperparameters) as columns, seed, and what was
-    measured: c_index, deviation, low, high, folds, n_cases, n_events; also, if known, configurations. Runs that differ
-    in nothing but the seed are averaged, deviation and interval too: another seed is no other patient, so the interval
-    does not shrink. Runs of one cell that differ in anything else are refused (ValueError).
+    `records` has one row a run: cohort, its settings (hyperparameters) as columns, seed, and what was measured:
+    c_index, deviation, low, high, folds, n_cases, n_events; also, if known, configurations, and problem: why a run has
+    no number, where it has none. Runs that differ in nothing but the seed are averaged, deviation and interval too:
+    another seed is no other patient, so the interval does not shrink. Where a seed has a problem the cell says so and
+    has no number, for what was left would flatter. Runs of one cell that differ in anything else are refused
+    (ValueError). `epoch` and `note` are for the caption.
     """
     needed = [columns, *rows, *MEASURED, "seed"]
     if missing := [name for name in needed if name not in records]:
         raise ValueError(f"The records lack the columns {missing}; they have {list(records.columns)}.")
     if records.empty:
         raise ValueError("There is no finished run to make a table of.")
-    settings = [name for name in records if name not in {*MEASURED, "seed", "configurations"}]
+    settings = [name for name in records if name not in {*MEASURED, "seed", "configurations", "problem"}]
     records = records.assign(**{name: records[name].map(_hashable) for name in settings})
     cell = records.groupby([*rows, columns], sort=False, dropna=False)
     _refuse_mixed(records, cell, settings, within=[*rows, columns])
 
-    aggregates = {
+    aggregates: dict[str, tuple[str, Any]] = {
         "mean": ("c_index", "mean"),
         "deviation": ("deviation", "mean"),
         "low": ("low", "mean"),
@@ -131,7 +144,27 @@ def paper_table(records: pd.DataFrame, rows: list[str], columns: str = "cohort")
     }
     if "configurations" in records:
         aggregates["configurations"] = ("configurations", "max")
-    return Table(cell.agg(**aggregates).reset_index(), tuple(rows), columns)
+    if "problem" in records:
+        aggregates["problem"] = ("problem", _problem)
+    cells = cell.agg(**aggregates).reset_index()
+    if "problem" in cells:
+        cells.loc[cells["problem"].notna(), ["mean", "deviation", "low", "high"]] = np.nan
+    return Table(cells, tuple(rows), columns, epoch, note)
+
+
+def made_differently(reports: Sequence[Mapping]) -> str:
+    """A sentence on what the runs of a table were not all made with, and how many with which; empty if all were.
+
+    It is no error: a study may go on on another machine. But rows may then differ by more than their settings.
+    """
+    made = [{**report, **report.get("versions", {})} for report in reports]
+    counts = {name: Counter(str(report.get(name, "unknown")) for report in made) for name in MADE_WITH}
+    differing = [
+        f"{name} " + ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
+        for name, values in counts.items()
+        if len(values) > 1
+    ]
+    return f"Its runs were not all made alike: {'; '.join(differing)}." if differing else ""
 
 
 def _refuse_mixed(records: pd.DataFrame, cell, settings: list[str], within: list[str]) -> None:
@@ -150,9 +183,20 @@ def _refuse_mixed(records: pd.DataFrame, cell, settings: list[str], within: list
 def _cell(cell: pd.Series | None) -> tuple[str, str]:
     if cell is None:
         return ABSENT, ""
+    if isinstance(problem := cell.get("problem"), str):
+        return problem, ""
     if pd.isna(cell["mean"]):
         return UNDEFINED, ""
-    return f"{cell['mean']:.3f} ± {cell['deviation']:.3f}", f"[{cell['low']:.3f}, {cell['high']:.3f}]"
+    deviation = f" ± {cell['deviation']:.3f}" if cell["folds"] > 1 else ""
+    return f"{cell['mean']:.3f}{deviation}", f"[{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+def _problem(seeds: pd.Series) -> str | None:
+    """What is wrong with the runs of a cell, of which there is one a seed."""
+    problems = seeds.dropna()
+    if problems.empty or len(seeds) == 1:
+        return None if problems.empty else problems.iloc[0]
+    return f"{len(problems)} of {len(seeds)} seeds: {'; '.join(sorted(set(problems)))}"
 
 
 def _setting(value: object) -> str:

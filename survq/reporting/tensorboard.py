@@ -13,6 +13,8 @@ from survq.evaluation.epochs import Epoch
 from survq.reporting.figures import kaplan_meier_figure
 from survq.reporting.results import Record
 
+DRAWN = "drawn"  # an empty file beside the curves of a run that are whole
+
 
 class Board:
     """Writes event files, a folder a run: results/<study>/tensorboard/<cohort>/<run>/. They are a view, never read."""
@@ -41,20 +43,24 @@ class Board:
                 writer.add_scalar(f"{name}/fold {fold}", value, epoch.epoch)
 
     def ended(self, path: str, record: Record, *, found: bool) -> None:
-        writer = self._writers.pop(path, None)
-        if writer is None:
-            return
-        epochs = len(record.report["epochs"])
+        """One that is found is drawn where the study was killed before it was, or its curves were deleted."""
+        drawn = self.folder / path / DRAWN
+        if found:
+            if drawn.exists():
+                return
+            self.started(path, len(record.epochs))
+            for epoch in record.epochs:
+                self.epoch(path, epoch)
+        writer = self._writers.pop(path)
         if record.predictions is not None:
-            figure = kaplan_meier_figure(record.predictions, title=record.config["cohort"])
-            writer.add_figure("Kaplan-Meier, median risk of each fold", figure, epochs)
-        config = record.config["config"]
-        settings = {**{k: v for k, v in config.items() if k != "hyperparameters"}, **config["hyperparameters"]}
+            figure = kaplan_meier_figure(record.predictions, title=record.cohort)
+            writer.add_figure("Kaplan-Meier, median risk of each fold", figure, len(record.epochs))
+        settings = record.settings | {"cohort": record.cohort}
         settings = {k: v if isinstance(v, (bool, int, float, str)) else json.dumps(v) for k, v in settings.items()}
-        measured = {"C-index/mean of folds": float(record.report.get("c_index", {}).get("mean") or float("nan"))}
-        for summary in hparams({**settings, "cohort": record.config["cohort"]}, measured):
+        for summary in hparams(settings, {"C-index/mean of folds": record.c_index}):
             writer._get_file_writer().add_summary(summary)
         writer.close()
+        drawn.touch()
 
     def failed(self, path: str, reason: str) -> None:
         if writer := self._writers.pop(path, None):

@@ -14,7 +14,11 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from survq.data.folds import Fold
+import pandas as pd
+
+from survq.data.folds import Fold, TimeIntervals
+from survq.data.problems import DataError
+from survq.exits import UsageError
 from survq.models import MODELS
 
 
@@ -58,7 +62,7 @@ class TrainConfig:
             if value is not None and value < low:
                 problems.append(f"{name} is {value}; expected {low} or more")
         if problems:
-            raise ValueError("Configuration: " + "; ".join(problems) + ".")
+            raise UsageError("Configuration: " + "; ".join(problems) + ".")
 
     @property
     def name(self) -> str:
@@ -92,6 +96,18 @@ class Run:
         """Where its results lie, below the study's folder."""
         name = self.config.name if self.config.model == TrainConfig.model else f"{self.config.model},{self.config.name}"
         return "/".join(_file_name(part) for part in (self.cohort, *self.group.split("/"), name) if part)
+
+    def problems(self, cases: pd.DataFrame) -> list[str]:
+        """The folds whose time intervals cannot be cut, for too few times of death. `cases` has time and event."""
+        found = []
+        for fold in self.folds:
+            seen = cases if self.config.interval_edges == "cohort" else cases.loc[list(fold.training)]
+            try:
+                TimeIntervals.fit(seen["time"].to_numpy(float), seen["event"].to_numpy(bool), self.config.intervals)
+            except DataError as error:
+                where = " ".join(filter(None, (f"cohort {self.cohort}", self.group, f"fold {fold.index}")))
+                found += [f"{where} of repeat {fold.repeat}: {problem}" for problem in error.problems]
+        return found
 
     def describe(self, fingerprint: str) -> dict:
         """All that was chosen and that the result depends on, as plain data.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -41,6 +42,10 @@ class Schedule(Protocol):
     def total(self) -> int:
         """How many runs it has in all."""
 
+    @property
+    def fold_counts(self) -> set[int]:
+        """How many folds a run of it may have."""
+
 
 class Grid:
     """All of these runs, each to its end."""
@@ -48,6 +53,7 @@ class Grid:
     def __init__(self, runs: Sequence[Run]):
         self._waiting = list(runs)
         self.total = len(runs)
+        self.fold_counts = {len(run.folds) for run in runs}
 
     def next(self) -> Run | None:
         return self._waiting.pop(0) if self._waiting else None
@@ -166,6 +172,6 @@ def report(outcome: RunOutcome) -> dict:
     }
     if outcome.predictions is not None:
         content["c_index"] = measure(outcome.predictions)
-        best = max(outcome.epochs, key=lambda epoch: (epoch.mean_c_index == epoch.mean_c_index, epoch.mean_c_index))
+        best = max(outcome.epochs, key=lambda epoch: (not math.isnan(epoch.mean_c_index), epoch.mean_c_index))
         content["optimistic_best_epoch"] = {"epoch": best.epoch, "c_index": best.mean_c_index}
     return content

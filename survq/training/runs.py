@@ -15,6 +15,7 @@ from survq.data.batch import Bags
 from survq.data.cohort import Cohort
 from survq.data.session import resources
 from survq.evaluation.epochs import Epoch
+from survq.exits import UsageError
 from survq.settings import StudySettings
 from survq.training.config import Run
 from survq.training.distributed import free_workers, spread_problem, train_over_workers
@@ -29,9 +30,8 @@ from ray.tune.search import Searcher
 RETRIES = 2  # of a trial whose process died; a model that raised an error would do so again
 
 
-def execute(queue: RunQueue, bags: Mapping[str, Bags], settings: StudySettings) -> None:
-    """Do all runs that the queue hands out, as many at a time as the session has room for."""
-    room = Room.of(settings)
+def execute(queue: RunQueue, bags: Mapping[str, Bags], room: Room, verbose: bool = False) -> None:
+    """Do all runs that the queue hands out, as many at a time as there is room for."""
     # Tune wants a place for what it remembers; nothing of it is read again
     scratch = tempfile.mkdtemp(prefix="survq-tune-")
     try:
@@ -49,7 +49,7 @@ def execute(queue: RunQueue, bags: Mapping[str, Bags], settings: StudySettings) 
             run_config=tune.RunConfig(
                 name="survq",
                 storage_path=scratch,
-                verbose=2 if settings.verbose else 0,
+                verbose=2 if verbose else 0,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         ).fit()
@@ -69,14 +69,14 @@ class Room:
 
     @classmethod
     def of(cls, settings: StudySettings) -> Room:
-        """Raises ValueError where there is no room for a single trial."""
+        """Raises UsageError where there is no room for a single trial."""
         _, cpus, gpus = resources()
         gpu = 0.0 if not gpus else 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
         if workers := settings.workers_per_trial:
             worker = {"CPU": 1.0, "GPU": gpu} if gpu else {"CPU": 1.0}
             places = int(gpus / gpu) if gpu else cpus
             if places < workers:
-                raise ValueError(f"--workers-per-trial {workers}: there is room for {places}. Mend: ask for fewer.")
+                raise UsageError(f"--workers-per-trial {workers}: there is room for {places}. Mend: ask for fewer.")
             # the trial's own process only waits; a request of nothing at all is refused
             return cls(places // workers, {"CPU": 0, "node:__internal_head__": 0.001}, 1, workers, worker)
         if not gpu:
@@ -84,7 +84,7 @@ class Room:
             return cls(cpus, {"CPU": 1}, 1)
         trials = int(gpus / gpu)
         if not trials:
-            raise ValueError(f"--gpus-per-trial {gpu:g}: there are {gpus} GPUs. Mend: ask for fewer.")
+            raise UsageError(f"--gpus-per-trial {gpu:g}: there are {gpus} GPUs. Mend: ask for fewer.")
         threads = max(1, min(8, cpus // trials))
         return cls(trials, {"CPU": threads, "GPU": gpu}, threads)
 

@@ -20,8 +20,9 @@ from optuna.trial import TrialState
 
 from survq.data.cohort import Cohort
 from survq.data.folds import Fold, make_folds
+from survq.data.problems import DataError, raise_if_any
 from survq.data.streams import torch_seed
-from survq.evaluation.epochs import Epoch, mean_defined
+from survq.evaluation.epochs import Epoch
 from survq.reporting.results import Record
 from survq.training.config import Run, TrainConfig
 
@@ -33,7 +34,7 @@ STARTUP = 8  # trials before Optuna leans on what it has seen
 class Space:
     """What is searched."""
 
-    configure: Callable[[optuna.Trial], TrainConfig]  # asks the trial for values
+    configure: Callable[[optuna.trial.BaseTrial], TrainConfig]  # asks the trial for values
     first: Mapping[str, Any]  # what the first trial tries: a setting known to be sound
     complexity: Callable[[TrainConfig], float]  # of settings that are equally good the simplest is taken
 
@@ -50,7 +51,7 @@ class Trial:
 
     @property
     def epochs(self) -> list[Epoch]:
-        return [] if self.record is None else [Epoch(**epoch) for epoch in self.record.report["epochs"]]
+        return [] if self.record is None else self.record.epochs
 
     @property
     def best(self) -> Epoch:
@@ -87,24 +88,23 @@ class Search:
     trials_wanted: int
     seeds: int
     seed: int
-    trials: list[Trial] = field(default_factory=list)
-    given: int = 0  # trials handed out
+    trials: list[Trial] = field(default_factory=list)  # those handed out
     refits: dict[int, Record | None] = field(default_factory=dict)  # by seed: how the choice does on the outer fold
     abandoned: bool = False
 
-    def next(self) -> Run | None:
+    def next(self) -> tuple[Run, Trial | int] | None:
+        """The next run, and what it is: a trial, or the refit of this seed."""
         if self.abandoned:
             return None
-        if self.given < self.trials_wanted and self.given < self._known_generation():
-            trial = self._suggest(self.given)
+        if len(self.trials) < min(self.trials_wanted, self._known_generation()):
+            trial = self._suggest(len(self.trials))
             self.trials.append(trial)
-            self.given += 1
-            return Run(self.cohort.name, trial.config, self.inner, f"{self.name}/trial={trial.number}")
+            return Run(self.cohort.name, trial.config, self.inner, f"{self.name}/trial={trial.number}"), trial
         if self.outer and self._searched and len(self.refits) < self.seeds and self.chosen is not None:
             seed = len(self.refits)
             self.refits[seed] = None
             config = replace(self.chosen.config, epochs=self.chosen.best.epoch, seed=seed)
-            return Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen")
+            return Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen"), seed
         return None
 
     @property
@@ -114,17 +114,26 @@ class Search:
         return self._searched and (not self.outer or self.chosen is None or len(self.refits) == self.seeds)
 
     @property
+    def best(self) -> Trial | None:
+        """The trial with the highest mean inner C-index."""
+        return max(self._candidates, key=lambda trial: (trial.best.mean_c_index, -trial.number), default=None)
+
+    @property
     def chosen(self) -> Trial | None:
         """The simplest setting whose mean inner C-index is within one standard error of the best one."""
-        candidates = [t for t in self.trials if t.state == "finished" and not math.isnan(t.best.mean_c_index)]
-        if not candidates:
+        best = self.best
+        if best is None:
             return None
-        best = max(candidates, key=lambda trial: (trial.best.mean_c_index, -trial.number))
         folds = [c for c in best.best.c_index if not math.isnan(c)]
         error = statistics.stdev(folds) / math.sqrt(len(folds)) if len(folds) > 1 else 0.0
-        good = [t for t in candidates if t.best.mean_c_index >= best.best.mean_c_index - error]
+        good = [t for t in self._candidates if t.best.mean_c_index >= best.best.mean_c_index - error]
         complexity = self.space.complexity
         return min(good, key=lambda t: (complexity(t.config), t.best.mean_validation_loss, t.number))
+
+    def problems(self) -> list[str]:
+        """Why the folds that it sees cannot be trained on. No setting that is searched changes it."""
+        first = self.space.configure(optuna.trial.FixedTrial(dict(self.space.first)))
+        return Run(self.cohort.name, first, self.inner, self.name).problems(self.cohort.cases)
 
     def stops(self, trial: Trial, epochs: Sequence[Epoch]) -> bool:
         """Whether a trial's loss is above the median that trials of earlier generations had reached by this epoch."""
@@ -143,8 +152,26 @@ class Search:
         return f"outer={self.outer.repeat}.{self.outer.index}" if self.outer else "sweep"
 
     @property
+    def missing(self) -> str | None:
+        """Why it has no result, or not that of every seed; None where nothing is amiss."""
+        if self.abandoned:
+            return "was abandoned, for a run of it failed"
+        if self.chosen is None:
+            return "chose nothing, for no trial ended with a C-index"
+        unfinished = [
+            f"seed {seed} {record.state}: {record.report['reason']}"
+            for seed, record in self.refits.items()
+            if record is not None and record.state != "finished"
+        ]
+        return f"chose what did not train on all its cases; {'; '.join(unfinished)}" if unfinished else None
+
+    @property
+    def _candidates(self) -> list[Trial]:
+        return [t for t in self.trials if t.state == "finished" and not math.isnan(t.best.mean_c_index)]
+
+    @property
     def _searched(self) -> bool:
-        return self.given == self.trials_wanted and all(trial.record is not None for trial in self.trials)
+        return len(self.trials) == self.trials_wanted and all(trial.record is not None for trial in self.trials)
 
     def _known_generation(self) -> int:
         """Trials below this number may be suggested: all of the generations before theirs have ended."""
@@ -182,10 +209,9 @@ class Searches:
 
     def next(self) -> Run | None:
         for search in self.searches:
-            run = search.next()
-            if run is not None:
-                refit = search.outer is not None and run.folds == (search.outer,)
-                self._out[run.path] = (search, run.config.seed if refit else search.trials[-1])
+            if (found := search.next()) is not None:
+                run, what = found
+                self._out[run.path] = search, what
                 return run
         return None
 
@@ -213,6 +239,15 @@ class Searches:
     def total(self) -> int:
         return sum(search.total for search in self.searches)
 
+    @property
+    def fold_counts(self) -> set[int]:
+        return {len(search.inner) for search in self.searches} | {1 for search in self.searches if search.outer}
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The searches that have no result, or not that of every seed, and why."""
+        return {f"{s.cohort.name} {s.name}": reason for s in self.searches if (reason := s.missing) is not None}
+
     def label(self, path: str) -> str:
         """A run for people: which search, and what it tries."""
         search, what = self._out[path]
@@ -233,25 +268,37 @@ def nested_searches(
     seeds: int = 1,
     seed: int = 0,
 ) -> list[Search]:
-    """A search for each outer fold; inner folds are made of its training cases, by event and site as all folds are."""
-    searches = []
+    """A search for each outer fold; inner folds are made of its training cases, by event and site as all folds are.
+
+    Raises DataError where that cannot be, or where an inner fold has too few deaths for its time intervals.
+    """
+    searches, problems = [], []
     for fold in outer:
-        inner = make_folds(cohort.cases.loc[list(fold.training)], inner_folds, seed=seed)
+        try:
+            inner = make_folds(cohort.cases.loc[list(fold.training)], inner_folds, seed=seed)
+        except DataError as error:
+            problems += [f"cohort {cohort.name}, inside outer fold {fold.index}: {line}" for line in error.problems]
+            continue
         searches.append(Search(cohort, fold, tuple(inner), space, trials, seeds, seed))
+        problems += searches[-1].problems()
+    raise_if_any(problems)
     return searches
 
 
 def sweep(cohort: Cohort, folds: Sequence[Fold], space: Space, *, trials: int, seed: int = 0) -> Search:
     """A search whose trials see the folds that report them: its best is what choosing has made of it."""
-    return Search(cohort, None, tuple(folds), space, trials, seeds=0, seed=seed)
+    search = Search(cohort, None, tuple(folds), space, trials, seeds=0, seed=seed)
+    raise_if_any(search.problems())
+    return search
 
 
 def trials_table(searches: Sequence[Search]) -> pd.DataFrame:
-    """A row a trial: what it tried, how it went on the inner folds, and whether it was chosen."""
+    """A row a trial: what it tried, how it went on the inner folds, whether it was the best there, and was chosen."""
     return pd.DataFrame(
         [
             {"cohort": search.cohort.name, "search": search.name}
-            | {"trial": trial.number, "state": trial.state, "chosen": trial is search.chosen}
+            | {"trial": trial.number, "state": trial.state}
+            | {"best": trial is search.best, "chosen": trial is search.chosen}
             | ({"epoch": trial.best.epoch, "c_index": trial.best.mean_c_index} if trial.epochs else {})
             | trial.params
             for search in searches
@@ -266,20 +313,29 @@ def outer_table(searches: Sequence[Search]) -> pd.DataFrame:
     for search in searches:
         if search.outer is None or search.chosen is None or not all(search.refits.values()) or not search.refits:
             continue
-        measured = [_c_index(record) for record in search.refits.values()]
+        # NaN if a seed diverged: without it the mean would flatter
+        c_index = statistics.fmean(record.c_index for record in search.refits.values() if record is not None)
         rows.append(
             {"cohort": search.cohort.name, "repeat": search.outer.repeat, "fold": search.outer.index}
             | search.chosen.params
             | {"epochs": search.chosen.best.epoch, "trial": search.chosen.number, "trials": len(search.trials)}
-            | {"search_c_index_optimistic": search.chosen.best.mean_c_index, "c_index": mean_defined(measured)}
+            | {"search_c_index_optimistic": search.chosen.best.mean_c_index, "c_index": c_index}
         )
     return pd.DataFrame(rows)
 
 
-def outer_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame:
-    """The predictions of the choices on the outer folds that had no say in them: each case once."""
+def outer_records(searches: Sequence[Search], seed: int = 0) -> list[Record]:
+    """The finished runs of the choices on the outer folds that had no say in them."""
     records = [search.refits.get(seed) for search in searches]
-    return pd.concat([record.predictions for record in records if record is not None], ignore_index=True)
+    return [record for record in records if record is not None and record.state == "finished"]
+
+
+def outer_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame | None:
+    """Their predictions, each case once in each repeat; None unless all are there, for those left would flatter."""
+    records = outer_records(searches, seed)
+    if not searches or len(records) < len(searches):
+        return None
+    return pd.concat([record.predictions for record in records], ignore_index=True)
 
 
 def write_optuna_view(searches: Sequence[Search], file: Path) -> None:
@@ -294,8 +350,3 @@ def write_optuna_view(searches: Sequence[Search], file: Path) -> None:
 
 def _lowest(epochs: Sequence[Epoch]) -> float:
     return min(epoch.mean_validation_loss for epoch in epochs)
-
-
-def _c_index(record: Record | None) -> float:
-    value = record.report["c_index"]["mean"] if record is not None and record.state == "finished" else None
-    return math.nan if value is None else value

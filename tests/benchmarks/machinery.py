@@ -104,7 +104,7 @@ class Snapshot:
 def _measure(at_least_seconds: float) -> dict[str, object]:
     from survq.data.session import connect
     from survq.data.shards import share_bags
-    from survq.training.runs import execute
+    from survq.training.runs import Room, execute
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -119,7 +119,7 @@ def _measure(at_least_seconds: float) -> dict[str, object]:
         connect(cpus=1)
         results = Results(root / "results")
         queue = RunQueue(Grid([short, long]), results, {cohort.name: cohort}, [watch, Board(root / "tensorboard")])
-        execute(queue, {cohort.name: share_bags(cohort)}, StudySettings(cpus=1))
+        execute(queue, {cohort.name: share_bags(cohort)}, Room.of(StudySettings(cpus=1)))
         if queue.failures:
             raise RuntimeError(next(iter(queue.failures.values())))
 

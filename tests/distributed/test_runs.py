@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from survq.data.shards import share_bags
+from survq.exits import UsageError
 from survq.reporting.results import Results
 from survq.settings import StudySettings
 from survq.training.loop import train_folds
@@ -29,7 +30,7 @@ def one_thread():
 
 def do(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
     queue = RunQueue(schedule, Results(folder), {cohort.name: cohort})
-    execute(queue, {cohort.name: shared}, StudySettings(**settings))
+    execute(queue, {cohort.name: shared}, Room.of(StudySettings(**settings)))
     return queue
 
 
@@ -137,7 +138,7 @@ def test_places_of_workers_are_given_back_when_a_trial_is_stopped(tmp_path, coho
 
 
 def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
-    with pytest.raises(ValueError, match="there is room for 4"):
+    with pytest.raises(UsageError, match="there is room for 4"):
         do(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
 
 

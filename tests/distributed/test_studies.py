@@ -45,8 +45,14 @@ def test_the_study_ends_with_table_figures_and_paths(undisturbed):
     folder = results / "query_counts"
     table = pd.read_csv(folder / "table_3.csv")
     assert len(table) == 5 and table["mean"].between(0, 1).all()
+    differences = pd.read_csv(folder / "differences.csv")
+    by_counts = table.set_index(["histology_queries", "genomic_queries"])["mean"]
+    assert len(differences) == 4
+    for line in differences.itertuples():
+        gain = by_counts[line.histology_queries, line.genomic_queries] - by_counts[300, 128]
+        assert line.difference == pytest.approx(gain) and line.low <= line.difference <= line.high
     assert (folder / "query_counts.png").stat().st_size > 10_000
-    assert (folder / "kaplan_meier_TINY.png").exists()
+    assert (folder / "kaplan_meier_TINY.png").exists() and (folder / "learning_curves_TINY.png").exists()
     for said in ("TINY: 60 cases", "Table 3", "tensorboard --logdir", str(folder / "table_3.csv"), "5 of 5 done"):
         assert said in ended.stdout
     assert "SIMULATED" not in ended.stdout.splitlines()[0], "a data folder was named"
@@ -71,7 +77,9 @@ def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):
 def test_predictions_are_out_of_fold_and_whole(undisturbed, cohort):
     from survq.evaluation.concordance import fold_concordance
 
-    for file in (undisturbed[0] / "query_counts").rglob("predictions.parquet"):
+    files = list((undisturbed[0] / "query_counts/TINY").rglob("predictions.parquet"))
+    assert len(files) == 5
+    for file in files:
         predictions = pd.read_parquet(file)
         assert sorted(predictions["case_id"]) == sorted(cohort.cases.index)
         joined = cohort.cases.loc[predictions["case_id"]]
@@ -159,7 +167,8 @@ def test_what_a_user_can_mend_is_said_without_a_traceback(tiny_folder, tmp_path)
     assert "Traceback" not in missing.stderr
     typo = run([*command("query_counts", tiny_folder, tmp_path), "--epoch", "3"], timeout=60)
     assert typo.returncode == 2 and "--epochs" in typo.stderr + typo.stdout
-    unwritable = run(command("query_counts", tiny_folder, Path("/proc/nowhere")), timeout=60)
+    (tmp_path / "file").write_text("in the way")
+    unwritable = run(command("query_counts", tiny_folder, tmp_path / "file" / "results"), timeout=60)
     assert unwritable.returncode == 74 and "Traceback" not in unwritable.stderr
 
 
@@ -178,3 +187,23 @@ def test_the_search_runs_and_prints_both_scores(tiny_folder, tmp_path):
     outer = pd.read_csv(tmp_path / "search/outer_folds.csv")
     assert outer["fold"].tolist() == [0, 1, 2]
     assert (tmp_path / "search/optuna_nested.db").exists()
+
+
+def test_the_paper_protocol_prints_the_best_trial_and_says_what_it_is_worth(tiny_folder, tmp_path):
+    ended = run(command("search", tiny_folder, tmp_path, "--trials", "3", "--protocol", "paper"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    tried = pd.read_csv(tmp_path / "search/trials_paper.csv")
+    finished = tried[tried["state"] == "finished"]
+    best = finished.loc[finished["c_index"].idxmax()]
+    said = ended.stdout.split("OPTIMISTIC, not a result\n\n")[1].splitlines()
+    shown = dict(zip(said[0].split(), said[1].split(), strict=True))
+    assert int(shown["trial"]) == best["trial"] and float(shown["c_index"]) == pytest.approx(best["c_index"], abs=1e-5)
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_read(tiny_folder, tmp_path):
+    few = run([*command("search", tiny_folder, tmp_path, "--trials", "-1", "--inner-folds", "1")], timeout=60)
+    assert few.returncode == 2
+    assert "--trials is -1; expected 1 or more" in few.stderr and "--inner-folds is 1; expected 2" in few.stderr
+    workers = run([*command("query_counts", tiny_folder, tmp_path), "--workers-per-trial", "4"], timeout=60)
+    assert workers.returncode == 64 and "does not spread over 3 folds" in workers.stderr
+    assert "ray on" not in workers.stdout and "features" not in workers.stdout

@@ -4,6 +4,7 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from survq.evaluation.epochs import Epoch
 from survq.evaluation.kaplan_meier import log_rank, risk_groups
 from survq.reporting.figures import kaplan_meier_figure, learning_curves_figure, query_count_figure
 from survq.reporting.tables import paper_table
@@ -133,15 +134,8 @@ def test_query_counts_refuse_a_table_that_varies_something_else():
 
 
 def test_learning_curves_are_a_line_a_fold_and_their_mean(tmp_path):
-    curves = pd.DataFrame(
-        [
-            {"repeat": 0, "fold": fold, "epoch": epoch, "training_loss": fold + epoch, "c_index": 0.5 + 0.1 * fold}
-            for fold in range(3)
-            for epoch in (3, 1, 2)
-        ]
-    ).assign(validation_loss=lambda rows: 10 * rows["training_loss"])
-    curves.loc[curves["fold"] == 2, "c_index"] = np.nan
-    figure = drawn(learning_curves_figure(curves), tmp_path)
+    epochs = [Epoch(e, [e, 1 + e, 2 + e], [10 * e, 10 + 10 * e, 20 + 10 * e], [0.5, 0.6, np.nan]) for e in (1, 2, 3)]
+    figure = drawn(learning_curves_figure(epochs, "BLCA"), tmp_path)
     loss, c_index = figure.axes
     assert (len(loss.lines), len(c_index.lines)) == (8, 5)  # folds and means; and the line of chance
     *folds, training, _, _, _, validation = loss.lines

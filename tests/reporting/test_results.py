@@ -56,6 +56,22 @@ def test_a_run_without_predictions(results):
     assert found.state == "diverged" and found.predictions is None
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.75, math.nan])
+def test_what_readers_ask_of_a_record(results, mean):
+    epoch = {"epoch": 1, "training_loss": [0.5], "validation_loss": [0.25], "c_index": [math.nan]}
+    config = {**CONFIG, "config": {**CONFIG["config"], "seed": 3}}
+    record = results.save(PATH, config, {"state": "finished", "epochs": [epoch], "c_index": {"mean": mean}}, None)
+    np.testing.assert_equal(record.c_index, mean)
+    assert (record.cohort, record.state) == ("BLCA", "finished")
+    assert record.settings == {"learning_rate": 5e-4, "seed": 3, "depth": 1}
+    assert record.epochs[0].mean_validation_loss == 0.25 and math.isnan(record.epochs[0].mean_c_index)
+    assert record.epochs is record.epochs  # made once
+
+
+def test_a_run_that_did_not_finish_has_no_c_index(results):
+    assert math.isnan(results.save(PATH, CONFIG, {"state": "stopped", "epochs": []}, None).c_index)
+
+
 def test_nothing_is_found_where_nothing_was_done(results):
     assert results.find(PATH, CONFIG) is None
     assert results.records() == []

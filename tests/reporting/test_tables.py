@@ -110,6 +110,13 @@ def test_missing_columns_and_missing_runs_are_named():
         paper_table(records().iloc[:0], ROWS)
 
 
+def test_one_fold_has_no_deviation():
+    table = str(paper_table(pd.DataFrame([record(folds=1, deviation=0.0, model="survq")]), ["model"]))
+    assert (
+        "0.650" in table and "±" not in table and "C-index after the last epoch: one fold" in table.replace("\n", " ")
+    )
+
+
 def test_settings_of_every_kind_are_printed():
     runs = [
         record(model="survq", learned=True, rate=5e-4, widths=[256, 128], queries=300),

@@ -247,6 +247,7 @@ DOES_NOT_MATTER = {
     "survq.data.barcodes": "which ids are one patient; such tables are refused",
     "survq.data.tables": "refuses tables, or passes them on unchanged; their content is described by its fingerprint",
     "survq.evaluation.epochs": "a record of numbers that others made",
+    "survq.exits": "how programs end",
     "survq.models": "a list of names",
     "survq.training.config": "settings, which are described themselves",
 }

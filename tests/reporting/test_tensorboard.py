@@ -1,0 +1,84 @@
+"""What TensorBoard is given, read back as TensorBoard reads it."""
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from writers import CONFIG, PATH, predictions
+
+from survq.evaluation.epochs import Epoch
+from survq.reporting.results import Record, Results
+from survq.reporting.tensorboard import Board
+
+HPARAMS = ("experiment", "session_start_info")
+LOSSES = {"training_loss": [1.0, 2.0], "validation_loss": [1.5, 2.5]}
+EPOCHS = [{"epoch": 1, "c_index": [0.0, 0.0], **LOSSES}, {"epoch": 2, "c_index": [0.0, 0.5], **LOSSES}]
+
+
+@pytest.fixture
+def board(tmp_path) -> Board:
+    return Board(tmp_path / "tensorboard")
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(state: str = "finished") -> Record:
+        report = {"state": state, "epochs": EPOCHS, "c_index": {"mean": 0.25}}
+        return Results(tmp_path).save(PATH, CONFIG, report, predictions() if state == "finished" else None)
+
+    return save
+
+
+def shown(board: Board) -> EventAccumulator:
+    events = EventAccumulator(str(board.folder / PATH))
+    events.Reload()
+    return events
+
+
+def draw(board: Board, record: Record) -> None:
+    board.started(PATH, 2)
+    for epoch in record.epochs:
+        board.epoch(PATH, epoch)
+    board.ended(PATH, record, found=False)
+
+
+def test_hyperparameters_stand_beside_the_curve_of_the_c_index(board, save):
+    """TensorBoard takes the value of a metric from the curve of that name."""
+    draw(board, save())
+    events = shown(board)
+    assert [point.value for point in events.Scalars("C-index/mean of folds")] == [0.0, 0.25]
+    said = [events.SummaryMetadata(f"_hparams_/{name}").plugin_data.content for name in HPARAMS]
+    experiment, start = (HParamsPluginData.FromString(content) for content in said)
+    assert experiment.experiment.metric_infos[0].name.tag == "C-index/mean of folds"
+    assert {name: value.number_value for name, value in start.session_start_info.hparams.items()} == {
+        "learning_rate": 5e-4,
+        "depth": 1,
+        "cohort": 0,
+    }
+
+
+def test_a_run_that_was_found_is_drawn_once(board, save):
+    record = save()
+    board.ended(PATH, record, found=True)  # the curves were deleted, or never made
+    events = shown(board)
+    assert [point.step for point in events.Scalars("validation loss/fold 1")] == [1, 2]
+    assert len(events.Tags()["images"]) == 1
+    files = sorted(file.name for file in (board.folder / PATH).iterdir())
+    board.ended(PATH, record, found=True)
+    assert sorted(file.name for file in (board.folder / PATH).iterdir()) == files
+
+
+def test_a_run_that_was_killed_before_its_end_was_drawn_is_drawn_anew(board, save):
+    record = save()
+    board.started(PATH, 2)
+    board.epoch(PATH, Epoch(**EPOCHS[0]))
+    board.failed(PATH, "killed")  # closes its file, as the end of the process does
+    board.ended(PATH, record, found=True)
+    events = shown(board)
+    assert [point.step for point in events.Scalars("C-index/fold 0")] == [1, 2]
+    assert len(events.Tags()["images"]) == 1
+
+
+def test_a_run_that_diverged_is_drawn_without_a_figure(board, save):
+    draw(board, save(state="diverged"))
+    events = shown(board)
+    assert events.Scalars("training loss/fold 0") and not events.Tags()["images"]
