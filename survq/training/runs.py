@@ -74,7 +74,7 @@ class Room:
         gpu = 0.0 if not gpus else 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
         if workers := settings.workers_per_trial:
             worker = {"CPU": 1.0, "GPU": gpu} if gpu else {"CPU": 1.0}
-            places = int(gpus / gpu) if gpu else cpus
+            places = _places(gpus, gpu) if gpu else cpus
             if places < workers:
                 raise ValueError(f"--workers-per-trial {workers}: there is room for {places}. Mend: ask for fewer.")
             # the trial's own process only waits; a request of nothing at all is refused
@@ -82,7 +82,7 @@ class Room:
         if not gpu:
             # one CPU a trial, however many there are: the result must not depend on it
             return cls(cpus, {"CPU": 1}, 1)
-        trials = int(gpus / gpu)
+        trials = _places(gpus, gpu)
         if not trials:
             raise ValueError(f"--gpus-per-trial {gpu:g}: there are {gpus} GPUs. Mend: ask for fewer.")
         threads = max(1, min(8, cpus // trials))
@@ -96,6 +96,15 @@ class Room:
     def __str__(self) -> str:
         spread = f", {self.workers} workers each" if self.workers else ""
         return f"{self.trials} trial{'s' if self.trials > 1 else ''} at a time{spread}"
+
+
+def _places(gpus: int, gpu: float) -> int:
+    """How many find room that take so much of a GPU each. Less than one is of a single GPU.
+
+    >>> _places(2, 0.6), _places(2, 0.4), _places(3, 1), _places(4, 2)
+    (2, 4, 3, 2)
+    """
+    return int(gpus / gpu) if gpu >= 1 else gpus * int(1 / gpu)
 
 
 def _trial(parameters: dict, *, cohorts: Mapping[str, Cohort], bags: Mapping[str, Bags], room: Room) -> None:

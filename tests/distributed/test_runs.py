@@ -57,6 +57,12 @@ def test_a_trial_computes_on_a_gpu_only_if_it_was_given_one(cohort, bags, make_r
     assert used == [torch.device(device)]
 
 
+@pytest.mark.parametrize(("gpu", "places"), [(0.6, 2), (0.4, 4), (0.5, 4), (0.1, 20), (1.0, 2), (2.0, 1)])
+def test_trials_share_gpus_but_not_parts_of_several(monkeypatch, gpu, places):
+    monkeypatch.setattr("survq.training.runs.resources", lambda: (1, 16, 2))
+    assert Room.of(StudySettings(gpus_per_trial=gpu)).trials == places
+
+
 def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
     do(Grid([make_run()]), tmp_path, cohort, shared)
     queue = RunQueue(Grid([make_run(), make_run(seed=1)]), Results(tmp_path), {cohort.name: cohort})
