@@ -150,14 +150,20 @@ class _Searcher(_OfThisProcess, Searcher):
     def __init__(self, queue: RunQueue):
         super().__init__(metric="epoch", mode="max")  # Tune insists on one
         self._queue = queue
+        self._runs: dict[str, Run] = {}  # by trial
 
     def suggest(self, trial_id: str) -> dict | str | None:
         run = self._queue.take()
         if run is not None:
+            self._runs[trial_id] = run
             return {"run": run}
         return Searcher.FINISHED if self._queue.exhausted else None
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None: ...
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        run = self._runs[trial_id]
+        # Tune gives up without a word to the scheduler where a process dies while it is made ready for another run
+        if error and self._queue.is_out(run):
+            self._queue.end(run, _failed("its process died"))
 
     def save(self, checkpoint_path: str) -> None: ...
 

@@ -12,7 +12,7 @@ from survq.reporting.results import Results
 from survq.settings import StudySettings
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
-from survq.training.runs import Room, _trial, execute
+from survq.training.runs import Room, _Searcher, _trial, execute
 
 NO_DROPOUT = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
 
@@ -61,6 +61,15 @@ def test_a_trial_computes_on_a_gpu_only_if_it_was_given_one(cohort, bags, make_r
 def test_trials_share_gpus_but_not_parts_of_several(monkeypatch, gpu, places):
     monkeypatch.setattr("survq.training.runs.resources", lambda: (1, 16, 2))
     assert Room.of(StudySettings(gpus_per_trial=gpu)).trials == places
+
+
+def test_a_run_that_tune_gives_up_has_failed(tmp_path, cohort, make_run):
+    queue = RunQueue(Grid([make_run()]), Results(tmp_path), {cohort.name: cohort})
+    searcher = _Searcher(queue)
+    searcher.suggest("a trial")
+    assert not queue.done
+    searcher.on_trial_complete("a trial", error=True)
+    assert queue.done and list(queue.failures) == [make_run().path]
 
 
 def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
