@@ -23,6 +23,7 @@ from survq.training.queue import RunQueue
 
 # isort: split
 from ray import tune
+from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -30,17 +31,21 @@ RETRIES = 2  # of a trial whose process died; a model that raised an error would
 
 
 def execute(queue: RunQueue, bags: Mapping[str, Bags], settings: StudySettings) -> None:
-    """Do all runs that the queue hands out, as many at a time as the session has room for."""
+    """Do all runs that the queue hands out, as many at a time as the session has room for.
+
+    Raises what the queue raised, and KeyboardInterrupt where a signal made Tune leave off.
+    """
     room = Room.of(settings)
     # Tune wants a place for what it remembers; nothing of it is read again
     scratch = tempfile.mkdtemp(prefix="survq-tune-")
+    scheduler = _Scheduler(queue)
     try:
         trial = tune.with_parameters(_trial, cohorts=queue.cohorts, bags=dict(bags), room=room)
         tune.Tuner(
             tune.with_resources(trial, room.trial),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(queue),
-                scheduler=_Scheduler(queue),
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=room.trials,
                 reuse_actors=not room.workers,
@@ -53,8 +58,14 @@ def execute(queue: RunQueue, bags: Mapping[str, Bags], settings: StudySettings) 
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         ).fit()
+    except TuneError:
+        if scheduler.error is None:
+            raise
+        raise scheduler.error from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if not queue.done:
+        raise KeyboardInterrupt  # on SIGUSR1 Tune returns as if nothing were left
 
 
 @dataclass(frozen=True)
@@ -176,14 +187,19 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
     def __init__(self, queue: RunQueue):
         super().__init__()
         self._queue = queue
+        self.error: Exception | None = None  # of the queue; Tune raises one of its own
 
     def on_trial_result(self, controller, trial, result: dict) -> str:
         message, run = result.get("message"), trial.config["run"]
-        if isinstance(message, RunOutcome):
-            self._queue.end(run, message)
-        elif isinstance(message, Epoch) and self._queue.epoch(run, message):
-            free_workers(result)
-            return self.STOP
+        try:
+            if isinstance(message, RunOutcome):
+                self._queue.end(run, message)
+            elif isinstance(message, Epoch) and self._queue.epoch(run, message):
+                free_workers(result)
+                return self.STOP
+        except Exception as error:
+            self.error = error
+            raise
         return self.CONTINUE
 
     def on_trial_error(self, controller, trial) -> None:

@@ -1,5 +1,6 @@
 """Runs under Tune, and spread over Ray Train workers, end as runs in one process do."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,27 @@ def test_a_run_that_tune_gives_up_has_failed(tmp_path, cohort, make_run):
     assert not queue.done
     searcher.on_trial_complete("a trial", error=True)
     assert queue.done and list(queue.failures) == [make_run().path]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_does_not_end_a_study_as_if_it_were_done(tmp_path, cohort, shared, make_run, number):
+    class Interrupted(Grid):
+        def stops(self, run, epochs):
+            signal.raise_signal(number)
+            return False
+
+    with pytest.raises(KeyboardInterrupt):
+        do(Interrupted([make_run(), make_run(seed=1)]), tmp_path, cohort, shared)
+
+
+def test_results_that_cannot_be_written_end_the_study_as_what_they_are(tmp_path, cohort, shared, make_run):
+    class InTheWay(Grid):
+        def stops(self, run, epochs):
+            (tmp_path / "TINY").touch()
+            return False
+
+    with pytest.raises(OSError):
+        do(InTheWay([make_run()]), tmp_path, cohort, shared)
 
 
 def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
