@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # whoever has 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # survq writes its own results and curves
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # Tune schedules, it does not remember
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # its own ends a study as if all of it were done
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "1000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # of PyTorch in Ray's processes: large tensors in large pages, for fresh small ones cost more than what fills them

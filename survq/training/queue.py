@@ -100,6 +100,7 @@ class RunQueue:
         self.failures: dict[str, str] = {}
         self._epochs: dict[str, list[Epoch]] = {}
         self._ahead: Run | None = None
+        self._out: set[str] = set()  # paths of what was handed out and has not ended
 
     def has_work(self) -> bool:
         """Whether there is a run to do, so that machines need be started at all."""
@@ -114,6 +115,7 @@ class RunQueue:
         while (run := self.schedule.next()) is not None:
             record = self.results.find(run.path, self._describe(run), self._say)
             if record is None:
+                self._out.add(run.path)
                 self._tell(lambda monitor: monitor.started(run.path, run.config.epochs))
                 return run
             self._ended(run, record, found=True)
@@ -122,6 +124,15 @@ class RunQueue:
     @property
     def exhausted(self) -> bool:
         return self.schedule.exhausted
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left, and all that was handed out has ended."""
+        return self.exhausted and not self._out
+
+    def is_out(self, run: Run) -> bool:
+        """Whether a run was handed out and has not ended."""
+        return run.path in self._out
 
     def epoch(self, run: Run, epoch: Epoch) -> bool:
         """Take note of an epoch. True: the run is to stop, and its record is written."""
@@ -138,6 +149,7 @@ class RunQueue:
     def end(self, run: Run, outcome: RunOutcome) -> None:
         """Write the record of a run; one that failed leaves none."""
         if outcome.state == "failed":
+            self._out.discard(run.path)
             self.failures[run.path] = outcome.details["reason"]
             self.schedule.failed(run)
             self._tell(lambda monitor: monitor.failed(run.path, outcome.details["reason"]))
@@ -146,6 +158,7 @@ class RunQueue:
         self._ended(run, record, found=False)
 
     def _ended(self, run: Run, record: Record, *, found: bool) -> None:
+        self._out.discard(run.path)
         self.records[run.path] = record
         self.schedule.ended(run, record)
         self._tell(lambda monitor: monitor.ended(run.path, record, found=found))

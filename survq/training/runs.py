@@ -24,6 +24,7 @@ from survq.training.queue import RunQueue
 
 # isort: split
 from ray import tune
+from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -31,16 +32,20 @@ RETRIES = 2  # of a trial whose process died; a model that raised an error would
 
 
 def execute(queue: RunQueue, bags: Mapping[str, Bags], room: Room, verbose: bool = False) -> None:
-    """Do all runs that the queue hands out, as many at a time as there is room for."""
+    """Do all runs that the queue hands out, as many at a time as there is room for.
+
+    Raises what the queue raised, and KeyboardInterrupt where a signal made Tune leave off.
+    """
     # Tune wants a place for what it remembers; nothing of it is read again
     scratch = tempfile.mkdtemp(prefix="survq-tune-")
+    scheduler = _Scheduler(queue)
     try:
         trial = tune.with_parameters(_trial, cohorts=queue.cohorts, bags=dict(bags), room=room)
         tune.Tuner(
             tune.with_resources(trial, room.trial),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(queue),
-                scheduler=_Scheduler(queue),
+                scheduler=scheduler,
                 num_samples=-1,
                 max_concurrent_trials=room.trials,
                 reuse_actors=not room.workers,
@@ -53,8 +58,14 @@ def execute(queue: RunQueue, bags: Mapping[str, Bags], room: Room, verbose: bool
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         ).fit()
+    except TuneError:
+        if scheduler.error is None:
+            raise
+        raise scheduler.error from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if not queue.done:
+        raise KeyboardInterrupt  # on SIGUSR1 Tune returns as if nothing were left
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Room:
         gpu = 0.0 if not gpus else 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
         if workers := settings.workers_per_trial:
             worker = {"CPU": 1.0, "GPU": gpu} if gpu else {"CPU": 1.0}
-            places = int(gpus / gpu) if gpu else cpus
+            places = _places(gpus, gpu) if gpu else cpus
             if places < workers:
                 raise UsageError(f"--workers-per-trial {workers}: there is room for {places}. Mend: ask for fewer.")
             # the trial's own process only waits; a request of nothing at all is refused
@@ -82,7 +93,7 @@ class Room:
         if not gpu:
             # one CPU a trial, however many there are: the result must not depend on it
             return cls(cpus, {"CPU": 1}, 1)
-        trials = int(gpus / gpu)
+        trials = _places(gpus, gpu)
         if not trials:
             raise UsageError(f"--gpus-per-trial {gpu:g}: there are {gpus} GPUs. Mend: ask for fewer.")
         threads = max(1, min(8, cpus // trials))
@@ -96,6 +107,15 @@ class Room:
     def __str__(self) -> str:
         spread = f", {self.workers} workers each" if self.workers else ""
         return f"{self.trials} trial{'s' if self.trials > 1 else ''} at a time{spread}"
+
+
+def _places(gpus: int, gpu: float) -> int:
+    """How many find room that take so much of a GPU each. Less than one is of a single GPU.
+
+    >>> _places(2, 0.6), _places(2, 0.4), _places(3, 1), _places(4, 2)
+    (2, 4, 3, 2)
+    """
+    return int(gpus / gpu) if gpu >= 1 else gpus * int(1 / gpu)
 
 
 def _trial(parameters: dict, *, cohorts: Mapping[str, Cohort], bags: Mapping[str, Bags], room: Room) -> None:
@@ -141,14 +161,20 @@ class _Searcher(_OfThisProcess, Searcher):
     def __init__(self, queue: RunQueue):
         super().__init__(metric="epoch", mode="max")  # Tune insists on one
         self._queue = queue
+        self._runs: dict[str, Run] = {}  # by trial
 
     def suggest(self, trial_id: str) -> dict | str | None:
         run = self._queue.take()
         if run is not None:
+            self._runs[trial_id] = run
             return {"run": run}
         return Searcher.FINISHED if self._queue.exhausted else None
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None: ...
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        run = self._runs[trial_id]
+        # Tune gives up without a word to the scheduler where a process dies while it is made ready for another run
+        if error and self._queue.is_out(run):
+            self._queue.end(run, _failed("its process died"))
 
     def save(self, checkpoint_path: str) -> None: ...
 
@@ -161,14 +187,19 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
     def __init__(self, queue: RunQueue):
         super().__init__()
         self._queue = queue
+        self.error: Exception | None = None  # of the queue; Tune raises one of its own
 
     def on_trial_result(self, controller, trial, result: dict) -> str:
         message, run = result.get("message"), trial.config["run"]
-        if isinstance(message, RunOutcome):
-            self._queue.end(run, message)
-        elif isinstance(message, Epoch) and self._queue.epoch(run, message):
-            free_workers(result)
-            return self.STOP
+        try:
+            if isinstance(message, RunOutcome):
+                self._queue.end(run, message)
+            elif isinstance(message, Epoch) and self._queue.epoch(run, message):
+                free_workers(result)
+                return self.STOP
+        except Exception as error:
+            self.error = error
+            raise
         return self.CONTINUE
 
     def on_trial_error(self, controller, trial) -> None:

@@ -1,5 +1,6 @@
 """Runs under Tune, and spread over Ray Train workers, end as runs in one process do."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from survq.reporting.results import Results
 from survq.settings import StudySettings
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
-from survq.training.runs import Room, _trial, execute
+from survq.training.runs import Room, _Searcher, _trial, execute
 
 NO_DROPOUT = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
 
@@ -56,6 +57,42 @@ def test_a_trial_computes_on_a_gpu_only_if_it_was_given_one(cohort, bags, make_r
     run = make_run()
     _trial({"run": run}, cohorts={run.cohort: cohort}, bags={run.cohort: bags}, room=Room(1, trial, threads=1))
     assert used == [torch.device(device)]
+
+
+@pytest.mark.parametrize(("gpu", "places"), [(0.6, 2), (0.4, 4), (0.5, 4), (0.1, 20), (1.0, 2), (2.0, 1)])
+def test_trials_share_gpus_but_not_parts_of_several(monkeypatch, gpu, places):
+    monkeypatch.setattr("survq.training.runs.resources", lambda: (1, 16, 2))
+    assert Room.of(StudySettings(gpus_per_trial=gpu)).trials == places
+
+
+def test_a_run_that_tune_gives_up_has_failed(tmp_path, cohort, make_run):
+    queue = RunQueue(Grid([make_run()]), Results(tmp_path), {cohort.name: cohort})
+    searcher = _Searcher(queue)
+    searcher.suggest("a trial")
+    assert not queue.done
+    searcher.on_trial_complete("a trial", error=True)
+    assert queue.done and list(queue.failures) == [make_run().path]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_does_not_end_a_study_as_if_it_were_done(tmp_path, cohort, shared, make_run, number):
+    class Interrupted(Grid):
+        def stops(self, run, epochs):
+            signal.raise_signal(number)
+            return False
+
+    with pytest.raises(KeyboardInterrupt):
+        do(Interrupted([make_run(), make_run(seed=1)]), tmp_path, cohort, shared)
+
+
+def test_results_that_cannot_be_written_end_the_study_as_what_they_are(tmp_path, cohort, shared, make_run):
+    class InTheWay(Grid):
+        def stops(self, run, epochs):
+            (tmp_path / "TINY").touch()
+            return False
+
+    with pytest.raises(OSError):
+        do(InTheWay([make_run()]), tmp_path, cohort, shared)
 
 
 def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):

@@ -131,7 +131,8 @@ def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder
     assert not alive, f"left behind by the killed study: {alive}"
 
 
-def test_terminated_it_says_how_to_go_on(tiny_folder, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_it_says_how_to_go_on(tiny_folder, tmp_path, number, code):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(
         command("query_counts", tiny_folder, tmp_path),
@@ -145,10 +146,11 @@ def test_terminated_it_says_how_to_go_on(tiny_folder, tmp_path):
         if line.startswith("ray on"):
             break
     time.sleep(4)
-    driver.send_signal(signal.SIGTERM)
+    driver.send_signal(number)
     rest = driver.stdout.read()
-    assert driver.wait(timeout=40) == 143, rest
+    assert driver.wait(timeout=40) == code, rest
     assert "Start the same command again to continue" in rest
+    assert "Table" not in rest and not list((tmp_path / "query_counts").glob("*.csv"))
 
 
 def test_two_drivers_are_one_too_many(tiny_folder, tmp_path):

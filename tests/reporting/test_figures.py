@@ -134,7 +134,12 @@ def test_query_counts_refuse_a_table_that_varies_something_else():
 
 
 def test_learning_curves_are_a_line_a_fold_and_their_mean(tmp_path):
-    epochs = [Epoch(e, [e, 1 + e, 2 + e], [10 * e, 10 + 10 * e, 20 + 10 * e], [0.5, 0.6, np.nan]) for e in (1, 2, 3)]
+    epochs = [
+        Epoch(
+            e, [e + fold for fold in (0.0, 1.0, 2.0)], [10 * (e + fold) for fold in (0.0, 1.0, 2.0)], [0.5, 0.6, np.nan]
+        )
+        for e in (1, 2, 3)
+    ]
     figure = drawn(learning_curves_figure(epochs, "BLCA"), tmp_path)
     loss, c_index = figure.axes
     assert (len(loss.lines), len(c_index.lines)) == (8, 5)  # folds and means; and the line of chance
