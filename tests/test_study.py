@@ -193,6 +193,13 @@ def test_differences_are_paired_by_cohort_and_seed(make_study):
     assert (line["difference"], line["low"], line["high"]) == (0, 0, 0), "both have the risks of seed 0"
 
 
+def test_the_oracle_of_other_folds_is_called_that(make_study, capsys):
+    make_study(folds=None).show_oracle()
+    assert capsys.readouterr().out.strip().split()[-1].startswith("0.")
+    make_study(folds=3).show_oracle()
+    assert "on the folds that came with it, which are others" in capsys.readouterr().out
+
+
 def test_folds_are_made_repeatedly_on_request(make_study, cohort):
     folds = make_study(repeats=2).folds(cohort)
     assert [(fold.repeat, fold.index) for fold in folds] == [(r, i) for r in range(2) for i in range(3)]
