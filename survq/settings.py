@@ -30,9 +30,11 @@ class StudySettings:
     cpus: int | None = None
     """CPUs that a private Ray on this machine may use. Left out: all."""
     gpus_per_trial: float | None = None
-    """GPUs a trial; 0.5 puts two trials on a GPU. Left out: one, if there are any."""
+    """GPUs of a trial, or of each of its workers; 0.5 puts two on a GPU, 0 takes none. Left out: one, where
+    there are any."""
     workers_per_trial: int = 0
-    """Spread the folds of a trial over this many Ray Train workers, a GPU each. 0: the trial's own process does all."""
+    """Spread the folds of a trial over this many Ray Train workers; a multiple of the folds also divides their batches.
+    0: the trial's own process does all."""
     verbose: bool = False
     """Show what Ray has to say."""
 

@@ -69,7 +69,7 @@ def kaplan_meier_figure(predictions: pd.DataFrame, title: str) -> Figure:
 
 
 def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) -> Figure:
-    """C-index against the number of queries, a panel a modality and a line a cohort (Table 3).
+    """C-index against the number of queries, a panel a modality that the table varies, a line a cohort (Table 3).
 
     `table` has histology_queries and genomic_queries among its rows. Each panel varies one of them and keeps the other
     at the value that was combined with most. The bars are 95 % patient-bootstrap intervals: lines that run inside each
@@ -80,9 +80,11 @@ def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) 
     if others := [name for name in table.rows if name not in QUERIES and table.cells[name].nunique(dropna=False) > 1]:
         raise ValueError(f"The table varies {others} beside the numbers of queries. Choose one value of each.")
     cohorts = list(table.cells[table.columns].unique())
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (varied, kept) in zip(panels, [tuple(QUERIES), tuple(QUERIES)[::-1]], strict=True):
+    varying = [name for name in QUERIES if table.cells[name].nunique() > 1] or ["genomic_queries"]
+    figure = Figure(figsize=(3 + 3 * len(varying), 4), layout="constrained")
+    panels = figure.subplots(1, len(varying), sharey=True, squeeze=False)[0]
+    for axes, varied in zip(panels, varying, strict=True):
+        (kept,) = QUERIES.keys() - {varied}
         companion = table.cells.groupby(kept, sort=False)[varied].nunique().idxmax()
         cells = table.cells[table.cells[kept] == companion].sort_values(varied)
         counts = sorted(cells[varied].unique())

@@ -120,7 +120,8 @@ def test_query_counts_may_be_a_single_one_or_none_at_all(tmp_path):
     table = query_table()
     for histology in (300, 0):
         one = table.cells[table.cells["histology_queries"] == 300].assign(histology_queries=histology)
-        drawn(query_count_figure(type(table)(one, table.rows, table.columns)), tmp_path)
+        (axes,) = drawn(query_count_figure(type(table)(one, table.rows, table.columns)), tmp_path).axes
+        assert axes.get_title() == f"with {histology} histology queries"
 
 
 def test_query_counts_refuse_a_table_that_varies_something_else():
