@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 
 from survq.data.cohort import Cohort, InputSpec, cohort_names
-from survq.data.folder import replace_file
+from survq.data.location import replace_file
 from survq.data.problems import DataError
 from survq.evaluation.cost import hardware, milliseconds, peak_memory, random_case
 from survq.exits import sentences

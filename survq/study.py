@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 import survq
 from survq.data.batch import Bags
 from survq.data.cohort import Cohort, cohort_names
-from survq.data.folder import Folder, replace_file
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
+from survq.data.location import Location, replace_file
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.simulate import read_simulation, simulator, write_simulated
 from survq.evaluation.measure import measure
@@ -261,7 +261,7 @@ class Study:
 
 def _load(settings: StudySettings) -> dict[str, Cohort]:
     """All cohorts asked for; what is wrong with any of them is said together."""
-    root = Folder.at(settings.data) if settings.data else _demo(settings)
+    root = Location.at(settings.data) if settings.data else _demo(settings)
     names = settings.cohorts or tuple(cohort_names(root))
     if not names:
         raise DataError([f"{root}: no cohorts; expected <COHORT>/cases.parquet. Mend: make one with `survq import`."])
@@ -276,9 +276,9 @@ def _load(settings: StudySettings) -> dict[str, Cohort]:
     return cohorts
 
 
-def _demo(settings: StudySettings) -> Folder:
+def _demo(settings: StudySettings) -> Location:
     """The simulated cohort that stands in where no data are named: the same everywhere, once a simulator."""
-    root = Folder.at(settings.results) / "simulated-data"
+    root = Location.at(settings.results) / "simulated-data"
     told = read_simulation(root / "SIM")
     if told is None or told.get("simulator") != simulator():
         write_simulated(root.path, "demo")

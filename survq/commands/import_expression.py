@@ -41,10 +41,10 @@ class ImportExpression:
     """Sample types to take, by characters 14-15 of a TCGA barcode."""
 
     def run(self) -> int:
-        from survq.data.folder import Folder
+        from survq.data.location import Location
         from survq.importing.expression import import_expression
 
-        root = Folder.at(self.data)
+        root = Location.at(self.data)
         expression, dropped = import_expression(
             self.file,
             root,

@@ -55,7 +55,7 @@ class ImportLabels:
     """The values that mean a censored case."""
 
     def run(self) -> int:
-        from survq.data.folder import Folder
+        from survq.data.location import Location
         from survq.importing.labels import import_labels
         from survq.importing.outcomes import ENDPOINTS, Columns
 
@@ -81,7 +81,7 @@ class ImportLabels:
                 event=self.event_values or (event,),
                 censored=self.censored_values or (censored,),
             )
-        root = Folder.at(self.data)
+        root = Location.at(self.data)
         labels, dropped = import_labels(
             self.file,
             root,

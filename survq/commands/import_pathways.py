@@ -27,14 +27,14 @@ class ImportPathways:
     """Files of gene sets, in the order wanted; and at the end the data folder."""
 
     def run(self) -> int:
-        from survq.data.folder import Folder
+        from survq.data.location import Location
         from survq.data.pathways import COVERAGE
         from survq.importing.pathways import import_pathways
 
         *files, data = self.files
         if not files:
             raise UsageError("give one file of gene sets or more, and then the data folder")
-        imported = import_pathways(files, Folder.at(data))
+        imported = import_pathways(files, Location.at(data))
         print(f"{len(imported.pathways)} pathways from {len(files)} files")
         covered = [
             f"{cohort}: covers {count} to {COVERAGE:.0%}; {len(imported.pathways) - count} are left out"

@@ -23,7 +23,7 @@ class ImportSplits:
     """
 
     src: Annotated[Positional[Path], arg(metavar="SRC")]
-    """Folder with splits_0.csv, ..., or with folders that end in k=0, ..."""
+    """Location with splits_0.csv, ..., or with folders that end in k=0, ..."""
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """Data folder."""
     cohort: Annotated[str, arg(metavar="NAME")]
@@ -32,10 +32,10 @@ class ImportSplits:
     """Which cases are held out, where the splits have both; the others then take no part."""
 
     def run(self) -> int:
-        from survq.data.folder import Folder
+        from survq.data.location import Location
         from survq.importing.splits import import_splits
 
-        root = Folder.at(self.data)
+        root = Location.at(self.data)
         splits, events, dropped = import_splits(self.src, root, self.cohort, held_out=self.held_out)
         held_out = " ".join(map(str, events))
         show_cohort(self.cohort, f"{len(events)} given folds, with {held_out} events held out", splits.notes, dropped)

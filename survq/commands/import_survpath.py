@@ -24,13 +24,13 @@ class ImportSurvPath:
     """
 
     src: Annotated[Positional[Path], arg(metavar="SRC")]
-    """Folder with datasets_csv/ and splits/ in it."""
+    """Location with datasets_csv/ and splits/ in it."""
     dest: Annotated[Positional[Path], arg(metavar="DEST")]
     """Data folder to write. A cohort that is there is replaced."""
     cohorts: Annotated[tuple[str, ...], arg(metavar="COHORT ...")] = ()
     """Cohorts to import. By default all that have both labels and expression."""
     expression: str = "xena"
-    """Folder of datasets_csv/raw_rna_data with the expression."""
+    """Location of datasets_csv/raw_rna_data with the expression."""
     pathways: str = "combine"
     """Which <pathways>_signatures.csv of datasets_csv/metadata."""
 

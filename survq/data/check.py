@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from survq.data.features import file_of, read_coordinates, read_slides
-from survq.data.folder import Folder
 from survq.data.folds import fold_problems, given_folds
 from survq.data.ledger import read_source
+from survq.data.location import Location
 from survq.data.pathways import COVERAGE, Pathways
 from survq.data.problems import DataError, some
 from survq.data.tables import Tables, read_tables
@@ -50,12 +50,12 @@ class Report:
         return "\n".join(lines)
 
 
-def check(root: str | Path | Folder, deep: bool = False, progress: OnSlide | None = None) -> Report:
+def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | None = None) -> Report:
     """Look at every cohort of a data folder. `deep` reads every feature, and holds it against its checksum.
 
     Raises FileNotFoundError where there is no such folder; whatever else is wrong is in the report.
     """
-    root = Folder.at(root)
+    root = Location.at(root)
     if not root.is_folder():
         raise FileNotFoundError(f"{root}: no such folder.")
     report = Report([], [], [])
@@ -99,7 +99,7 @@ def check(root: str | Path | Folder, deep: bool = False, progress: OnSlide | Non
     return report
 
 
-def _look_at(folder: Folder, name: str, tables: Tables, pathways: Pathways) -> CohortReport:
+def _look_at(folder: Location, name: str, tables: Tables, pathways: Pathways) -> CohortReport:
     """Figures, notes, and the problems that show only in a cohort as a whole."""
     found = CohortReport(name)
     figures = found.figures
@@ -196,7 +196,7 @@ def _look_at_folds(splits: pd.DataFrame, cases: pd.DataFrame, file: str, found: 
                 found.notes.append(f"fold {fold.index} of repeat {fold.repeat}: {len(both)} sites are on both sides")
 
 
-def _slide_problems(folder: Folder, row: dict) -> list[str]:
+def _slide_problems(folder: Location, row: dict) -> list[str]:
     problems = []
     try:
         features = read_slides(folder, [row])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.folder import Folder
+from survq.data.location import Location
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.tables import NEITHER, other_reasons, read_tables
@@ -40,16 +40,16 @@ class Cohort:
     pathways: Pathways  # those that the expression covers, cut to its genes
     splits: pd.DataFrame | None  # repeat, fold, case_id, role
     dropped: pd.DataFrame  # case_id, reason
-    folder: Folder
+    folder: Location
     pathways_given: int = 0  # before the coverage rule
 
     @classmethod
-    def load(cls, root: str | Path | Folder, name: str) -> Cohort:
+    def load(cls, root: str | Path | Location, name: str) -> Cohort:
         """Read one cohort of a data folder; cases with neither slides nor expression are left out and listed.
 
         Raises DataError with everything that is wrong with it.
         """
-        root = Folder.at(root)
+        root = Location.at(root)
         folder = root / name
         if not (folder / "cases.parquet").is_file():
             there = cohort_names(root)
@@ -113,7 +113,7 @@ class Cohort:
         return replace(self, cases=self.cases.loc[case_ids], expression=expression, slides=slides)
 
     @property
-    def features(self) -> Folder:
+    def features(self) -> Location:
         """Its feature store."""
         return self.folder / "features"
 
@@ -183,7 +183,7 @@ class Cohort:
         return f"{self.name}: " + ", ".join(parts)
 
 
-def cohort_names(root: str | Path | Folder) -> list[str]:
+def cohort_names(root: str | Path | Location) -> list[str]:
     """The cohorts of a data folder."""
-    root = Folder.at(root)
+    root = Location.at(root)
     return [name for name in root.names() if (root / name / "cases.parquet").is_file()]

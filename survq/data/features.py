@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from survq.data.folder import UNREADABLE, Folder, unreadable
+from survq.data.location import UNREADABLE, Location, unreadable
 from survq.data.problems import DataError, raise_if_any
 
 SCHEMA = pa.schema(
@@ -44,8 +44,8 @@ SOURCE = b"source"  # the note of a file on what its slide was made from
 class FeatureStore:
     """Random access to the slides of a features folder. The index is read once; features only when asked for."""
 
-    def __init__(self, folder: str | Path | Folder):
-        self.folder = Folder.at(folder)
+    def __init__(self, folder: str | Path | Location):
+        self.folder = Location.at(folder)
         self.index, problems = read_index(self.folder)
         raise_if_any(problems)
 
@@ -58,7 +58,7 @@ class FeatureStore:
         return read_coordinates(self.folder, self.index.loc[slide_id].to_dict())
 
 
-def read_index(folder: Folder) -> tuple[pd.DataFrame, list[str]]:
+def read_index(folder: Location) -> tuple[pd.DataFrame, list[str]]:
     """INDEX, source, file and row_group of the slides that can be read, by id; and what is wrong with the others."""
     files = [folder / name for name in folder.names() if name.endswith(".parquet")]
     with ThreadPoolExecutor(AT_ONCE) as threads:
@@ -70,7 +70,7 @@ def read_index(folder: Folder) -> tuple[pd.DataFrame, list[str]]:
     return index.set_index("slide_id", drop=False).rename_axis(None), problems
 
 
-def _read_index(file: Folder) -> tuple[pa.Table | None, list[str]]:
+def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
     """The rows of one file without features and coordinates, and what is wrong with it."""
     try:
         with (
@@ -93,7 +93,7 @@ def _read_index(file: Folder) -> tuple[pa.Table | None, list[str]]:
     return part, []
 
 
-def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
+def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
     """The features of slides named by rows of the index; every byte is checked against the row's sha256."""
     bags, problems = [], []
     for row in rows:
@@ -115,7 +115,7 @@ def read_slides(folder: Folder, rows: Sequence[dict]) -> np.ndarray:
     return bags[0] if len(bags) == 1 else np.concatenate(bags)
 
 
-def read_case(cases: pa.Table, folder: Folder) -> pa.Table:
+def read_case(cases: pa.Table, folder: Location) -> pa.Table:
     """The patches of one case: a row of (case_id, slides as JSON rows of the index) to (case_id, patches, features)."""
     (case,) = cases.to_pylist()
     bag = read_slides(folder, json.loads(case["slides"]))
@@ -128,7 +128,7 @@ def case_of_row(table: pa.Table) -> str:
     return case_id
 
 
-def read_coordinates(folder: Folder, row: dict) -> np.ndarray | None:
+def read_coordinates(folder: Location, row: dict) -> np.ndarray | None:
     """The coordinates of the slide named by a row of the index, (patch, 2), int32; None where there are none."""
     file = file_of(folder, row)
     buffer = _read_cell(file, row, "coordinates")
@@ -144,12 +144,12 @@ def read_coordinates(folder: Folder, row: dict) -> np.ndarray | None:
     return np.frombuffer(buffer, np.int32).reshape(-1, 2)
 
 
-def file_of(folder: Folder, row: dict) -> Folder:
+def file_of(folder: Location, row: dict) -> Location:
     """Where the slide of a row of the index lies."""
-    return Folder(folder.filesystem, row["file"])
+    return Location(folder.filesystem, row["file"])
 
 
-def _read_cell(file: Folder, row: dict, column: str) -> pa.Buffer | None:
+def _read_cell(file: Location, row: dict, column: str) -> pa.Buffer | None:
     # features have their sha256; the other columns have the checksums of their pages
     verify = column != "features"
     try:

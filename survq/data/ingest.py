@@ -17,8 +17,8 @@ import pandas as pd
 
 from survq.data.cohort import cohort_names
 from survq.data.features import read_index
-from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, read_cases, read_dropped, update_cohort
+from survq.data.location import Location
 from survq.data.lock import locked
 from survq.data.problems import DataError, some
 from survq.data.write import file_name
@@ -54,7 +54,7 @@ class SlideOutcome:
         return asdict(self)
 
 
-def case_ids(root: Folder, cohort: str) -> set[str]:
+def case_ids(root: Location, cohort: str) -> set[str]:
     """The cases of a cohort that is to get slides. Raises DataError where there are none yet."""
     folder = cohort_folder(root, cohort)
     if not (folder / "cases.parquet").is_file():
@@ -68,7 +68,7 @@ def case_ids(root: Folder, cohort: str) -> set[str]:
 
 
 @contextmanager
-def filling(cohort: Folder) -> Iterator[Folder]:
+def filling(cohort: Location) -> Iterator[Location]:
     """The features of a cohort, for this process alone; what killed ones left half written is swept away.
 
     In a bucket nothing is ever seen half written, and nothing can be locked: two runs at once do the work twice.
@@ -87,7 +87,7 @@ def filling(cohort: Folder) -> Iterator[Folder]:
         features.sweep()  # a task of a killed run may have lived a little longer than it
 
 
-def already_there(features: Folder) -> pd.DataFrame:
+def already_there(features: Location) -> pd.DataFrame:
     """The index of what can be read of a store; what cannot be read is as good as not there, and is written again."""
     index, _ = read_index(features)
     return index
@@ -134,7 +134,7 @@ def strangers(index: pd.DataFrame, coming: Mapping[str, Kind]) -> dict[str, str]
     }
 
 
-def keep_books(cohort: Folder, unlabelled: Collection[str] = ()) -> pd.DataFrame:
+def keep_books(cohort: Location, unlabelled: Collection[str] = ()) -> pd.DataFrame:
     """Note what the store of a cohort holds now; who has slides is no longer left out for want of them.
 
     `unlabelled` are the cases of slides that came and were not written, for they have no label. Returns the index.
@@ -146,7 +146,7 @@ def keep_books(cohort: Folder, unlabelled: Collection[str] = ()) -> pd.DataFrame
     return index
 
 
-def list_skipped(features: Folder, outcomes: Sequence[SlideOutcome]) -> Folder | None:
+def list_skipped(features: Location, outcomes: Sequence[SlideOutcome]) -> Location | None:
     """Write who was left out, and why, beside the slides. What earlier runs left out stays until it is there."""
     file, old = features / SKIPPED, _skipped(features)
     out = pd.DataFrame(
@@ -164,5 +164,5 @@ def list_skipped(features: Folder, outcomes: Sequence[SlideOutcome]) -> Folder |
     return file
 
 
-def _skipped(features: Folder) -> pd.DataFrame:
+def _skipped(features: Location) -> pd.DataFrame:
     return (features / SKIPPED).read_csv(SKIPPED_COLUMNS)

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from survq.data.features import FeatureStore
-from survq.data.folder import UNREADABLE, Folder, parquet, unreadable
+from survq.data.location import UNREADABLE, Location, parquet, unreadable
 from survq.data.lock import locked
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import NEITHER, cases_problems, cohort_name_problems, expression_problems, splits_problems
@@ -36,14 +36,14 @@ WITHOUT_LABEL = {
 """Why somebody is left out who stands in a table yet is no case; all other reasons are those of the labels."""
 
 
-def cohort_folder(root: str | Path | Folder, name: str) -> Folder:
+def cohort_folder(root: str | Path | Location, name: str) -> Location:
     """Where a cohort of a data folder lies, whether it is there or not. Raises DataError for a name that is none."""
     raise_if_any(cohort_name_problems(name))
-    return Folder.at(root) / name
+    return Location.at(root) / name
 
 
 def update_cohort(
-    folder: Folder,
+    folder: Location,
     source: Mapping[str, dict],
     *,
     cases: pd.DataFrame | None = None,
@@ -129,18 +129,18 @@ def left_out(
     return {case: reasons[case] for case in reasons if case not in known} | dict.fromkeys(lacking, NEITHER)
 
 
-def read_dropped(folder: Folder) -> dict[str, str]:
+def read_dropped(folder: Location) -> dict[str, str]:
     """The reason of everybody who was left out of a cohort."""
     return dict((folder / "dropped.csv").read_csv(DROPPED).itertuples(index=False))
 
 
-def labelled(folder: Folder) -> set[str]:
+def labelled(folder: Location) -> set[str]:
     """Whom the labels of a cohort know: its cases, and those whom they leave out."""
     by_labels = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
     return {*_case_ids(folder, "cases.parquet", {}), *by_labels}
 
 
-def read_source(folder: Folder) -> dict[str, dict]:
+def read_source(folder: Location) -> dict[str, dict]:
     """What the parts of a cohort were made of, as their imports noted it; empty where none did."""
     file = folder / "source.json"
     try:
@@ -150,7 +150,7 @@ def read_source(folder: Folder) -> dict[str, dict]:
     return {name: facts for name, facts in parts.items() if isinstance(facts, dict)} if isinstance(parts, dict) else {}
 
 
-def read_cases(folder: Folder) -> pd.DataFrame:
+def read_cases(folder: Location) -> pd.DataFrame:
     """The cases of a cohort, indexed by id: time, event, ... Raises DataError where its labels are not there yet."""
     if not (folder / "cases.parquet").is_file():
         cohort = folder.path.rsplit("/", 1)[-1]
@@ -166,7 +166,7 @@ def read_cases(folder: Folder) -> pd.DataFrame:
 
 
 @contextmanager
-def alone(folder: Folder, *files: str) -> Iterator[None]:
+def alone(folder: Location, *files: str) -> Iterator[None]:
     """These files of a folder for one import after another; what killed ones left of them half written is swept away.
 
     In a bucket nothing is ever seen half written, and nothing can be locked.
@@ -181,7 +181,7 @@ def alone(folder: Folder, *files: str) -> Iterator[None]:
         yield
 
 
-def _case_ids(folder: Folder, file: str, new: Mapping[str, pd.DataFrame]) -> Iterable[str]:
+def _case_ids(folder: Location, file: str, new: Mapping[str, pd.DataFrame]) -> Iterable[str]:
     if file in new:
         return new[file]["case_id"].unique()
     if not (folder / file).is_file():
@@ -195,5 +195,5 @@ def _case_ids(folder: Folder, file: str, new: Mapping[str, pd.DataFrame]) -> Ite
         raise DataError([unreadable(folder / file, error)]) from error
 
 
-def _slides(folder: Folder) -> Iterable[str]:
+def _slides(folder: Location) -> Iterable[str]:
     return FeatureStore(folder / "features").index["case_id"].unique()

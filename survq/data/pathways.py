@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.folder import Folder
+from survq.data.location import Location
 from survq.data.problems import raise_if_any
 
 COVERAGE = 0.9  # share of a pathway's genes that must have been measured (section 4.1)
@@ -25,12 +25,12 @@ class Pathways:
         return len(self.names)
 
     @classmethod
-    def from_gmt(cls, file: str | Path | Folder) -> Pathways:
+    def from_gmt(cls, file: str | Path | Location) -> Pathways:
         """Read a GMT file: a set a line, tab separated: name, description, genes.
 
         Raises DataError naming every line that is no such set, and every name that stands twice.
         """
-        file = Folder.at(file)
+        file = Location.at(file)
         sets: dict[str, tuple[str, ...]] = {}
         problems = []
         for number, line in enumerate(file.read_text().splitlines(), start=1):
@@ -57,7 +57,7 @@ class Pathways:
     @classmethod
     def from_signatures(cls, file: str | Path) -> Pathways:
         """Read a signature table: a CSV with a column a pathway, its name on top, genes below, short columns blank."""
-        rows = list(csv.reader(io.StringIO(Folder.at(file).read_text())))
+        rows = list(csv.reader(io.StringIO(Location.at(file).read_text())))
         names = [name.strip() for name in rows[0]] if rows else []
         columns = [
             tuple(dict.fromkeys(row[j].strip() for row in rows[1:] if j < len(row) and row[j].strip()))

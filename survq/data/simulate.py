@@ -30,9 +30,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from survq.data import streams, worlds
-from survq.data.folder import Folder, parquet
 from survq.data.folds import Fold, make_folds
 from survq.data.ledger import cohort_folder, read_source
+from survq.data.location import Location, parquet
 from survq.data.problems import DataError, some
 from survq.data.streams import generator
 from survq.data.worlds import PRESETS, PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig
@@ -357,7 +357,7 @@ def write_simulated(
     )
 
 
-def read_simulation(folder: Folder) -> dict | None:
+def read_simulation(folder: Location) -> dict | None:
     """simulation.json of a cohort whose outcomes are still the drawn ones; None where others were imported since."""
     if not _is_simulated(read_source(folder).get("labels", {})):
         return None

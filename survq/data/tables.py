@@ -24,7 +24,7 @@ import pandas as pd
 
 from survq.data.barcodes import case_of
 from survq.data.features import INDEX, FeatureStore
-from survq.data.folder import Folder
+from survq.data.location import Location
 from survq.data.problems import DataError, some
 
 NEITHER = "neither slides nor expression"  # the reason of a case that a study cannot use yet
@@ -41,7 +41,7 @@ class Tables:
     dropped: pd.DataFrame
 
 
-def read_tables(folder: Folder) -> tuple[Tables, list[str]]:
+def read_tables(folder: Location) -> tuple[Tables, list[str]]:
     """Every table of a cohort that is sound by itself, and all that is wrong with any of them, by itself and joined."""
     problems: list[str] = []
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
 from survq.data.features import INDEX, SCHEMA, SOURCE, FeatureStore
-from survq.data.folder import Folder, appearing, parquet, replace_file
+from survq.data.location import Location, appearing, parquet, replace_file
 from survq.data.lock import locked
 from survq.data.pathways import Pathways
 from survq.data.problems import raise_if_any, some
@@ -95,7 +95,7 @@ def first_not_finite(features: np.ndarray) -> int | None:
     return None
 
 
-def write_features(folder: str | Path | Folder, slides: Iterable[Slide]) -> None:
+def write_features(folder: str | Path | Location, slides: Iterable[Slide]) -> None:
     """Write slides into `folder`, each as soon as it comes.
 
     Raises DataError with what is wrong with any of the slides, after the last of them.
@@ -113,7 +113,7 @@ def write_features(folder: str | Path | Folder, slides: Iterable[Slide]) -> None
     raise_if_any(problems)
 
 
-def write_slide(folder: str | Path | Folder, slide: Slide, source: str = "") -> Folder:
+def write_slide(folder: str | Path | Location, slide: Slide, source: str = "") -> Location:
     """Write a slide as a file of its own, and return where it is. A slide of that id that is there is replaced.
 
     The file appears under its name only when it is whole, and is the same to the bit whenever it is written: a process
@@ -121,7 +121,7 @@ def write_slide(folder: str | Path | Folder, slide: Slide, source: str = "") -> 
     stands in the index. Raises DataError with what is wrong with the slide.
     """
     raise_if_any(slide.problems())
-    folder = Folder.at(folder)
+    folder = Location.at(folder)
     table = slide.table(source)
     file = folder / file_name(slide.slide_id)
     # Features do not compress; leaving them plain lets a reader map them. Statistics would be the smallest and largest
@@ -174,7 +174,7 @@ def write_cohort(
     raise_if_any(problems)
 
     with _made(root), locked(root / f".{name}.lock", root / name, "wait for it to end"):
-        Folder.at(root).sweep(f".{name}.*")
+        Location.at(root).sweep(f".{name}.*")
         with appearing(root / name, replacing=True) as unfinished:
             for file, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
                 if table is not None:

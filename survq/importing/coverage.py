@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
-from survq.data.folder import Folder
 from survq.data.ledger import alone
+from survq.data.location import Location
 from survq.data.pathways import Pathways
 
 FILE = "coverage.csv"
 
 
-def read_pathways(root: Folder) -> Pathways:
+def read_pathways(root: Location) -> Pathways:
     """Those of a data folder, before the coverage rule; none where there are none yet."""
     return Pathways.from_gmt(root / "pathways.gmt") if (root / "pathways.gmt").is_file() else Pathways()
 
 
-def measured_genes(root: Folder) -> dict[str, list[str]]:
+def measured_genes(root: Location) -> dict[str, list[str]]:
     """The genes of every cohort that has expression."""
     genes = {}
     for name in cohort_names(root):
@@ -32,7 +32,7 @@ def measured_genes(root: Folder) -> dict[str, list[str]]:
     return genes
 
 
-def write_coverage(root: Folder) -> dict[str, int]:
+def write_coverage(root: Location) -> dict[str, int]:
     """Write coverage.csv, a row a cohort and pathway; returns how many pathways each cohort covers.
 
     Names of pathways are free text and may begin like a formula: a blank stands before those.

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from survq.data.folder import replace_file
+from survq.data.location import replace_file
 from survq.data.lock import locked
 from survq.data.problems import DataError
 from survq.exits import UsageError

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 from survq.data.barcodes import PRIMARY
-from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, labelled, read_cases, read_source, update_cohort
+from survq.data.location import Location
 from survq.data.pathways import COVERAGE
 from survq.data.problems import DataError, some
 from survq.importing.coverage import read_pathways, write_coverage
@@ -43,7 +43,7 @@ class Expression:
 
 def import_expression(
     file: Path,
-    root: Folder,
+    root: Location,
     cohort: str,
     *,
     gene_map: Path | None = None,
@@ -198,7 +198,7 @@ def _one_a_symbol(symbols: Sequence[str], matrix: np.ndarray) -> tuple[dict[str,
     return {gene: matrix[:, column] for gene, column in best.items()}, sorted(twice)
 
 
-def _other_units(root: Folder, cohort: str, unit: str) -> list[str]:
+def _other_units(root: Location, cohort: str, unit: str) -> list[str]:
     """What to say where other cohorts of the folder have their expression in another unit."""
     units: Mapping[str, str] = {
         name: str(facts.get("expression", {}).get("unit", ""))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from survq.data.folder import Folder
 from survq.data.ingest import Kind, SlideOutcome, in_the_way, is_there, strangers
+from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
 from survq.importing.layouts import HDF5, TENSORS, Head, companion, look, read
@@ -140,7 +140,7 @@ def make_plan(
     return plan
 
 
-def bring(job: Job, features: Folder) -> SlideOutcome:
+def bring(job: Job, features: Location) -> SlideOutcome:
     """Read one file and write its slide. What is wrong with the file is in the outcome, with the mend.
 
     Raises OSError where the store cannot be written.

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from survq.data.folder import Folder
 from survq.data.ingest import SlideOutcome, already_there, case_ids, filling, keep_books, list_skipped
+from survq.data.location import Location
 from survq.data.problems import itemised
 from survq.data.session import connect, ray, resources, silence
 from survq.importing.feature_files import Job, Plan, bring, make_plan
@@ -28,10 +28,10 @@ class Imported:
     """What came of an import."""
 
     cohort: str
-    features: Folder
+    features: Location
     plan: Plan
     outcomes: list[SlideOutcome]
-    skipped: Folder | None  # the list of those left out
+    skipped: Location | None  # the list of those left out
     cases: tuple[int, int]  # of the cohort: with slides, in all
     kind: str
     seconds: float
@@ -68,7 +68,7 @@ class Imported:
 
 def import_features(
     source: str | Path,
-    data: str | Path | Folder,
+    data: str | Path | Location,
     cohort: str,
     *,
     table: str | Path | None = None,
@@ -80,7 +80,7 @@ def import_features(
     Raises FileNotFoundError, InUse, OSError; and DataError with all that can be seen to be wrong before features are
     read: then nothing has been written. What shows only then, such as NaN, fails its slide alone.
     """
-    root = Folder.at(data)
+    root = Location.at(data)
     cases = case_ids(root, cohort)
     name_of = by_barcode if table is None else SlideTable.read(table)
     with filling(root / cohort) as features:
@@ -101,7 +101,7 @@ def import_features(
     return Imported(cohort, features, plan, outcomes, skipped, (having, len(cases)), kind, progress.elapsed)
 
 
-def spread(jobs: Sequence[Job], features: Folder) -> Iterator[SlideOutcome]:
+def spread(jobs: Sequence[Job], features: Location) -> Iterator[SlideOutcome]:
     """Do the jobs as tasks over all nodes; yields what became of each slide when its task has ended.
 
     A process that ends in the middle takes the slides of its task with it: those are done once more, each by itself,
@@ -122,7 +122,7 @@ def spread(jobs: Sequence[Job], features: Folder) -> Iterator[SlideOutcome]:
         yield SlideOutcome(job.slide_id, job.case_id, job.label, "failed", reason)
 
 
-def _rows(hands: list[list[dict]], features: Folder) -> Iterator[dict]:
+def _rows(hands: list[list[dict]], features: Location) -> Iterator[dict]:
     if not hands:
         return
     context = ray.data.DataContext.get_current().copy()
@@ -142,7 +142,7 @@ def _few_retries() -> dict:
     return {"max_retries": 1}
 
 
-def _bring(row: dict, features: Folder) -> list[dict]:
+def _bring(row: dict, features: Location) -> list[dict]:
     rows = []
     for job in (Job(**job) for job in row["jobs"]):
         try:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas as pd
 
 from survq.data.barcodes import PRIMARY, case_of, sample_type, site_of
-from survq.data.folder import Folder
 from survq.data.ledger import cohort_folder, update_cohort
+from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.tables import usable_id
 from survq.importing.opened import sha256
@@ -47,7 +47,7 @@ class Labels:
 
 def import_labels(
     file: Path,
-    root: Folder,
+    root: Location,
     cohort: str,
     *,
     endpoint: Endpoint = "DSS",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.folder import Folder
 from survq.data.ledger import alone, read_source
+from survq.data.location import Location
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 from survq.importing.coverage import measured_genes, read_pathways, write_coverage
@@ -22,7 +22,7 @@ class ImportedPathways:
     notes: tuple[str, ...]  # for people
 
 
-def import_pathways(files: Sequence[Path], root: Folder) -> ImportedPathways:
+def import_pathways(files: Sequence[Path], root: Location) -> ImportedPathways:
     """Write pathways.gmt of a data folder, in the order of the files; pathways that are there are replaced.
 
     Raises FileNotFoundError; DataError with everything that is wrong with any of the files, and nothing is written.
@@ -70,7 +70,7 @@ def join_files(files: Sequence[Path]) -> Pathways:
 
 def read_file(file: Path) -> Pathways:
     """GMT, or a signature table, told by its name or else by the tabs of its first line."""
-    text = Folder.at(file).read_text()
+    text = Location.at(file).read_text()
     is_gmt = file.suffix == ".gmt" or (file.suffix != ".csv" and "\t" in text.partition("\n")[0])
     pathways = Pathways.from_gmt(file) if is_gmt else Pathways.from_signatures(file)
     genes = [gene for members in pathways.genes for gene in members]

@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 
 from survq.data.barcodes import case_of
-from survq.data.folder import Folder
 from survq.data.folds import fold_problems, given_folds
 from survq.data.ledger import cohort_folder, labelled, read_cases, update_cohort
+from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.tables import splits_problems
 from survq.importing.opened import sha256
@@ -36,7 +36,7 @@ class Splits:
 
 
 def import_splits(
-    source: Path, root: Folder, cohort: str, *, held_out: str | None = None
+    source: Path, root: Location, cohort: str, *, held_out: str | None = None
 ) -> tuple[Splits, list[int], pd.DataFrame]:
     """Put published splits into a cohort whose labels are there; its other tables stay.
 

@@ -18,9 +18,9 @@ import pandas as pd
 
 from survq.data.cohort import cohort_names
 from survq.data.features import INDEX
-from survq.data.folder import Folder
 from survq.data.folds import given_folds
 from survq.data.ledger import WITHOUT_LABEL, cohort_folder, update_cohort
+from survq.data.location import Location
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.tables import Tables, cohort_name_problems, left_out, sound_tables
@@ -62,7 +62,7 @@ class Imported:
         )
         return [*cohort_name_problems(self.name), *sound_tables(tables, self.name)[1]]
 
-    def write(self, root: Folder) -> Imported:
+    def write(self, root: Location) -> Imported:
         left_out = update_cohort(
             cohort_folder(root, self.name),
             {
@@ -114,7 +114,7 @@ def import_survpath(
     Patch features that are there stay. Raises FileNotFoundError, and DataError with everything that is wrong; then
     nothing has been written.
     """
-    source, root = Path(source).expanduser(), Folder.at(destination)
+    source, root = Path(source).expanduser(), Location.at(destination)
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; expected one with datasets_csv/ and splits/ in it.")
     names = _cohorts(source, cohorts, expression)
@@ -185,7 +185,7 @@ def _pathways_file(source: Path, name: str) -> Path:
     return folder / f"{name}_signatures.csv"
 
 
-def _other_pathways(root: Folder, names: Sequence[str], given: Pathways) -> list[str]:
+def _other_pathways(root: Location, names: Sequence[str], given: Pathways) -> list[str]:
     """All cohorts of a folder share its pathways: those that others need are not replaced by the way."""
     there, others = read_pathways(root), [name for name in cohort_names(root) if name not in names]
     if not len(there) or there == given or not others:

@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from survq.data.folder import Folder
 from survq.data.ledger import read_cases
+from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.importing.download import download
 from survq.importing.expression import Expression, import_expression
@@ -77,7 +77,7 @@ def fetch_xena(
         files[file] = download(url, file, progress=progress, pause=pause)
         return file
 
-    root = Folder.at(destination)
+    root = Location.at(destination)
     is_new = not (root / cohort / "cases.parquet").is_file()
     survival = fetch(SURVIVAL.format(cohort), "tcga") if is_new else None
     gene_map = fetch(GENE_MAPS[table], table) if table in GENE_MAPS else None

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from survq.data.folder import Folder, appearing, parquet
+from survq.data.location import Location, appearing, parquet
 from survq.data.lock import locked
 from survq.evaluation.epochs import Epoch
 
@@ -74,7 +74,7 @@ class Results:
         """Keep other processes away from this study for as long as this one lives. Raises InUse."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".lock", self.folder, "wait for it to end, or give --results another folder"):
-            Folder.at(self.folder).sweep("**/.*")
+            Location.at(self.folder).sweep("**/.*")
             yield
 
     def find(self, path: str, config: dict, say: Callable[[str], None] = print) -> Record | None:

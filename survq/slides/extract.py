@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.folder import Folder
 from survq.data.ingest import (
     SlideOutcome,
     already_there,
@@ -28,6 +27,7 @@ from survq.data.ingest import (
     keep_books,
     list_skipped,
 )
+from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any, some
 from survq.data.write import Slide, file_name, write_slide
 from survq.importing.slide_names import SlideTable, by_barcode
@@ -46,7 +46,7 @@ Encode = Callable[[Sequence[Source]], Iterator[Message]]
 
 def extract(
     slides: Path,
-    root: str | Path | Folder,
+    root: str | Path | Location,
     cohort: str,
     encoder: PatchEncoder,
     encode: Encode,
@@ -60,7 +60,7 @@ def extract(
     A slide that fails ends nothing. Raises DataError where the store holds features of another encoder;
     FileNotFoundError; InUse.
     """
-    root = Folder.at(root)
+    root = Location.at(root)
     name_of = by_barcode if table is None else SlideTable.read(table)
     cases = case_ids(root, cohort)
     sources, outcomes = name_sources(find_files(slides), name_of, cases, mpp)
@@ -94,7 +94,7 @@ def made_from(source: Source, encoder: PatchEncoder, mpp: float | None) -> str:
     return json.dumps({**facts, "mpp_given": mpp, "reading": READING, "encoder": encoder.description}, sort_keys=True)
 
 
-def _refuse(index: pd.DataFrame, slide_ids: list[str], encoder: PatchEncoder, features: Folder) -> None:
+def _refuse(index: pd.DataFrame, slide_ids: list[str], encoder: PatchEncoder, features: Location) -> None:
     problems = in_the_way(index, slide_ids)
     if others := sorted(set(index["encoder"]) - {encoder.name}):
         problems.append(
@@ -116,7 +116,7 @@ class _Open:
 
 
 def _write(
-    features: Folder, overviews: Folder, sources: Sequence[Source], encoder: PatchEncoder, encode: Encode
+    features: Location, overviews: Location, sources: Sequence[Source], encoder: PatchEncoder, encode: Encode
 ) -> Iterator[SlideOutcome]:
     """Write each slide as soon as all of it has come."""
     progress = SlideProgress(len(sources))
@@ -150,7 +150,7 @@ def _write(
             yield outcome
 
 
-def _finish(features: Folder, source: Source, slide: _Open, encoder: PatchEncoder) -> SlideOutcome:
+def _finish(features: Location, source: Source, slide: _Open, encoder: PatchEncoder) -> SlideOutcome:
     content = b"".join(part for _, part in sorted(slide.parts.items()))
     row = Slide(
         source.slide_id,
@@ -179,6 +179,6 @@ def _failed(source: Source, reason: str) -> SlideOutcome:
     return SlideOutcome(source.slide_id, source.case_id, source.file, "failed", reason)
 
 
-def _show(overviews: Folder, source: Source, picture: bytes) -> None:
+def _show(overviews: Location, source: Source, picture: bytes) -> None:
     if picture:
         (overviews / file_name(source.slide_id).replace(".parquet", ".jpg")).write(picture)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from survq.data.cohort import Cohort
 from survq.data.features import INDEX
-from survq.data.folder import Folder
 from survq.data.folds import Fold
+from survq.data.location import Location
 from survq.data.pathways import Pathways
 from survq.training.config import Run, TrainConfig
 from survq.training.loop import FoldLearner
@@ -81,7 +81,7 @@ def make_work(
         pathways=make_pathways(sizes, random),
         splits=None,
         dropped=pd.DataFrame(columns=["case_id", "reason"]),
-        folder=Folder.at("nowhere"),
+        folder=Location.at("nowhere"),
     )
     return Work(cohort, by_case)
 

@@ -13,7 +13,7 @@ import pytest
 
 from survq.data.check import check
 from survq.data.cohort import Cohort
-from survq.data.folder import Folder
+from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.tables import read_tables
 from survq.data.write import file_name, write_cohort, write_features
@@ -53,7 +53,7 @@ def test_a_sound_folder(folder):
 def test_a_table_that_is_unsound_is_not_looked_at_nor_called_absent(folder):
     for name in ("cases", "expression", "splits"):
         rewrite(folder / "ONE" / f"{name}.parquet", lambda table: pd.concat([table, table.iloc[:1]]))
-    tables, problems = read_tables(Folder.at(folder / "ONE"))
+    tables, problems = read_tables(Location.at(folder / "ONE"))
     assert (tables.cases, tables.expression, tables.splits) == (None, None, None)
     assert len(problems) == 3 and len(tables.slides) == 33
     report = check(folder)

@@ -11,7 +11,6 @@ from pyarrow import fs
 
 from survq.data.cohort import Cohort
 from survq.data.features import FeatureStore
-from survq.data.folder import Folder
 from survq.data.ingest import (
     Kind,
     SlideOutcome,
@@ -24,6 +23,7 @@ from survq.data.ingest import (
     list_skipped,
     strangers,
 )
+from survq.data.location import Location
 from survq.data.lock import InUse
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_cohort, write_slide
@@ -36,29 +36,29 @@ def slide(name: str, encoder: str = "uni", width: int = 4) -> Slide:
 def store_of(folder, *slides):
     for each in slides:
         write_slide(folder, each, "from there")
-    return already_there(Folder.at(folder))
+    return already_there(Location.at(folder))
 
 
 def test_a_cohort_must_have_cases_first(tmp_path, small):
     write_cohort(tmp_path, "X", **small)
-    assert case_ids(Folder.at(tmp_path), "X") == set(small["cases"].index)
+    assert case_ids(Location.at(tmp_path), "X") == set(small["cases"].index)
     with pytest.raises(DataError, match=r"no cohort 'BLCA'.*it has: 'X'.*`survq import labels`"):
-        case_ids(Folder.at(tmp_path), "BLCA")
+        case_ids(Location.at(tmp_path), "BLCA")
 
 
 def test_filling_is_for_one_process_and_leaves_nothing(tmp_path):
-    code = "import sys; from survq.data.ingest import filling, Folder\n"
-    code += "with filling(Folder.at(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from survq.data.ingest import filling, Location\n"
+    code += "with filling(Location.at(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InUse, match=rf"in use by process {holder.pid} on .*Mend: wait"), filling(Folder.at(tmp_path)):
+    with pytest.raises(InUse, match=rf"in use by process {holder.pid} on .*Mend: wait"), filling(Location.at(tmp_path)):
         pytest.fail("two processes fill one store")
     holder.kill()
     holder.communicate()
     assert os.listdir(tmp_path) == [".features.lock"]  # left by the kill, held by nobody
-    with filling(Folder.at(tmp_path)):
+    with filling(Location.at(tmp_path)):
         pass
     assert os.listdir(tmp_path) == []
 
@@ -68,13 +68,13 @@ def test_what_was_left_half_written_is_swept_and_nothing_else(tmp_path):
     write_slide(features, slide("A"))
     (features / ".A.parquet.x1.unfinished").write_text("half")
     (features / ".nfs0001").write_text("not ours")
-    with filling(Folder.at(tmp_path)):
+    with filling(Location.at(tmp_path)):
         (features / ".B.parquet.x2.unfinished").write_text("of a task that outlived its run")
     assert sorted(os.listdir(features)) == sorted([".nfs0001", *(f.name for f in features.glob("A-*.parquet"))])
 
 
 def test_a_bucket_cannot_be_locked(tmp_path):
-    bucket = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
+    bucket = Location(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
     with filling(bucket) as features, filling(bucket):
         assert features.path == "data/features"
     assert os.listdir(tmp_path) == []
@@ -92,7 +92,7 @@ def test_a_damaged_slide_is_as_good_as_not_there(tmp_path):
     store_of(tmp_path, slide("A"), slide("B"))
     (damaged,) = tmp_path.glob("A-*.parquet")
     damaged.write_bytes(damaged.read_bytes()[:-7])
-    assert list(already_there(Folder.at(tmp_path)).index) == ["B"]
+    assert list(already_there(Location.at(tmp_path)).index) == ["B"]
     with pytest.raises(DataError, match=r"A-.*cannot be read"):
         FeatureStore(tmp_path)
 
@@ -101,7 +101,7 @@ def test_slides_that_share_a_file_are_in_the_way(tmp_path):
     store_of(tmp_path, slide("A"), slide("B"))
     (tmp_path / "all.parquet").write_bytes(next(tmp_path.glob("B-*")).read_bytes())
     next(tmp_path.glob("B-*")).unlink()
-    index = already_there(Folder.at(tmp_path))
+    index = already_there(Location.at(tmp_path))
     assert in_the_way(index, {"A", "C"}) == []
     (problem,) = in_the_way(index, {"A", "B"})
     assert "all.parquet: holds 'B', which come again. Mend" in problem
@@ -118,7 +118,7 @@ def test_the_store_says_which_kind_goes_with_it(tmp_path):
 
 
 def test_in_an_empty_store_most_of_those_that_come_do():
-    none = already_there(Folder.at("/nowhere"))
+    none = already_there(Location.at("/nowhere"))
     coming = {"A": Kind("uni", 4), "B": Kind("uni", 4), "C": Kind("uni", 8)}
     (reason,) = strangers(none, coming).values()
     assert reason.startswith("its features are of uni, 8 wide; those of 2 others are of uni, 4 wide. Mend: ")
@@ -128,7 +128,7 @@ def test_in_an_empty_store_most_of_those_that_come_do():
 
 
 def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
-    folder = Folder.at(tmp_path)
+    folder = Location.at(tmp_path)
     bad = SlideOutcome("A", "CASE-A", "a.h5", "failed", "no patches")
     other = SlideOutcome("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
     fine = SlideOutcome("C", "CASE-C", "c.h5", "written", patches=3)
@@ -150,7 +150,7 @@ def test_who_gets_slides_is_no_longer_left_out(tmp_path, small):
     """CASE-23 lacks expression; without its slides it has nothing, until they come back."""
     small["slides"] = [each for each in small["slides"] if each.case_id != "CASE-23"]
     write_cohort(tmp_path, "X", **small)
-    folder = Folder.at(tmp_path) / "X"
+    folder = Location.at(tmp_path) / "X"
 
     def dropped() -> dict[str, str]:
         keep_books(folder, ["CASE-55"])
@@ -172,11 +172,11 @@ def test_who_gets_slides_is_no_longer_left_out(tmp_path, small):
 def test_lists_that_cannot_be_kept_are_told_before_the_work_begins(tmp_path, file, text):
     (tmp_path / "features").mkdir()
     (tmp_path / file).write_text(text)
-    with pytest.raises(DataError, match=rf"{file}: has the columns .*Mend: correct it"), filling(Folder.at(tmp_path)):
+    with pytest.raises(DataError, match=rf"{file}: has the columns .*Mend: correct it"), filling(Location.at(tmp_path)):
         pytest.fail("hours of work begin")
     (tmp_path / file).unlink()
-    with filling(Folder.at(tmp_path)) as features:
+    with filling(Location.at(tmp_path)) as features:
         (tmp_path / file).write_text(text)
         with pytest.raises(DataError, match=rf"{file}: has the columns .*Mend: correct it"):
             list_skipped(features, [])
-            keep_books(Folder.at(tmp_path))
+            keep_books(Location.at(tmp_path))

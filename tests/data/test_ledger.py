@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
-from survq.data.folder import Folder
 from survq.data.ledger import (
     WITHOUT_LABEL,
     cohort_folder,
@@ -18,6 +17,7 @@ from survq.data.ledger import (
     read_source,
     update_cohort,
 )
+from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.tables import NEITHER, read_tables
 from survq.data.write import write_features
@@ -26,11 +26,11 @@ FACTS = {"rule": "as it came"}
 
 
 @pytest.fixture
-def folder(tmp_path) -> Folder:
-    return Folder.at(tmp_path / "data" / "TINY")
+def folder(tmp_path) -> Location:
+    return Location.at(tmp_path / "data" / "TINY")
 
 
-def put(folder: Folder, small: dict, part: str) -> None:
+def put(folder: Location, small: dict, part: str) -> None:
     match part:
         case "labels":
             update_cohort(folder, {part: FACTS}, cases=small["cases"], dropped={"CASE-99": "no time"})
@@ -41,7 +41,7 @@ def put(folder: Folder, small: dict, part: str) -> None:
             update_cohort(folder, {part: FACTS}, **{part: small[part]})
 
 
-def check_books(folder: Folder) -> None:
+def check_books(folder: Location) -> None:
     tables, problems = read_tables(folder)
     assert not problems
     inputs = set() if tables.expression is None else set(tables.expression["case_id"])
@@ -147,7 +147,7 @@ def test_the_name_of_a_cohort_is_no_path(tmp_path, name):
 
 def _list(path: str, number: int) -> None:
     unlabelled = {"expression": [f"OTHER-{number}"]}
-    update_cohort(Folder.at(path), {f"import {number}": FACTS}, unlabelled=unlabelled)
+    update_cohort(Location.at(path), {f"import {number}": FACTS}, unlabelled=unlabelled)
 
 
 def test_imports_at_the_same_time_do_not_forget_each_other(folder, small):

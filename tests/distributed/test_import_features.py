@@ -23,8 +23,8 @@ from pyarrow import fs
 from survq.cli import main
 from survq.data.cohort import Cohort
 from survq.data.features import FeatureStore
-from survq.data.folder import Folder
 from survq.data.ingest import filling
+from survq.data.location import Location
 from survq.data.write import file_name, write_cohort
 from survq.importing.features import import_features
 
@@ -134,7 +134,7 @@ def test_the_command_from_faults_to_a_full_store(ray_session, source, tmp_path, 
 
 def test_one_import_at_a_time(ray_session, source, tmp_path, tree, capsys):
     data = make_data(tmp_path)
-    with filling(Folder.at(data) / "BLCA"):
+    with filling(Location.at(data) / "BLCA"):
         before = tree(tmp_path)
         assert main(command(source, data)) == 75
         assert tree(tmp_path) == before
@@ -161,7 +161,7 @@ def test_a_store_that_cannot_be_written_ends_with_74(ray_session, source, tmp_pa
 def test_into_a_bucket(ray_session, undisturbed, source, tmp_path, tree):
     """A file system that is not this machine's, as far as survq can tell."""
     (make_data(tmp_path / "inside") / "BLCA/features").mkdir()  # buckets have no folders; this one has to have it
-    bucket = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "inside")
+    bucket = Location(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "inside")
     import_features(source, bucket, "BLCA")
     assert tree(tmp_path / "inside") == tree(undisturbed)
     again = import_features(source, bucket, "BLCA")

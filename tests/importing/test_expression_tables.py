@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
-from survq.data.folder import Folder
 from survq.data.ledger import read_dropped, read_source, update_cohort
+from survq.data.location import Location
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError
 from survq.importing.expression import import_expression, read_expression
@@ -237,9 +237,9 @@ def test_a_table_that_is_cut_short_is_named(tmp_path, values):
 
 
 @pytest.fixture
-def root(tmp_path) -> Folder:
+def root(tmp_path) -> Location:
     """A data folder with labels of five of the six cases, one more left out, and pathways."""
-    root = Folder.at(tmp_path / "data")
+    root = Location.at(tmp_path / "data")
     cases = pd.DataFrame({"time": 3.0, "event": [True, False, True, False]}, index=CASES[:4])
     update_cohort(root / "BRCA", {}, cases=cases, dropped={CASES[4]: "no time"})
     pathways = Pathways(("p", "q"), (("TP53", "BRCA1"), ("TTF1", "ABSENT")))
@@ -379,7 +379,7 @@ def test_the_real_porpoise_tables(real_data, tmp_path, cohort, cases, strangers)
     from survq.importing.pathways import import_pathways
     from survq.importing.splits import import_splits
 
-    metadata, root = real_data / "survpath" / "datasets_csv" / "metadata", Folder.at(tmp_path / "data")
+    metadata, root = real_data / "survpath" / "datasets_csv" / "metadata", Location.at(tmp_path / "data")
     import_pathways([metadata / "combine_signatures.csv"], root)
     import_labels(metadata / f"tcga_{cohort.lower()}.csv", root, cohort)
     file = real_data / "porpoise" / "datasets_csv_mutsig" / f"tcga_{cohort.lower()}_all_clean.csv.zip"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from survq.data.features import FeatureStore
-from survq.data.folder import Folder
 from survq.data.ingest import already_there
+from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_features
 from survq.importing import feature_files
@@ -45,19 +45,19 @@ def source(tmp_path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path) -> Folder:
-    return Folder.at(tmp_path / "store")
+def store(tmp_path) -> Location:
+    return Location.at(tmp_path / "store")
 
 
-def plan(source: Path, store: Folder, cases=CASES, name_of=by_barcode, **options):
+def plan(source: Path, store: Location, cases=CASES, name_of=by_barcode, **options):
     return make_plan(source, cases, already_there(store), name_of, **options)
 
 
-def carry_out(source: Path, store: Folder, **options):
+def carry_out(source: Path, store: Location, **options):
     return [bring(job, store) for job in plan(source, store, **options).jobs]
 
 
-def problems_of(source: Path, store: Folder, **options) -> list[str]:
+def problems_of(source: Path, store: Location, **options) -> list[str]:
     with pytest.raises(DataError) as error:
         plan(source, store, **options)
     return error.value.problems

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from survq.data.folder import Folder
 from survq.data.ledger import update_cohort
+from survq.data.location import Location
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError
 from survq.importing.pathways import identical, import_pathways, read_file
@@ -21,8 +21,8 @@ def write(tmp_path, name, text):
 
 
 @pytest.fixture
-def root(tmp_path) -> Folder:
-    return Folder.at(tmp_path / "data")
+def root(tmp_path) -> Location:
+    return Location.at(tmp_path / "data")
 
 
 def test_several_files_are_joined_in_their_order(tmp_path, root):

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
-from survq.data.folder import Folder
 from survq.data.folds import given_folds
 from survq.data.ledger import read_dropped, read_source, update_cohort
+from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.importing.splits import import_splits, read_splits
 
@@ -14,8 +14,8 @@ CASES = [f"TCGA-A1-{number:04d}" for number in range(9)]
 
 
 @pytest.fixture
-def folder(tmp_path) -> Folder:
-    folder = Folder.at(tmp_path / "data" / "BRCA")
+def folder(tmp_path) -> Location:
+    folder = Location.at(tmp_path / "data" / "BRCA")
     cases = pd.DataFrame({"time": range(1, 10), "event": True}, index=CASES).astype({"time": float})
     update_cohort(folder, {}, cases=cases, dropped={"TCGA-A1-0099": "no time"})
     update_cohort(folder, {}, expression=pd.DataFrame({"G": 1.0}, index=CASES))
@@ -68,7 +68,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_folds_in_every_layout(tmp_path, folder, way):
     WAYS[way](tmp_path / "source")
-    _, events, dropped = import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA")
+    _, events, dropped = import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
     assert events == [3, 3, 3]
     assert list(dropped["case_id"]) == ["TCGA-A1-0099"]
     folds = given_folds(Cohort.load(tmp_path / "data", "BRCA").splits, CASES)
@@ -81,7 +81,7 @@ def test_the_same_folds_in_every_layout(tmp_path, folder, way):
 def test_one_folder_of_mmp_is_one_fold(tmp_path, folder):
     write_folders(tmp_path / "source")
     splits, events, _ = import_splits(
-        tmp_path / "source" / "TCGA_BRCA_overall_survival_k=1", Folder.at(tmp_path / "data"), "BRCA"
+        tmp_path / "source" / "TCGA_BRCA_overall_survival_k=1", Location.at(tmp_path / "data"), "BRCA"
     )
     assert events == [3]
     assert set(splits.table["fold"]) == {1}
@@ -91,8 +91,8 @@ def test_one_folder_of_mmp_is_one_fold(tmp_path, folder):
 def test_val_and_test_ask_which_is_held_out(tmp_path, folder):
     write_columns(tmp_path / "source", more={"test": ["TCGA-A1-0099"]})
     with pytest.raises(DataError, match=r"has val and test\. Mend: say which is held out"):
-        import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA")
-    splits, events, _ = import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA", held_out="val")
+        import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
+    splits, events, _ = import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA", held_out="val")
     assert events == [3, 3, 3]
     assert "the cases under 'test' neither train nor are held out" in splits.notes
     assert splits.source["held_out"] == "val"
@@ -109,7 +109,7 @@ def test_ids_without_a_label_take_no_part_and_are_listed(tmp_path, folder):
     table = pd.read_csv(file, index_col=0, dtype=str)
     table["train"] = table["train"].where(~table["train"].isin(["TCGA-A1-0099", "TCGA-ZZ-0001"]))
     table.to_csv(file)
-    splits, events, _ = import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA")
+    splits, events, _ = import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
     assert events == [3, 3, 3]
     assert "1 ids have no label and take no part: 'TCGA-ZZ-0001'" in splits.notes
     assert "1 cases were left out before and take no part: 'TCGA-A1-0099'" in splits.notes
@@ -142,7 +142,7 @@ def test_faults_are_named_and_nothing_is_written(tmp_path, folder, tree, change,
     change(tmp_path / "source")
     before = tree(tmp_path)
     with pytest.raises(DataError, match=message):
-        import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA")
+        import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
     assert tree(tmp_path) == before
 
 
@@ -151,7 +151,7 @@ def test_a_fold_in_which_nothing_can_be_ranked_is_refused(tmp_path, folder):
     update_cohort(folder, {}, cases=cases)
     write_columns(tmp_path / "source")
     with pytest.raises(DataError, match="fold 1 of repeat 0: none of its 3 held-out cases has an event"):
-        import_splits(tmp_path / "source", Folder.at(tmp_path / "data"), "BRCA")
+        import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
 
 
 def test_places_without_splits(tmp_path, folder):
@@ -161,7 +161,7 @@ def test_places_without_splits(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match="holds no splits"):
         read_splits(tmp_path / "empty")
     with pytest.raises(DataError, match="labels define the cases"):
-        import_splits(tmp_path / "empty", Folder.at(tmp_path / "data"), "HNSC")
+        import_splits(tmp_path / "empty", Location.at(tmp_path / "data"), "HNSC")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_places_without_splits(tmp_path, folder):
 def test_the_real_splits(real_data, tmp_path, cohort, events):
     from survq.importing.labels import import_labels
 
-    root, name = Folder.at(tmp_path), cohort.upper()
+    root, name = Location.at(tmp_path), cohort.upper()
     import_labels(real_data / "survpath" / "datasets_csv" / "metadata" / f"tcga_{cohort}.csv", root, name)
     splits, found, _ = import_splits(real_data / "survpath" / "splits" / "5foldcv" / f"tcga_{cohort}", root, name)
     assert found == events
@@ -187,7 +187,7 @@ def test_the_real_splits(real_data, tmp_path, cohort, events):
 def test_the_real_fold_of_mmp(real_data, tmp_path):
     from survq.importing.labels import import_labels
 
-    root = Folder.at(tmp_path)
+    root = Location.at(tmp_path)
     import_labels(real_data / "survpath" / "datasets_csv" / "metadata" / "tcga_blca.csv", root, "BLCA")
     splits, _, _ = import_splits(real_data / "mmp", root, "BLCA")
     assert splits.table["role"].value_counts().to_dict() == {"training": 289, "validation": 70}

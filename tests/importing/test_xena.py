@@ -10,8 +10,8 @@ from web import Web
 
 from survq.cli import main
 from survq.data.cohort import Cohort
-from survq.data.folder import Folder
 from survq.data.ledger import read_source
+from survq.data.location import Location
 from survq.data.lock import locked
 from survq.importing.xena import EXPRESSION, GENE_MAPS, HUBS, SURVIVAL, fetch_xena
 
@@ -75,7 +75,7 @@ def test_from_the_hub_to_a_cohort(web, tmp_path, source, unit):
     assert (len(cohort.cases), cohort.cases["event"].sum()) == (20, 10)
     assert [cohort.cases.loc[case, "time"] for case in CASES] == [float(month) for month in range(1, 21)]
     assert list(cohort.expression) == GENES
-    assert read_source(Folder.at(tmp_path) / "BRCA")["expression"]["unit"] == unit
+    assert read_source(Location.at(tmp_path) / "BRCA")["expression"]["unit"] == unit
     assert all(fetched.files.values())
     assert len(fetched.files) == (2 if source == "tcga" else 3)
     assert len(cohort.dropped) == 0

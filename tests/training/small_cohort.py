@@ -10,8 +10,8 @@ from torch import Tensor
 
 from survq.data.cohort import Cohort
 from survq.data.features import INDEX
-from survq.data.folder import Folder
 from survq.data.folds import Fold
+from survq.data.location import Location
 from survq.data.pathways import Pathways
 from survq.training.config import Run, TrainConfig
 from survq.training.loop import RunOutcome, Share, train_folds
@@ -48,7 +48,7 @@ def make_cohort(n: int = 36, seed: int = 0) -> tuple[Cohort, dict[str, Tensor]]:
         pathways=Pathways(("first", "second", "third"), (("A", "B", "C"), ("D",), ("E", "F", "B"))),
         splits=None,
         dropped=pd.DataFrame(columns=["case_id", "reason"]),
-        folder=Folder.at("nowhere"),
+        folder=Location.at("nowhere"),
     )
     return cohort, bags
 

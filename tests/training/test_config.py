@@ -242,7 +242,7 @@ def test_a_change_of_code_that_matters_changes_the_description(monkeypatch):
 
 
 DOES_NOT_MATTER = {
-    "survq.data.folder": "where bytes lie, not which",
+    "survq.data.location": "where bytes lie, not which",
     "survq.data.problems": "messages",
     "survq.data.barcodes": "which ids are one patient; such tables are refused",
     "survq.data.tables": "refuses tables, or passes them on unchanged; their content is described by its fingerprint",

@@ -1,4 +1,4 @@
-"""A folder on this machine or in a bucket, read the same way (pyarrow filesystems)."""
+"""Files and folders on this machine or in a bucket, read the same way (pyarrow filesystems)."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ UNFINISHED = ".unfinished"  # the end of the hidden names of files that are bein
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A place to read from: `Folder.at("data")`, `Folder.at("s3://bucket/data")`, `Folder.at("data") / "BLCA"`."""
+class Location:
+    """A file or folder: `Location.at("data")`, `Location.at("s3://bucket/data")`, `Location.at("data") / "BLCA"`."""
 
     filesystem: fs.FileSystem
     path: str
 
     @classmethod
-    def at(cls, root: str | Path | Folder) -> Folder:
-        if isinstance(root, Folder):
+    def at(cls, root: str | Path | Location) -> Location:
+        if isinstance(root, Location):
             return root
         if "://" in str(root):
             filesystem, path = fs.FileSystem.from_uri(str(root))
             return cls(filesystem, path.rstrip("/"))
         return cls(fs.LocalFileSystem(), str(Path(root).expanduser().absolute()))
 
-    def __truediv__(self, name: str) -> Folder:
-        return Folder(self.filesystem, f"{self.path}/{name}")
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.filesystem, f"{self.path}/{name}")
 
     def __str__(self) -> str:
         """As a person names it, and `at` understands it: a path, or the URI of a bucket. Filesystems want `path`."""

@@ -11,14 +11,14 @@ from pyarrow import fs
 
 from survq.data.cohort import Cohort
 from survq.data.features import read_slides
-from survq.data.folder import Folder, appearing
+from survq.data.location import Location, appearing
 from survq.data.lock import InUse, locked
 from survq.data.problems import DataError
 from survq.data.write import file_name, write_cohort
 
 
 def test_several_files_appear_together_or_not_at_all(tmp_path, tree):
-    folder = Folder.at(tmp_path)
+    folder = Location.at(tmp_path)
     folder.write_files({"a": b"old", "b": b"old"})
     before = tree(tmp_path)
     with pytest.raises(TypeError):
@@ -33,12 +33,12 @@ def test_what_is_left_of_a_failed_renaming_is_removed(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "in the way").touch()
     with pytest.raises(OSError):
-        Folder.at(tmp_path).write_files({"a": b"new", "b": b"new"})
+        Location.at(tmp_path).write_files({"a": b"new", "b": b"new"})
     assert set(os.listdir(tmp_path)) <= {"a", "b"}
 
 
 def test_a_folder_is_made_where_it_is_written_to(tmp_path):
-    Folder.at(tmp_path / "new" / "folder").write_files({"a": b"1", "b": b"2"})
+    Location.at(tmp_path / "new" / "folder").write_files({"a": b"1", "b": b"2"})
     assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["a", "b"]
 
 
@@ -63,7 +63,7 @@ def modes(folder: Path) -> dict[bool, set[str]]:
 def test_who_may_read_is_for_the_umask_to_say(tmp_path, small, mask, folders, files):
     with umask(mask):
         write_cohort(tmp_path / "data", "X", **small)
-        Folder.at(tmp_path / "data" / "X").write_files({"cases.parquet": b"replaced", "source.json": b"{}"})
+        Location.at(tmp_path / "data" / "X").write_files({"cases.parquet": b"replaced", "source.json": b"{}"})
     assert modes(tmp_path) == {True: {folders}, False: {files}}
 
 
@@ -96,11 +96,14 @@ def test_what_a_killed_writer_of_a_cohort_left_is_swept_by_the_next(tmp_path, sm
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        (Folder.at("/data/BLCA"), "/data/BLCA"),
-        (Folder.at("file:///data/BLCA"), "/data/BLCA"),
-        (Folder(fs.S3FileSystem(anonymous=True, region="eu-west-1"), "bucket/data") / "BLCA", "s3://bucket/data/BLCA"),
-        (Folder(fs.GcsFileSystem(anonymous=True), "bucket/data") / "BLCA", "gs://bucket/data/BLCA"),
-        (Folder.at("mock:///data") / "BLCA", "mock://data/BLCA"),
+        (Location.at("/data/BLCA"), "/data/BLCA"),
+        (Location.at("file:///data/BLCA"), "/data/BLCA"),
+        (
+            Location(fs.S3FileSystem(anonymous=True, region="eu-west-1"), "bucket/data") / "BLCA",
+            "s3://bucket/data/BLCA",
+        ),
+        (Location(fs.GcsFileSystem(anonymous=True), "bucket/data") / "BLCA", "gs://bucket/data/BLCA"),
+        (Location.at("mock:///data") / "BLCA", "mock://data/BLCA"),
     ],
     ids=["a path", "a file's URI", "S3", "Google", "pretended"],
 )
@@ -109,7 +112,7 @@ def test_a_place_is_named_so_that_it_can_be_pasted_back(place, name):
 
 
 def test_messages_name_a_bucket_in_full(tmp_path, small):
-    bucket = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
+    bucket = Location(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
     write_cohort(tmp_path / "data", "X", **small)
     cohort = Cohort.load(bucket, "X")
     first, second = cohort.slides.to_dict("records")[:2]
@@ -122,17 +125,17 @@ def test_messages_name_a_bucket_in_full(tmp_path, small):
 
 
 def test_a_list_that_is_not_there_has_no_rows(tmp_path):
-    table = Folder.at(tmp_path / "list.csv").read_csv(["id", "why"])
+    table = Location.at(tmp_path / "list.csv").read_csv(["id", "why"])
     assert list(table) == ["id", "why"] and table.empty
 
 
 def test_a_list_is_text_as_it_was_written(tmp_path):
     table = pd.DataFrame({"id": ["007", "NA"], "why": ['a, "b"\nc', ""]})
     table.to_csv(tmp_path / "list.csv", index=False)
-    pd.testing.assert_frame_equal(Folder.at(tmp_path / "list.csv").read_csv(["id", "why"]), table)
+    pd.testing.assert_frame_equal(Location.at(tmp_path / "list.csv").read_csv(["id", "why"]), table)
     with_mark = "\ufeffid,why\r\n\r\n007,x\r\n"  # as Excel saves it
     (tmp_path / "list.csv").write_bytes(with_mark.encode())
-    assert Folder.at(tmp_path / "list.csv").read_csv(["id", "why"]).to_numpy().tolist() == [["007", "x"]]
+    assert Location.at(tmp_path / "list.csv").read_csv(["id", "why"]).to_numpy().tolist() == [["007", "x"]]
 
 
 @pytest.mark.parametrize(
@@ -153,5 +156,5 @@ def test_a_list_is_text_as_it_was_written(tmp_path):
 def test_a_list_that_was_edited_is_told_with_place_and_mend(tmp_path, text, where):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError) as error:
-        Folder.at(tmp_path / "list.csv").read_csv(["id", "why"])
+        Location.at(tmp_path / "list.csv").read_csv(["id", "why"])
     assert error.value.problems == [f"{tmp_path}/list.csv{where}. Mend: correct it, or remove it and import again."]
