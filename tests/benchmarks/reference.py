@@ -101,7 +101,7 @@ class ReferenceSurvQ(nn.Module):
             model.encode_patches[0].in_features,
             pathways,
             model.hazard.out_features,
-            width=model.width,
+            width=model.hazard.in_features,
             histology_queries=len(model.Q_h),
             genomic_queries=len(model.Q_g),
             patch_dropout=model.encode_patches[2].p,
