@@ -158,7 +158,11 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
 
 
 def _refuse_unsafe(url: str) -> None:
-    if urlsplit(url).scheme != "https" and not (urlsplit(url).scheme == "http" and _is_loopback(url)):
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:  # it is no address at all
+        scheme = ""
+    if scheme != "https" and not (scheme == "http" and _is_loopback(url)):
         raise UsageError(f"{url[:200]}: not fetched, for it is no https address. Mend: give one that is.")
 
 

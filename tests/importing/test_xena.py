@@ -138,7 +138,7 @@ def test_a_file_that_another_process_fetches_ends_with_75(web, tmp_path, capsys)
         (["COADREAD", "--table", "gdc"], 65, "two projects on the GDC hub"),
         (["STAD"], 66, "the server has no such file (404)"),
         (["BRCA", "--hub", "http://example.org"], 64, "it is no https address"),
-        (["BRCA", "--hub", "https://user@[::1"], 64, ""),
+        (["BRCA", "--hub", "https://user@[::1"], 64, "it is no https address"),
         (["BRCA", "--table", "geo"], 64, ""),
     ],
 )
