@@ -65,14 +65,15 @@ def main(settings: QueryCounts) -> None:
                 figures[f"kaplan_meier_{record.cohort}"] = kaplan_meier_figure(record.predictions, record.cohort)
                 figures[f"learning_curves_{record.cohort}"] = learning_curves_figure(record.epochs, record.cohort)
         print(f"\nTable 3: C-index by numbers of queries\n\n{table}\n")
-        study.show_oracle()
         differences = study.differences(records, COUNTS, lambda record: counts_of(record) == PAPER)
         if len(differences):
             title = "C-index minus that of {} histology and {} genomic queries".format(*PAPER)
             lines = differences.to_string(index=False, float_format="{:+.3f}".format)
-            print(f"\n{title}, with its 95 % interval over the same patients\n\n{lines}\n")
-            study.save_rows("differences", differences)
+            print(f"{title}, with its 95 % interval over the same patients\n\n{lines}\n")
+        study.show_oracle()
         study.save("table_3", table, figures)
+        if len(differences):
+            study.save_rows("differences", differences)
 
 
 def counts_of(record: Record) -> tuple[int, int]:
