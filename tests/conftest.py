@@ -33,6 +33,16 @@ def real_folder(real_data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A data folder with a simulated cohort TINY, of 60 cases."""
+    from survq.data.simulate import write_simulated
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_simulated(folder, "demo", cases=60, name="TINY")
+    return folder
+
+
 @pytest.fixture
 def small() -> dict:
     """What write_cohort needs for 24 cases, two of them without slides and one without expression."""

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ import pytest
 
 from survq.data.cohort import Cohort
 from survq.data.problems import DataError
-from survq.data.simulate import write_simulated
 from survq.evaluation.measure import measure
 from survq.exits import UsageError
 from survq.reporting.results import Results
@@ -28,21 +26,14 @@ SPACE = Space(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_simulated(root, "demo", cases=60, name="TINY")
-    return root
-
-
-@pytest.fixture(scope="module")
-def cohort(folder) -> Cohort:
-    return Cohort.load(folder, "TINY")
+def cohort(tiny_folder) -> Cohort:
+    return Cohort.load(tiny_folder, "TINY")
 
 
 @pytest.fixture
-def make_study(folder, cohort, tmp_path):
+def make_study(tiny_folder, cohort, tmp_path):
     def make_study(**settings) -> Study:
-        asked = StudySettings(data=str(folder), results=tmp_path, **({"folds": 3} | settings))
+        asked = StudySettings(data=str(tiny_folder), results=tmp_path, **({"folds": 3} | settings))
         return Study("test", asked, Results(tmp_path / "test"), {"TINY": cohort})
 
     return make_study
@@ -104,8 +95,8 @@ def test_where_no_run_has_a_number_the_table_says_why(make_study, monkeypatch):
     assert study.missing == {runs[0].path: "diverged: the loss became nan", runs[1].path: "failed: no memory"}
 
 
-def test_a_study_with_results_missing_ends_with_1_and_settings_are_kept_from_the_start(folder, tmp_path, capsys):
-    settings = StudySettings(data=str(folder), results=tmp_path, folds=3)
+def test_a_study_with_results_missing_ends_with_1_and_settings_are_kept_from_the_start(tiny_folder, tmp_path, capsys):
+    settings = StudySettings(data=str(tiny_folder), results=tmp_path, folds=3)
     with pytest.raises(SystemExit) as ended, open_study("test", settings, "protocol") as study:
         assert json.loads((tmp_path / "test/study.json").read_text())["folds"] == 3
         study.missing["TINY/seed=0"] = "diverged: the loss became nan"

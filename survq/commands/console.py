@@ -15,10 +15,10 @@ def show_next(folder: object, cohorts: Sequence[str]) -> None:
 
 def show_cohort(name: str, first: str, lines: Sequence[str], dropped) -> None:
     """A cohort after an import: a line, more below it, and who was left out, by reason."""
-    from survq.data.tables import left_out
+    from survq.data.tables import say_dropped
 
     print(f"{name}: {first}")
-    for line in [*lines, *left_out(dropped)]:
+    for line in [*lines, *say_dropped(dropped)]:
         print(f"    {line}")
 
 

@@ -26,7 +26,7 @@ class ImportFeatures:
     """
 
     src: Annotated[Positional[Path], arg(metavar="SRC")]
-    """Location with the files, or with folders of them."""
+    """Folder with the files, or with folders of them."""
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """Data folder, or the address of one in a bucket. It has the cohort already, with its labels."""
     cohort: Annotated[str, arg(metavar="NAME")]

@@ -21,10 +21,14 @@ from survq.data.features import FeatureStore
 from survq.data.location import UNREADABLE, Location, parquet, unreadable
 from survq.data.lock import locked
 from survq.data.problems import DataError, raise_if_any
-from survq.data.tables import NEITHER, cases_problems, cohort_name_problems, expression_problems, splits_problems
-
-DROPPED = ["case_id", "reason"]
-"""The columns of dropped.csv."""
+from survq.data.tables import (
+    DROPPED,
+    NEITHER,
+    cases_problems,
+    cohort_name_problems,
+    expression_problems,
+    splits_problems,
+)
 
 FILES = ("cases.parquet", "expression.parquet", "splits.parquet", "dropped.csv", "source.json")
 

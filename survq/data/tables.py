@@ -27,6 +27,9 @@ from survq.data.features import INDEX, FeatureStore
 from survq.data.location import Location
 from survq.data.problems import DataError, some
 
+DROPPED = ["case_id", "reason"]
+"""The columns of dropped.csv."""
+
 NEITHER = "neither slides nor expression"  # the reason of a case that a study cannot use yet
 
 
@@ -55,13 +58,13 @@ def read_tables(folder: Location) -> tuple[Tables, list[str]]:
     cases, expression, splits = read("cases.parquet"), read("expression.parquet"), read("splits.parquet")
     if not (folder / "cases.parquet").is_file():
         problems.append(f"{folder}/cases.parquet is missing. Mend: import the cohort again.")
-    slides, dropped = pd.DataFrame(columns=INDEX), pd.DataFrame(columns=["case_id", "reason"])
+    slides, dropped = pd.DataFrame(columns=INDEX), pd.DataFrame(columns=DROPPED)
     try:
         slides = FeatureStore(folder / "features").index
     except DataError as error:
         problems += error.problems
     try:
-        dropped = (folder / "dropped.csv").read_csv(["case_id", "reason"])
+        dropped = (folder / "dropped.csv").read_csv(DROPPED)
     except DataError as error:
         problems += error.problems
     tables, found = sound_tables(Tables(cases, expression, splits, slides, dropped), str(folder))
@@ -83,8 +86,10 @@ def sound_tables(tables: Tables, folder: str) -> tuple[Tables, list[str]]:
             problems += found
             unsound[name] = None
     problems += slides_problems(tables.slides, f"{folder}/features")
-    if list(tables.dropped.columns) != ["case_id", "reason"]:
-        problems.append(f"{folder}/dropped.csv: has the columns {some(tables.dropped, 9)}; expected case_id, reason.")
+    if list(tables.dropped.columns) != DROPPED:
+        problems.append(
+            f"{folder}/dropped.csv: has the columns {some(tables.dropped, 9)}; expected {', '.join(DROPPED)}."
+        )
     elif tables.cases is not None and "case_id" in tables.cases and len(tables.cases):
         problems += join_problems(tables, folder)
     return replace(tables, **unsound), problems
@@ -121,7 +126,7 @@ def other_reasons(dropped: pd.DataFrame) -> pd.DataFrame:
     return dropped[dropped["reason"] != NEITHER]
 
 
-def left_out(dropped: pd.DataFrame) -> list[str]:
+def say_dropped(dropped: pd.DataFrame) -> list[str]:
     """Who was left out, a line a reason, for people; all of them stand in dropped.csv."""
     lines = []
     for reason, ids in dropped.groupby("reason")["case_id"]:

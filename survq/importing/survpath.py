@@ -23,7 +23,7 @@ from survq.data.ledger import WITHOUT_LABEL, cohort_folder, update_cohort
 from survq.data.location import Location
 from survq.data.pathways import Pathways
 from survq.data.problems import DataError, raise_if_any, some
-from survq.data.tables import Tables, cohort_name_problems, left_out, sound_tables
+from survq.data.tables import DROPPED, Tables, cohort_name_problems, say_dropped, sound_tables
 from survq.importing.coverage import read_pathways
 from survq.importing.expression import Expression, read_expression
 from survq.importing.labels import Labels, read_labels
@@ -58,7 +58,7 @@ class Imported:
             self.expression.values.reset_index(),
             self.splits.table if self.splits else None,
             slides=pd.DataFrame(columns=INDEX),
-            dropped=pd.DataFrame(self.dropped.items(), columns=["case_id", "reason"]),
+            dropped=pd.DataFrame(self.dropped.items(), columns=DROPPED),
         )
         return [*cohort_name_problems(self.name), *sound_tables(tables, self.name)[1]]
 
@@ -98,7 +98,7 @@ class Imported:
                 lines.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
         if lacking := sorted(set(cases.index) - set(self.expression.values.index)):
             lines.append(f"{len(lacking)} cases have no expression, slides alone: {some(lacking)}")
-        return [*lines, *left_out(self.left_out), *self.labels.notes, *self.expression.notes]
+        return [*lines, *say_dropped(self.left_out), *self.labels.notes, *self.expression.notes]
 
 
 def import_survpath(

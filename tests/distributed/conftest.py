@@ -1,7 +1,5 @@
 """One Ray for all tests of this folder, and a small simulated cohort that both ways of running are shown."""
 
-from pathlib import Path
-
 import psutil
 import pytest
 import torch
@@ -9,7 +7,6 @@ import torch
 from survq.data.cohort import Cohort
 from survq.data.features import FeatureStore
 from survq.data.folds import make_folds
-from survq.data.simulate import write_simulated
 from survq.training.config import Run, TrainConfig
 
 TINY = {"histology_queries": 4, "genomic_queries": 4, "width": 16}
@@ -38,13 +35,6 @@ def listening():
         }
 
     return listening
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("tiny")
-    write_simulated(root, "demo", cases=60, name="TINY")
-    return root
 
 
 @pytest.fixture(scope="session")
