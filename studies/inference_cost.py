@@ -18,7 +18,7 @@ from survq.data.cohort import Cohort, InputSpec, cohort_names
 from survq.data.location import replace_file
 from survq.data.problems import DataError
 from survq.evaluation.cost import hardware, milliseconds, peak_memory, random_case
-from survq.exits import sentences
+from survq.exits import exit_on_user_error
 from survq.models import MODELS
 from survq.training.loop import best_device
 
@@ -49,7 +49,7 @@ class InferenceCost:
 
 
 def main(settings: InferenceCost) -> None:
-    with sentences():
+    with exit_on_user_error():
         specs = sizes_of_cohorts(settings.data, settings.cohorts) if settings.data else {"paper": PAPER_SIZES}
         for name, spec in specs.items():
             compare(name, spec, settings)

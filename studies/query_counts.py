@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import tyro
 
 from survq.reporting.figures import kaplan_meier_figure, learning_curves_figure, query_count_figure
-from survq.reporting.results import Record
 from survq.settings import StudySettings
 from survq.study import open_study
-from survq.training.config import Run, TrainConfig
+from survq.training.config import TrainConfig
+from survq.training.results import Record
+from survq.training.run import Run
 
 QUERY_COUNTS = [(400, 128), (300, 128), (200, 128), (300, 256), (300, 64)]  # histology, genomic
 COUNTS = ("histology_queries", "genomic_queries")

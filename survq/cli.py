@@ -20,7 +20,7 @@ from survq.commands.import_pathways import ImportPathways
 from survq.commands.import_splits import ImportSplits
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.simulate import Simulate
-from survq.exits import USAGE, sentences
+from survq.exits import USAGE, exit_on_user_error
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return USAGE if end.code else 0
     try:
-        with sentences():
+        with exit_on_user_error():
             return command.run()
     except SystemExit as end:
         return int(end.code or 0)

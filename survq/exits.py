@@ -10,24 +10,24 @@ from contextlib import contextmanager
 USAGE, DATA, MISSING, STORAGE, IN_USE = 64, 65, 66, 74, 75  # as sysexits.h has them
 
 
-class Mendable(Exception):
+class UserError(Exception):
     """What the user can mend. The message says what, where and how; `exit_code` is what the program ends with."""
 
     exit_code: int
 
 
-class UsageError(Mendable, ValueError):  # a ValueError: tyro shows those of a dataclass of flags beside its usage
+class UsageError(UserError, ValueError):  # a ValueError: tyro shows those of a dataclass of flags beside its usage
     """What was asked for cannot be done: by a flag, a setting or an address."""
 
     exit_code = USAGE
 
 
 @contextmanager
-def sentences(interrupted: str = "interrupted") -> Iterator[None]:
+def exit_on_user_error(interrupted: str = "interrupted") -> Iterator[None]:
     """End the program with a sentence and an exit code for what its user can mend; `interrupted` is that of Ctrl-C."""
     try:
         yield
-    except Mendable as error:
+    except UserError as error:
         end(error, error.exit_code)
     except FileNotFoundError as error:
         end(error, MISSING)

@@ -22,25 +22,27 @@ from survq.data.batch import Bags
 from survq.data.cohort import Cohort, cohort_names
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
 from survq.data.location import Location, replace_file
-from survq.data.problems import DataError, raise_if_any, some
-from survq.data.simulate import read_simulation, simulator, write_simulated
+from survq.data.problems import DataError, raise_if_any
 from survq.evaluation.measure import measure
 from survq.evaluation.significance import bootstrap_difference
-from survq.exits import UsageError, end, sentences, terminate
+from survq.exits import UsageError, end, exit_on_user_error, terminate
 from survq.models import MODELS
-from survq.reporting.progress import Progress, clock, distinct
-from survq.reporting.results import Record, Results
-from survq.reporting.tables import Table, made_differently, paper_table
+from survq.reporting.run_progress import Progress, short_labels
+from survq.reporting.tables import Table, environment_note, paper_table
 from survq.reporting.tensorboard import Board
 from survq.settings import StudySettings
-from survq.training.config import Run, TrainConfig, hyperparameters_of
+from survq.simulation.simulate import read_simulation, simulator, write_simulated
+from survq.text import clock, preview
+from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.queue import Grid, RunQueue, Schedule
+from survq.training.results import Record, Results
+from survq.training.run import Run
 
 if TYPE_CHECKING:
     from survq.tuning.search import Search
 
 FOLDS = 5  # where the data come without splits and nothing is asked for (section 4.2)
-GO_ON = "stopped. Start the same command again to continue: what is finished is not done again."
+RESUME_HINT = "stopped. Start the same command again to continue: what is finished is not done again."
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
     What a user can mend ends the program with a message and an exit code, without a traceback.
     """
     results = Results(Path(settings.results).expanduser() / name)
-    with sentences(interrupted=GO_ON), results.lock():
+    with exit_on_user_error(interrupted=RESUME_HINT), results.lock():
         study = Study(name, settings, results, _load(settings))
         study.introduce(protocol)
         yield study
@@ -98,7 +100,7 @@ class Study:
             folds = given_folds(cohort.splits, list(cohort.cases.index))
         else:
             raise UsageError(
-                f"--repeats {repeats}: the folds of cohort {cohort.name} are given with its data. Mend: add --folds "
+                f"--repeats {repeats}: the folds of cohort {cohort.name} are given with its data. Fix: add --folds "
                 f"{FOLDS} to make other ones, or leave --repeats out."
             )
         present = {"histology": cohort.has_slides, "genomics": cohort.has_expression}
@@ -106,7 +108,9 @@ class Study:
         for modality in MODELS[model].needs:
             usable -= set(cohort.cases.index[~present[modality]])
         if lacking := sorted(set(cohort.cases.index) - usable):
-            print(f"  {cohort.name}: {model} leaves out {len(lacking)} cases for want of a modality: {some(lacking)}")
+            print(
+                f"  {cohort.name}: {model} leaves out {len(lacking)} cases for want of a modality: {preview(lacking)}"
+            )
         folds = [
             Fold(f.repeat, f.index, *(tuple(c for c in cases if c in usable) for cases in (f.training, f.validation)))
             for f in folds
@@ -122,7 +126,7 @@ class Study:
         by_path = {run.path: run for run in runs}
         problems = [problem for run in by_path.values() for problem in run.problems(self.cohorts[run.cohort].cases)]
         raise_if_any(list(dict.fromkeys(problems)))
-        records = self.do(Grid(list(by_path.values())), distinct(list(by_path)))
+        records = self.do(Grid(list(by_path.values())), short_labels(list(by_path)))
         ended = [(path, records[path]) for path in by_path if path in records]
         self.missing |= {path: f"{r.state}: {r.report['reason']}" for path, r in ended if r.state != "finished"}
         return [record for _, record in ended if record.state == "finished"]
@@ -139,10 +143,10 @@ class Study:
 
     def _execute(self, queue: RunQueue) -> None:
         # Ray takes seconds to import; a study that is finished does without
-        from survq.data.session import ON_CLUSTER, await_machine, connect, resources
-        from survq.data.shards import share_bags
+        from survq.data.shared_bags import share_bags
+        from survq.ray_session import ON_CLUSTER, await_machine, connect, resources
         from survq.training.distributed import spread_problem
-        from survq.training.runs import Room, execute
+        from survq.training.ray_runs import TrialResources, execute
 
         for folds in queue.schedule.fold_counts:
             if problem := spread_problem(self.settings.workers_per_trial, folds):
@@ -152,7 +156,7 @@ class Study:
         await_machine()
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
-        room = Room.of(self.settings)
+        room = TrialResources.of(self.settings)
         print(f"ray on {where}: {cpus} CPUs, {gpus} GPUs, {room} | torch {torch.__version__}", flush=True)
         for name, cohort in self.cohorts.items():
             if name not in self._bags:
@@ -181,7 +185,7 @@ class Study:
             else:
                 lines.append(line | _measured(record.predictions))
                 reports.append(record.report)
-        return paper_table(pd.DataFrame(lines), list(rows), note=made_differently(reports))
+        return paper_table(pd.DataFrame(lines), list(rows), note=environment_note(reports))
 
     def differences(
         self, records: Sequence[Record], rows: Sequence[str], reference: Callable[[Record], bool]
@@ -218,7 +222,7 @@ class Study:
                 else:
                     lines.append(line | _measured(predictions))
                 reports += [record.report for record in records]
-        note = made_differently(reports)
+        note = environment_note(reports)
         return paper_table(pd.DataFrame(lines), ["protocol"], epoch="the epoch that inner folds chose", note=note)
 
     def oracle(self) -> dict[str, float]:
@@ -264,7 +268,7 @@ def _load(settings: StudySettings) -> dict[str, Cohort]:
     root = Location.at(settings.data) if settings.data else _demo(settings)
     names = settings.cohorts or tuple(cohort_names(root))
     if not names:
-        raise DataError([f"{root}: no cohorts; expected <COHORT>/cases.parquet. Mend: make one with `survq import`."])
+        raise DataError([f"{root}: no cohorts; expected <COHORT>/cases.parquet. Fix: make one with `survq import`."])
     cohorts, problems = {}, []
     for name in names:
         try:

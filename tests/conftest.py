@@ -1,6 +1,7 @@
 """Fixtures for all tests: the real tables (where they lie beside the repository), a small cohort, a small SurvPath."""
 
 import hashlib
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from csv_files import write_csv
 
-from survq.data.pathways import Pathways
+from survq.data.gene_sets import Pathways
 from survq.data.write import Slide
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -36,7 +37,7 @@ def real_folder(real_data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A data folder with a simulated cohort TINY, of 60 cases."""
-    from survq.data.simulate import write_simulated
+    from survq.simulation.simulate import write_simulated
 
     folder = tmp_path_factory.mktemp("tiny")
     write_simulated(folder, "demo", cases=60, name="TINY")
@@ -145,3 +146,9 @@ def run_here():
                 queue.end(run, train_folds(run, queue.cohorts[run.cohort], bags[run.cohort], report=report))
 
     return run_here
+
+
+@pytest.fixture(scope="session")
+def pathway_sizes() -> list[int]:
+    """Numbers of genes of the 331 pathways that the paper and its kin use."""
+    return json.loads((Path(__file__).parent / "goldens" / "pathway_sizes.json").read_text())

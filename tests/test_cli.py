@@ -11,9 +11,9 @@ import pytest
 from survq.cli import main
 from survq.data.lock import InUse
 from survq.data.problems import DataError
-from survq.data.worlds import PRESETS
 from survq.data.write import write_cohort
-from survq.exits import UsageError, sentences
+from survq.exits import UsageError, exit_on_user_error
+from survq.simulation.worlds import PRESETS
 
 
 def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):
@@ -189,7 +189,7 @@ def test_it_starts_quickly_and_without_heavy_imports():
     ids=repr,
 )
 def test_what_the_user_can_mend_is_a_sentence_and_a_code(error, code, capsys):
-    with pytest.raises(SystemExit) as ended, sentences():
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
         raise error
     assert ended.value.code == code
     assert capsys.readouterr().err == f"survq: {error if str(error) else 'interrupted'}\n"
@@ -198,7 +198,7 @@ def test_what_the_user_can_mend_is_a_sentence_and_a_code(error, code, capsys):
 @pytest.mark.parametrize("bug", [ValueError("Length mismatch"), TypeError("None"), RuntimeError("shapes")], ids=repr)
 def test_a_bug_is_a_traceback(bug):
     """A library's ValueError is no mistake of the user, and her message would not tell where it comes from."""
-    with pytest.raises(type(bug)) as shown, sentences():
+    with pytest.raises(type(bug)) as shown, exit_on_user_error():
         raise bug
     assert shown.value is bug
 

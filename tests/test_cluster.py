@@ -15,7 +15,7 @@ import tyro
 import yaml
 from packaging.requirements import Requirement
 
-from survq.data.session import ray  # noqa: F401  (it is told how to behave before it is imported)
+from survq.ray_session import ray  # noqa: F401  (it is told how to behave before it is imported)
 from survq.settings import StudySettings
 
 # isort: split

@@ -12,10 +12,11 @@ from survq.data.cohort import Cohort
 from survq.data.problems import DataError
 from survq.evaluation.measure import measure
 from survq.exits import UsageError
-from survq.reporting.results import Results
 from survq.settings import StudySettings
 from survq.study import Study, open_study
-from survq.training.config import Run, TrainConfig
+from survq.training.config import TrainConfig
+from survq.training.results import Results
+from survq.training.run import Run
 from survq.tuning.search import Searches, Space, nested_searches, outer_predictions, outer_table
 
 SPACE = Space(
@@ -196,7 +197,7 @@ def test_folds_are_made_repeatedly_on_request(make_study, cohort):
     assert [(fold.repeat, fold.index) for fold in folds] == [(r, i) for r in range(2) for i in range(3)]
     assert {fold.validation for fold in folds[:3]} != {fold.validation for fold in folds[3:]}
     assert cohort.splits is not None
-    with pytest.raises(UsageError, match=r"--repeats 2: the folds of cohort TINY are given.*Mend: add --folds"):
+    with pytest.raises(UsageError, match=r"--repeats 2: the folds of cohort TINY are given.*Fix: add --folds"):
         make_study(repeats=2, folds=None).folds(cohort)
 
 

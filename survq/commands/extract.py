@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from survq.exits import DATA, UsageError
 
 if TYPE_CHECKING:
-    from survq.data.ingest import SlideOutcome
+    from survq.data.feature_import import SlideOutcome
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Extract:
     def run(self) -> int:
         needed = ["openslide", "PIL", "scipy", *(["timm"] if self.encoder != "tiny" else [])]
         if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-            raise UsageError(f"{', '.join(missing)} not installed. Mend: pip install 'survq[wsi]'")
+            raise UsageError(f"{', '.join(missing)} not installed. Fix: pip install 'survq[wsi]'")
         if self.timeout <= 0 or (self.mpp is not None and self.mpp <= 0):
             raise UsageError("--timeout and --mpp must be above 0")
         from survq.slides.encoder import load_encoder
@@ -79,8 +79,7 @@ class Extract:
         return DATA if any(outcome.state == "failed" for outcome in outcomes) else 0
 
     def _tell(self, outcomes: list[SlideOutcome], encoder: str, seconds: float) -> None:
-        from survq.data.problems import itemised
-        from survq.reporting.progress import clock
+        from survq.text import clock, itemised
 
         by_state: dict[str, list[SlideOutcome]] = {state: [] for state in ("written", "found", "failed", "skipped")}
         for outcome in outcomes:

@@ -39,7 +39,7 @@ class ImportFeatures:
     """Leave out files that are empty, cut short or unlike the others, and list them."""
 
     def run(self) -> int:
-        from survq.importing.features import import_features
+        from survq.importing.patch_features import import_features
 
         imported = import_features(
             self.src, self.data, self.cohort, table=self.cases, encoder=self.encoder, skip_bad=self.skip_bad

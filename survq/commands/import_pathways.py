@@ -27,8 +27,8 @@ class ImportPathways:
     """Files of gene sets, in the order wanted; and at the end the data folder."""
 
     def run(self) -> int:
+        from survq.data.gene_sets import COVERAGE
         from survq.data.location import Location
-        from survq.data.pathways import COVERAGE
         from survq.importing.pathways import import_pathways
 
         *files, data = self.files

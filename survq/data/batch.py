@@ -77,7 +77,7 @@ class CaseTable:
         if has.any():
             assert cohort.expression is not None
             if not (training & has).any():
-                raise DataError([f"fold {fold.index}: no training case has expression to scale by. Mend: fewer folds."])
+                raise DataError([f"fold {fold.index}: no training case has expression to scale by. Fix: fewer folds."])
             scale = SCALES[expression_scale](cohort.expression.loc[case_ids[training & has]].to_numpy())
             expression[has] = scale(cohort.expression.loc[case_ids[has]].to_numpy())
         return cls(

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.features import file_of, read_coordinates, read_slides
+from survq.data.cohort_files import read_source
+from survq.data.feature_store import file_of, read_coordinates, read_slides
 from survq.data.folds import fold_problems, given_folds
-from survq.data.ledger import read_source
+from survq.data.gene_sets import COVERAGE, Pathways
 from survq.data.location import Location
-from survq.data.pathways import COVERAGE, Pathways
-from survq.data.problems import DataError, some
+from survq.data.problems import DataError
 from survq.data.tables import Tables, read_tables
+from survq.text import preview
 
 TABLES = ("cases.parquet", "expression.parquet", "splits.parquet", "features")
 LONGEST_MEDIAN = 600  # months; beyond it, times are more likely days
@@ -70,7 +71,7 @@ def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | N
     if not names:
         report.problems.append(
             f"{root}: holds no cohort; expected folders with cases.parquet in them. "
-            f"Mend: make some with `survq import` or `survq simulate`."
+            f"Fix: make some with `survq import` or `survq simulate`."
         )
     read = {name: read_tables(root / name) for name in names}
     slides = sum(len(tables.slides) for tables, _ in read.values())
@@ -143,12 +144,13 @@ def _look_at_expression(expression: pd.DataFrame, pathways: Pathways, folder: st
     elif not len(covered):
         found.problems.append(
             f"{folder}/expression.parquet: covers no pathway of pathways.gmt to {COVERAGE:.0%}. Its genes are called "
-            f"{some(expression.columns)}, those of the pathways {some(pathways.genes[0])}. Mend: use the same names."
+            f"{preview(expression.columns)}, those of the pathways {preview(pathways.genes[0])}. Fix: use the same "
+            f"names."
         )
     values = expression.to_numpy()
     constant = expression.columns[(values == values[:1]).all(axis=0)]
     if len(constant):
-        found.notes.append(f"genes that are the same in all cases: {some(constant)}")
+        found.notes.append(f"genes that are the same in all cases: {preview(constant)}")
     if values.max() > 50:
         found.notes.append(f"expression goes up to {values.max():g}, so it may not be on a log scale as is expected")
 
@@ -166,10 +168,10 @@ def _look_at_modalities(
     }
     neither = cases.index[~(histology | genomics)]
     if len(neither) == len(cases):
-        found.problems.append(f"{folder}: no case has slides or expression. Mend: import either.")
+        found.problems.append(f"{folder}: no case has slides or expression. Fix: import either.")
     elif len(neither):
         found.notes.append(
-            f"{len(neither)} cases have neither slides nor expression, studies skip them: {some(neither)}"
+            f"{len(neither)} cases have neither slides nor expression, studies skip them: {preview(neither)}"
         )
 
 
@@ -187,7 +189,7 @@ def _look_at_folds(splits: pd.DataFrame, cases: pd.DataFrame, file: str, found: 
     )
     unsplit = cases.index.difference(pd.Index([case for fold in folds for case in fold.validation]))
     if len(unsplit):
-        found.notes.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
+        found.notes.append(f"{len(unsplit)} cases are held out in no fold: {preview(unsplit)}")
     if "site" in cases:
         sites = cases["site"].dropna()
         for fold in folds:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location
-from survq.data.pathways import Pathways
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import NEITHER, other_reasons, read_tables
+from survq.text import preview
 
 UNCOVERED = "no slides, and expression that covers no pathway"  # the reason of a case that no model can use
 
@@ -55,8 +56,9 @@ class Cohort:
             there = cohort_names(root)
             raise DataError(
                 [
-                    f"{root}: no cohort {name!r}; expected {name}/cases.parquet. It has: {some(there, 9) or 'none'}. "
-                    f"Mend: name one of them, or make a data folder with `survq import`."
+                    f"{root}: no cohort {name!r}; expected {name}/cases.parquet. It has: "
+                    f"{preview(there, 9) or 'none'}. "
+                    f"Fix: name one of them, or make a data folder with `survq import`."
                 ]
             )
         tables, problems = read_tables(folder)
@@ -88,10 +90,10 @@ class Cohort:
             raise DataError(
                 [
                     f"cohort {self.name}: no case has slides, and its expression covers none of "
-                    f"{self.pathways_given} pathways. Mend: `survq import pathways`, of the same genes."
+                    f"{self.pathways_given} pathways. Fix: `survq import pathways`, of the same genes."
                     if self._has_genes.any()
                     else f"cohort {self.name}: no case has slides or expression, joined by case id. "
-                    f"Mend: compare the case ids of its tables; cases.parquet has {some(self.cases.index)}."
+                    f"Fix: compare the case ids of its tables; cases.parquet has {preview(self.cases.index)}."
                 ]
             )
         if empty.empty:
@@ -105,7 +107,7 @@ class Cohort:
         """The same cohort with these cases only."""
         case_ids = list(case_ids)
         if unknown := [case for case in case_ids if case not in self.cases.index]:
-            raise DataError([f"cohort {self.name} has no case {some(unknown)}."])
+            raise DataError([f"cohort {self.name} has no case {preview(unknown)}."])
         expression = self.expression
         if expression is not None:
             expression = expression.loc[expression.index.isin(case_ids)]

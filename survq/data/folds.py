@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
+from survq.text import preview
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Fold:
     def __post_init__(self):
         if both := set(self.training) & set(self.validation):
             raise DataError(
-                [f"fold {self.index}: {some(sorted(both))} both train and are held out. Mend: put each in one role."]
+                [f"fold {self.index}: {preview(sorted(both))} both train and are held out. Fix: put each in one role."]
             )
 
 
@@ -56,7 +57,7 @@ def make_folds(cases: pd.DataFrame, k: int = 5, repeats: int = 1, seed: int = 0)
         raise DataError(
             [
                 f"{k} folds of {len(cases)} cases with {event.sum()} events cannot be made: held-out cases are ranked "
-                f"only where there are events. Mend: ask for at least 2 and at most as many folds as events."
+                f"only where there are events. Fix: ask for at least 2 and at most as many folds as events."
             ]
         )
     sites = cases["site"].fillna("unknown").astype(str).to_numpy() if "site" in cases else np.array([])
@@ -90,13 +91,13 @@ def fold_problems(folds: Sequence[Fold], cases: pd.DataFrame) -> list[str]:
         together = (held_out["time"] == deaths.min()) & ~held_out["event"]
         if not (longer | together).any():
             problems.append(f"{name}: no two of its {len(held_out)} held-out cases can be compared: no C-index.")
-    return [f"{problem} Mend: use fewer folds, or move cases between them." for problem in problems]
+    return [f"{problem} Fix: use fewer folds, or move cases between them." for problem in problems]
 
 
 def _refuse_unusable(folds: list[Fold]) -> None:
     problems = [
         f"fold {fold.index} of repeat {fold.repeat} has {len(fold.training)} training and {len(fold.validation)} "
-        f"held-out cases; both must have some. Mend: check the case ids of the splits, or ask for fewer folds."
+        f"held-out cases; both must have some. Fix: check the case ids of the splits, or ask for fewer folds."
         for fold in folds
         if not fold.training or not fold.validation
     ]
@@ -121,7 +122,7 @@ class TimeIntervals:
             raise DataError(
                 [
                     f"{len(np.unique(deaths))} different times of death among {len(time)} cases are too few for "
-                    f"{intervals} time intervals. Mend: ask for fewer intervals or folds, or add cases with events."
+                    f"{intervals} time intervals. Fix: ask for fewer intervals or folds, or add cases with events."
                 ]
             )
         return cls(tuple(float(edge) for edge in edges))

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
+from survq.text import preview
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is cut short, overwritten or damaged."""
@@ -104,7 +105,7 @@ class Location:
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DataError([f"{self}: is not UTF-8 text ({error.reason}). Mend: save it as UTF-8."]) from error
+            raise DataError([f"{self}: is not UTF-8 text ({error.reason}). Fix: save it as UTF-8."]) from error
 
     def read_csv(self, columns: Sequence[str]) -> pd.DataFrame:
         """A table of text with these columns; without rows where there is no such file.
@@ -113,7 +114,7 @@ class Location:
         """
         if not self.is_file():
             return pd.DataFrame(columns=columns, dtype=str)
-        mend = "Mend: correct it, or remove it and import again."
+        mend = "Fix: correct it, or remove it and import again."
         lines = csv.reader(io.StringIO(self.read_text(), newline=""), strict=True)
         try:
             rows = [(lines.line_num, row) for row in lines if row]
@@ -121,7 +122,7 @@ class Location:
             raise DataError([f"{self}:{lines.line_num}: is no table ({error}). {mend}"]) from error
         header = rows.pop(0)[1] if rows else []
         if header != list(columns):
-            found = some(header, 9) or "none"
+            found = preview(header, 9) or "none"
             raise DataError([f"{self}: has the columns {found}; expected {', '.join(columns)}. {mend}"])
         raise_if_any(
             [
@@ -148,7 +149,7 @@ class Location:
 def unreadable(file: object, error: Exception) -> str:
     """The sentence for such a file."""
     reason = " ".join(str(error).split())[:120]
-    return f"{file}: cannot be read ({reason}). Mend: restore it or import it again."
+    return f"{file}: cannot be read ({reason}). Fix: restore it or import it again."
 
 
 def parquet(table: pd.DataFrame) -> memoryview:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from survq.exits import IN_USE, Mendable
+from survq.exits import IN_USE, UserError
 
 
-class InUse(Mendable):
+class InUse(UserError):
     """Another process works here."""
 
     exit_code = IN_USE
@@ -32,7 +32,7 @@ def locked(file: Path, what: object, mend: str, *, wait: bool = False) -> Iterat
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 handle.seek(0)
-                message = f"{what} is in use by {handle.read().strip() or 'another process'}. Mend: {mend}."
+                message = f"{what} is in use by {handle.read().strip() or 'another process'}. Fix: {mend}."
                 if not wait:
                     raise InUse(message) from None
                 if not has_said:

@@ -5,7 +5,7 @@ The data folder that every study reads, on a local path or in a bucket:
     DIR/pathways.gmt
     DIR/<COHORT>/cases.parquet          case_id, time (months), event (bool), site, further columns as they came
     DIR/<COHORT>/expression.parquet     case_id, one float32 column a gene                        (may be missing)
-    DIR/<COHORT>/features/*.parquet     one row and one row group a slide, see survq/data/features.py   (likewise)
+    DIR/<COHORT>/features/*.parquet     one row and one row group a slide, see survq/data/feature_store.py   (likewise)
     DIR/<COHORT>/splits.parquet         repeat, fold, case_id, role: training or validation            (likewise)
     DIR/<COHORT>/dropped.csv            case_id, reason: who was left out, and why                     (likewise)
 
@@ -23,9 +23,10 @@ import numpy as np
 import pandas as pd
 
 from survq.data.barcodes import case_of
-from survq.data.features import INDEX, FeatureStore
+from survq.data.feature_store import INDEX, FeatureStore
 from survq.data.location import Location
-from survq.data.problems import DataError, some
+from survq.data.problems import DataError
+from survq.text import preview
 
 DROPPED = ["case_id", "reason"]
 """The columns of dropped.csv."""
@@ -57,7 +58,7 @@ def read_tables(folder: Location) -> tuple[Tables, list[str]]:
 
     cases, expression, splits = read("cases.parquet"), read("expression.parquet"), read("splits.parquet")
     if not (folder / "cases.parquet").is_file():
-        problems.append(f"{folder}/cases.parquet is missing. Mend: import the cohort again.")
+        problems.append(f"{folder}/cases.parquet is missing. Fix: import the cohort again.")
     slides, dropped = pd.DataFrame(columns=INDEX), pd.DataFrame(columns=DROPPED)
     try:
         slides = FeatureStore(folder / "features").index
@@ -88,7 +89,7 @@ def sound_tables(tables: Tables, folder: str) -> tuple[Tables, list[str]]:
     problems += slides_problems(tables.slides, f"{folder}/features")
     if list(tables.dropped.columns) != DROPPED:
         problems.append(
-            f"{folder}/dropped.csv: has the columns {some(tables.dropped, 9)}; expected {', '.join(DROPPED)}."
+            f"{folder}/dropped.csv: has the columns {preview(tables.dropped, 9)}; expected {', '.join(DROPPED)}."
         )
     elif tables.cases is not None and "case_id" in tables.cases and len(tables.cases):
         problems += join_problems(tables, folder)
@@ -101,7 +102,7 @@ def join_problems(tables: Tables, folder: str) -> list[str]:
     cases, dropped = set(tables.cases["case_id"]), set(other_reasons(tables.dropped)["case_id"])
     problems = []
     if both := sorted(str(case) for case in cases & dropped):
-        problems.append(f"{folder}/dropped.csv: {some(both)} are left out, yet stand in cases.parquet.")
+        problems.append(f"{folder}/dropped.csv: {preview(both)} are left out, yet stand in cases.parquet.")
     others = {
         "expression.parquet": tables.expression,
         "splits.parquet": tables.splits,
@@ -115,8 +116,8 @@ def join_problems(tables: Tables, folder: str) -> list[str]:
             like = f"; cases look like {str(min(cases, key=str))!r}"
             none = "" if ids & cases else f"; none of its {len(ids)} ids is a case of cases.parquet"
             problems.append(
-                f"{folder}/{file}: ids that are no case: {some(unknown)}{like}{none}. "
-                f"Mend: correct them, or list them in dropped.csv with a reason."
+                f"{folder}/{file}: ids that are no case: {preview(unknown)}{like}{none}. "
+                f"Fix: correct them, or list them in dropped.csv with a reason."
             )
     return problems
 
@@ -131,7 +132,7 @@ def say_dropped(dropped: pd.DataFrame) -> list[str]:
     lines = []
     for reason, ids in dropped.groupby("reason")["case_id"]:
         until = "until slides of them come: " if reason == NEITHER else ""
-        lines.append(f"left out, {reason}: {len(ids)}, {until}{some(ids, 5)}")
+        lines.append(f"left out, {reason}: {len(ids)}, {until}{preview(ids, 5)}")
     return lines
 
 
@@ -144,23 +145,23 @@ def cohort_name_problems(name: str) -> list[str]:
 
 def cases_problems(cases: pd.DataFrame, file: str) -> list[str]:
     if missing := [column for column in ("case_id", "time", "event") if column not in cases]:
-        return [f"{file}: lacks the columns {missing}; it has {some(cases.columns, 9)}. Mend: rename or add them."]
+        return [f"{file}: lacks the columns {missing}; it has {preview(cases.columns, 9)}. Fix: rename or add them."]
     if cases.empty:
         return [f"{file}: holds no case."]
     problems = case_id_problems(cases["case_id"], file)
     time = pd.to_numeric(cases["time"], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     for case, cell in cases.loc[~(np.isfinite(time) & (time > 0)), ["case_id", "time"]].to_numpy(dtype=object):
         problems.append(
-            f"{file}: case {case!r}: time {cell!r}; expected months above 0. Mend: correct it or leave the case out."
+            f"{file}: case {case!r}: time {cell!r}; expected months above 0. Fix: correct it or leave the case out."
         )
     if not pd.api.types.is_numeric_dtype(cases["time"]) and not problems:
         problems.append(f"{file}: time is {cases['time'].dtype}; expected numbers, in months.")
     for case in cases.loc[cases["event"].isna(), "case_id"]:
-        problems.append(f"{file}: case {case!r}: no event status. Mend: add it or leave the case out.")
+        problems.append(f"{file}: case {case!r}: no event status. Fix: add it or leave the case out.")
     if not pd.api.types.is_bool_dtype(cases["event"].dropna().infer_objects()):
         problems.append(f"{file}: event is {cases['event'].dtype}; expected bool, true where death was observed.")
     elif not cases["event"].any():
-        problems.append(f"{file}: no case has an event; nothing can be learnt or ranked. Mend: is the coding reversed?")
+        problems.append(f"{file}: no case has an event; nothing can be learnt or ranked. Fix: is the coding reversed?")
     return problems
 
 
@@ -175,11 +176,11 @@ def case_id_problems(case_ids: pd.Series, file: str) -> list[str]:
             )
     twice = case_ids[case_ids.duplicated(keep=False)].unique()
     if len(twice):
-        problems.append(f"{file}: cases that stand more than once: {some(twice)}. Mend: keep one row a case.")
+        problems.append(f"{file}: cases that stand more than once: {preview(twice)}. Fix: keep one row a case.")
     patients = case_ids.map(lambda case: case_of(str(case).upper()))
     for _, ids in case_ids.drop_duplicates().groupby(patients):
         if len(ids) > 1:
-            problems.append(f"{file}: {some(ids)} are one patient. Mend: keep one row a patient.")
+            problems.append(f"{file}: {preview(ids)} are one patient. Fix: keep one row a patient.")
     return problems
 
 
@@ -199,16 +200,17 @@ def expression_problems(expression: pd.DataFrame, file: str) -> list[str]:
     if genes.empty:
         problems.append(f"{file}: holds {genes.shape[0]} cases and {genes.shape[1]} genes.")
     if twice := list(genes.columns[genes.columns.duplicated()].unique()):
-        return [*problems, f"{file}: genes that stand more than once: {some(twice)}. Mend: keep one column a gene."]
+        return [*problems, f"{file}: genes that stand more than once: {preview(twice)}. Fix: keep one column a gene."]
     if text := [column for column in genes if not pd.api.types.is_numeric_dtype(genes[column])]:
-        problems.append(f"{file}: genes that are not numbers: {some(text)}. Mend: keep numeric columns only.")
+        problems.append(f"{file}: genes that are not numbers: {preview(text)}. Fix: keep numeric columns only.")
         genes = genes.drop(columns=text)
     finite = np.isfinite(genes.to_numpy(dtype=np.float64, na_value=np.nan))
     for column in np.flatnonzero(~finite.all(axis=0)):
         rows = np.flatnonzero(~finite[:, column])
         problems.append(
-            f"{file}: gene {genes.columns[column]!r}: not a finite number in {some(expression['case_id'].iloc[rows])}. "
-            f"Mend: fill it or drop the gene."
+            f"{file}: gene {genes.columns[column]!r}: not a finite number in "
+            f"{preview(expression['case_id'].iloc[rows])}. "
+            f"Fix: fill it or drop the gene."
         )
     return problems
 
@@ -221,18 +223,18 @@ def splits_problems(splits: pd.DataFrame, file: str) -> list[str]:
         if not pd.api.types.is_integer_dtype(splits[column]):
             problems.append(f"{file}: {column} is {splits[column].dtype}; expected whole numbers.")
     if unknown := sorted(set(splits["role"].map(str)) - {"training", "validation"}):
-        problems.append(f"{file}: roles {some(unknown)}; expected training or validation.")
+        problems.append(f"{file}: roles {preview(unknown)}; expected training or validation.")
     twice = splits[splits.duplicated(["repeat", "fold", "case_id"])]
     for (repeat, fold), rows in twice.groupby(["repeat", "fold"]):
         problems.append(
-            f"{file}: repeat {repeat}, fold {fold}: {some(rows['case_id'].unique())} stand more than once. "
-            f"Mend: a case either trains or is held out."
+            f"{file}: repeat {repeat}, fold {fold}: {preview(rows['case_id'].unique())} stand more than once. "
+            f"Fix: a case either trains or is held out."
         )
     held_out = splits[splits["role"] == "validation"].drop_duplicates(["repeat", "fold", "case_id"])
     for repeat, rows in held_out[held_out.duplicated(["repeat", "case_id"])].groupby("repeat"):
         problems.append(
-            f"{file}: repeat {repeat}: {some(rows['case_id'].unique())} are held out in two folds. "
-            f"Mend: hold a case out once a repeat."
+            f"{file}: repeat {repeat}: {preview(rows['case_id'].unique())} are held out in two folds. "
+            f"Fix: hold a case out once a repeat."
         )
     return problems
 
@@ -241,13 +243,13 @@ def slides_problems(slides: pd.DataFrame, file: str) -> list[str]:
     problems = []
     ids = slides["slide_id"]
     if odd := [slide for slide in ids if not isinstance(slide, str) or not usable_id(slide)]:
-        problems.append(f"{file}: slide ids {some(map(_shortened, odd))}; expected text as for case ids.")
+        problems.append(f"{file}: slide ids {preview(map(_shortened, odd))}; expected text as for case ids.")
     if twice := list(ids[ids.duplicated()].unique()):
-        problems.append(f"{file}: slides that stand more than once: {some(twice)}. Mend: import the features afresh.")
+        problems.append(f"{file}: slides that stand more than once: {preview(twice)}. Fix: import the features afresh.")
     for column, what in (("width", "feature widths"), ("encoder", "patch encoders")):
         if slides[column].nunique() > 1:
             groups = ", ".join(f"{value} ({count} slides)" for value, count in slides[column].value_counts().items())
-            problems.append(f"{file}: mixed {what}: {groups}. Mend: extract all slides of a cohort with one encoder.")
+            problems.append(f"{file}: mixed {what}: {groups}. Fix: extract all slides of a cohort with one encoder.")
     if empty := list(ids[slides["patches"] == 0]):
-        problems.append(f"{file}: slides without patches: {some(empty)}. Mend: leave them out.")
+        problems.append(f"{file}: slides without patches: {preview(empty)}. Fix: leave them out.")
     return problems

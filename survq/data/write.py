@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
-from survq.data.features import INDEX, SCHEMA, SOURCE, FeatureStore
+from survq.data.feature_store import INDEX, SCHEMA, SOURCE, FeatureStore
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location, appearing, parquet, replace_file
 from survq.data.lock import locked
-from survq.data.pathways import Pathways
-from survq.data.problems import raise_if_any, some
+from survq.data.problems import raise_if_any
 from survq.data.tables import Tables, cohort_name_problems, join_problems, slides_problems, sound_tables
+from survq.text import preview
 
 LARGEST = 2**31 - 2**20  # bytes of features a slide: what a Parquet file can have in one cell
 
@@ -105,7 +106,7 @@ def write_features(folder: str | Path | Location, slides: Iterable[Slide]) -> No
     for slide in slides:
         found = slide.problems()
         if slide.slide_id in written:
-            found.append(f"slides that stand more than once: {slide.slide_id!r}. Mend: keep one of them.")
+            found.append(f"slides that stand more than once: {slide.slide_id!r}. Fix: keep one of them.")
         if not found:
             write_slide(folder, slide)
             written.add(slide.slide_id)
@@ -170,7 +171,9 @@ def write_cohort(
     others = [other for other in cohort_names(root) if other != name]
     gmt = root / "pathways.gmt"
     if pathways is not None and others and gmt.is_file() and gmt.read_bytes() != pathways.to_gmt().encode():
-        problems.append(f"{gmt}: is there with other pathways, which {some(others)} need. Mend: choose another folder.")
+        problems.append(
+            f"{gmt}: is there with other pathways, which {preview(others)} need. Fix: choose another folder."
+        )
     raise_if_any(problems)
 
     with _made(root), locked(root / f".{name}.lock", root / name, "wait for it to end"):

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
-from survq.data.ledger import alone
+from survq.data.cohort_files import alone
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location
-from survq.data.pathways import Pathways
 
 FILE = "coverage.csv"
 

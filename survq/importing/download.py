@@ -23,12 +23,12 @@ from survq.data.location import replace_file
 from survq.data.lock import locked
 from survq.data.problems import DataError
 from survq.exits import UsageError
-from survq.importing.opened import GZIP, OnBytes, opened, sha256
+from survq.importing.decompress import GZIP, OnBytes, opened, sha256
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in a row without a byte of progress
 SILENCE = 60  # seconds without a byte, after which the connection counts as lost
-AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
+RETRY_HINT = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
 
 
 def download(url: str, file: Path, *, progress: OnBytes | None = None, pause: float = 1.0) -> bool:
@@ -65,10 +65,10 @@ def _fetch(url: str, file: Path, progress: OnBytes | None, pause: float) -> None
             except urllib.error.HTTPError as error:
                 if error.code in (403, 404, 410):  # a bucket that may not be listed says 403 for what is not there
                     raise FileNotFoundError(
-                        f"{url}: the server has no such file ({error.code}). Mend: check the cohort's name, or where "
+                        f"{url}: the server has no such file ({error.code}). Fix: check the cohort's name, or where "
                         f"the hub keeps it now (https://xenabrowser.net/datapages)."
                     ) from error
-                if error.code not in AGAIN:
+                if error.code not in RETRY_HINT:
                     raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}.") from error
                 error_before = f"the server answers {error.code}"
             except (OSError, http.client.HTTPException) as error:
@@ -76,7 +76,7 @@ def _fetch(url: str, file: Path, progress: OnBytes | None, pause: float) -> None
             failures = 0 if stream.tell() > before else failures + 1
         else:
             raise ConnectionError(
-                f"{url}: cannot be had ({error_before}; {ATTEMPTS} attempts, {stream.tell():,} bytes so far). Mend: "
+                f"{url}: cannot be had ({error_before}; {ATTEMPTS} attempts, {stream.tell():,} bytes so far). Fix: "
                 f"check the network and run the same command again, it goes on where it stopped; or download it with "
                 f"a browser and use `survq import`."
             )
@@ -163,7 +163,7 @@ def _refuse_unsafe(url: str) -> None:
     except ValueError:  # it is no address at all
         scheme = ""
     if scheme != "https" and not (scheme == "http" and _is_loopback(url)):
-        raise UsageError(f"{url[:200]}: not fetched, for it is no https address. Mend: give one that is.")
+        raise UsageError(f"{url[:200]}: not fetched, for it is no https address. Fix: give one that is.")
 
 
 def _is_loopback(url: str) -> bool:

@@ -20,15 +20,16 @@ import numpy as np
 import pandas as pd
 
 from survq.data.barcodes import PRIMARY
-from survq.data.ledger import cohort_folder, labelled, read_cases, read_source, update_cohort
+from survq.data.cohort_files import cohort_folder, labelled, read_cases, read_source, update_cohort
+from survq.data.gene_sets import COVERAGE
 from survq.data.location import Location
-from survq.data.pathways import COVERAGE
-from survq.data.problems import DataError, some
+from survq.data.problems import DataError
 from survq.importing.coverage import read_pathways, write_coverage
+from survq.importing.decompress import OnBytes, sha256
 from survq.importing.expression_table import SampleTable, read_table
 from survq.importing.genes import Aliases, GeneMap
-from survq.importing.opened import OnBytes, sha256
 from survq.importing.units import HIGHEST_LOGARITHM, guess_unit
+from survq.text import preview
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def import_expression(
     ids_to_symbols = GeneMap.read(gene_map) if gene_map else None
     names = Aliases.read(aliases, ids_to_symbols) if aliases else None
     if names and not len(pathways):
-        raise DataError([f"{root}/pathways.gmt is missing: aliases are those of its genes. Mend: import it first."])
+        raise DataError([f"{root}/pathways.gmt is missing: aliases are those of its genes. Fix: import it first."])
     wanted = {gene for members in pathways.genes for gene in members}
     read = read_expression(
         file,
@@ -83,7 +84,7 @@ def import_expression(
         read.source["further_cases_not_listed"] = len(strangers)
         strangers = []
     if lacking := sorted(set(cases.index) - set(read.values.index)):
-        notes.append(f"{len(lacking)} cases of this cohort are not in it: {some(lacking)}")
+        notes.append(f"{len(lacking)} cases of this cohort are not in it: {preview(lacking)}")
     dropped = update_cohort(
         folder, {"expression": read.source}, expression=read.values, unlabelled={"expression": strangers}
     )
@@ -127,8 +128,8 @@ def read_expression(
         raise DataError(
             [
                 f"{file}: has none of the {len(kept or ()):,} genes of the pathways; its genes are called "
-                f"{some(sorted(table.measured))}, those of the pathways {some(sorted(kept or ()))}. "
-                f"Mend: use the same names, or --aliases."
+                f"{preview(sorted(table.measured))}, those of the pathways {preview(sorted(kept or ()))}. "
+                f"Fix: use the same names, or --aliases."
             ]
         )
     found = values.to_numpy()
@@ -158,14 +159,14 @@ def _notes_on_names(
     notes = list(table.notes)
     if table.repeated:
         same = "the same in all" if table.repeated_agree else "the first was kept"
-        notes.append(f"{len(table.repeated)} cases have several rows or columns, {same}: {some(table.repeated, 9)}")
+        notes.append(f"{len(table.repeated)} cases have several rows or columns, {same}: {preview(table.repeated, 9)}")
     if twice:
-        notes.append(f"{len(twice)} genes stand in several rows, the highest on average was kept: {some(twice)}")
+        notes.append(f"{len(twice)} genes stand in several rows, the highest on average was kept: {preview(twice)}")
     if renamed:
         pairs = [f"{one} as {other}" for one, other in sorted(renamed.items())]
-        notes.append(f"{len(renamed)} genes were renamed as the pathways have them: {some(pairs, 9)}")
+        notes.append(f"{len(renamed)} genes were renamed as the pathways have them: {preview(pairs, 9)}")
     if unclear:
-        notes.append(f"{len(unclear)} genes of the pathways have several readings in the aliases: {some(unclear)}")
+        notes.append(f"{len(unclear)} genes of the pathways have several readings in the aliases: {preview(unclear)}")
     return notes
 
 
@@ -174,7 +175,7 @@ def _notes_on_values(values: pd.DataFrame) -> list[str]:
     notes = []
     constant = values.columns[(values == values.iloc[0]).all()]
     if len(constant):
-        notes.append(f"{len(constant)} genes are the same in all cases: {some(constant)}")
+        notes.append(f"{len(constant)} genes are the same in all cases: {preview(constant)}")
     highest = values.abs().max()
     beyond = highest[highest > HIGHEST_LOGARITHM]
     if len(beyond):

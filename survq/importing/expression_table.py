@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from survq.data.barcodes import case_of, sample_type
-from survq.data.problems import DataError, some
+from survq.data.problems import DataError
+from survq.importing.decompress import OnBytes
 from survq.importing.genes import GeneMap, are_ensembl
-from survq.importing.opened import OnBytes
 from survq.importing.wide_table import columns, header, not_numbers
+from survq.text import preview
 
 RNA = "_rnaseq"
 FIRST_COLUMNS = 5  # the case ids stand in one of them, where they stand in a column
@@ -90,7 +91,7 @@ def _read_columns_of_samples(
         raise DataError(not_numbers(file, 0, kept, [names[column] for column in kept]) or error.problems) from error
     _refuse_ids(ids, gene_map, file)
     if "" in ids:
-        raise DataError([f"{file}: no gene in {ids.count('')} rows. Mend: name them or drop them."])
+        raise DataError([f"{file}: no gene in {ids.count('')} rows. Fix: name them or drop them."])
     notes = [f"{unmapped:,} of {len(ids):,} ids are not in the gene map"] if unmapped else []
     values = np.concatenate(parts).T if parts else np.empty((len(kept), 0), np.float32)
     return samples.table("a row a gene", symbols, values, measured, notes)
@@ -115,9 +116,10 @@ def _read_columns_of_genes(
     if not hits.any():
         raise DataError(
             [
-                f"{file}: none of its rows or columns is a case of this cohort: its header has {some(names[1:], 2)}, "
-                f"its first row {some(examples) or 'no id'}, the cohort {some(sorted(samples.cases), 2)}. "
-                f"Mend: use the same case ids."
+                f"{file}: none of its rows or columns is a case of this cohort: its header has "
+                f"{preview(names[1:], 2)}, "
+                f"its first row {preview(examples) or 'no id'}, the cohort {preview(sorted(samples.cases), 2)}. "
+                f"Fix: use the same case ids."
             ]
         )
     id_column = int(hits.argmax())
@@ -146,7 +148,7 @@ def _read_columns_of_genes(
     except DataError as error:
         raise DataError(not_numbers(file, id_column, list(kept), list(kept.values())) or error.problems) from error
     if blanks:
-        raise DataError([f"{file}: no case id in the lines {some(blanks)}. Mend: add them or drop the lines."])
+        raise DataError([f"{file}: no case id in the lines {preview(blanks)}. Fix: add them or drop the lines."])
     if kept:
         samples.raise_if_none(file, [])
     matrix = np.concatenate(parts)
@@ -214,7 +216,7 @@ class _Samples:
             raise DataError(
                 [
                     f"{file}: none of the samples of these cases is of type {' '.join(sorted(self.types))}"
-                    f"{': ' + some(names) if names else ''}. Mend: --sample-types."
+                    f"{': ' + preview(names) if names else ''}. Fix: --sample-types."
                 ]
             )
 
@@ -223,9 +225,10 @@ def _refuse_ids(names: Collection[str], gene_map: GeneMap | None, file: Path) ->
     if gene_map is None and are_ensembl(names):
         raise DataError(
             [
-                f"{file}: its genes are Ensembl ids such as {some(names, 2)}; pathways name symbols. Mend: --gene-map "
+                f"{file}: its genes are Ensembl ids such as {preview(names, 2)}; pathways name symbols. Fix: "
+                f"--gene-map "
                 f"with the probemap that Xena offers beside the table (gencode.v23 with Toil, gencode.v36 with GDC)."
             ]
         )
     if gene_map is not None and not are_ensembl(names):
-        raise DataError([f"{file}: its genes are no Ensembl ids: {some(names)}. Mend: leave --gene-map away."])
+        raise DataError([f"{file}: its genes are no Ensembl ids: {preview(names)}. Fix: leave --gene-map away."])

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from survq.data.problems import DataError, some
+from survq.data.problems import DataError
 from survq.importing.text_table import read_text_table
+from survq.text import preview
 
 ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{11})(\.\d+)?(_PAR_Y)?")
 
@@ -33,7 +34,9 @@ class GeneMap:
         table = read_text_table(file, needed=["id", "gene"])
         symbols = {name: gene for name, gene in zip(table["id"], table["gene"], strict=True) if gene}
         if not are_ensembl(symbols):
-            raise DataError([f"{file}: its ids are {some(symbols)}; expected Ensembl ids such as ENSG00000141510.16."])
+            raise DataError(
+                [f"{file}: its ids are {preview(symbols)}; expected Ensembl ids such as ENSG00000141510.16."]
+            )
         return cls({**{_plain(name): gene for name, gene in symbols.items()}, **symbols})
 
     def symbol(self, name: str) -> str | None:
@@ -69,7 +72,7 @@ class Aliases:
         else:
             raise DataError(
                 [
-                    f"{file}: has the columns {some(table, 9)}; expected alias and symbol, or HGNC's symbol, "
+                    f"{file}: has the columns {preview(table, 9)}; expected alias and symbol, or HGNC's symbol, "
                     f"prev_symbol and alias_symbol, or, together with --gene-map, a probemap's id and gene."
                 ]
             )

@@ -18,13 +18,14 @@ from pathlib import Path
 import pandas as pd
 
 from survq.data.barcodes import PRIMARY, case_of, sample_type, site_of
-from survq.data.ledger import cohort_folder, update_cohort
+from survq.data.cohort_files import cohort_folder, update_cohort
 from survq.data.location import Location
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import usable_id
-from survq.importing.opened import sha256
+from survq.importing.decompress import sha256
 from survq.importing.outcomes import ENDPOINTS, Columns, Endpoint, columns_of
 from survq.importing.text_table import MISSING, numbers, read_text_table
+from survq.text import preview
 
 DAYS_A_MONTH = 30
 TEXT = ("site", "oncotree_code", "type", "cancer type abbreviation", "gender")  # kept as they came, where there
@@ -92,7 +93,7 @@ def read_labels(
     everybody = len(table)
     table, notes = _of_types(table, columns, types, must_have_types, file), []
     if len(table) < everybody:
-        notes.append(f"{everybody - len(table)} of {everybody} rows are of other cancer types than {some(types)}")
+        notes.append(f"{everybody - len(table)} of {everybody} rows are of other cancer types than {preview(types)}")
     table = table.assign(case_id=table[columns.case])
     kind = table["case_id"].map(sample_type)
     other_samples = table.loc[kind.notna() & ~kind.isin(sample_types), "case_id"].map(case_of)
@@ -131,7 +132,7 @@ def read_labels(
         cases["site"] = sites
     cases = cases.loc[reason.isna(), ["time", "event", *cases.columns.drop(["time", "event"])]].astype({"event": bool})
     if not len(cases):
-        raise DataError([f"{file}: no case has {ENDPOINTS[endpoint]} among its {everybody} rows. Mend: another table."])
+        raise DataError([f"{file}: no case has {ENDPOINTS[endpoint]} among its {everybody} rows. Fix: another table."])
     source = {
         "file": file.name,
         "sha256": sha256(file),
@@ -148,14 +149,14 @@ def _of_types(table: pd.DataFrame, columns: Columns, types: Sequence[str], must_
     """The rows of these cancer types, in a table of several."""
     if columns.types is None:
         if must_have:
-            raise DataError([f"{file}: has no column of cancer types. Mend: leave --types away."])
+            raise DataError([f"{file}: has no column of cancer types. Fix: leave --types away."])
         return table
     there = set(table[columns.types])
     if absent := [name for name in types if name not in there]:
         raise DataError(
             [
-                f"{file}: its column {columns.types!r} has no {some(absent)}, but {some(sorted(there), 40)}. "
-                f"Mend: name some of them, such as --types COAD READ for COADREAD."
+                f"{file}: its column {columns.types!r} has no {preview(absent)}, but {preview(sorted(there), 40)}. "
+                f"Fix: name some of them, such as --types COAD READ for COADREAD."
             ]
         )
     return table[table[columns.types].isin(types)] if types else table
@@ -170,8 +171,8 @@ def _events(cells: pd.Series, columns: Columns, file: Path) -> tuple[pd.Series, 
         found.append(meaning.get(code))
         if code not in meaning and code not in MISSING:
             problems.append(
-                f"{file}:{line}: {cells.name} {cell[:60]!r}; expected {some(columns.event)} for an event, "
-                f"{some(columns.censored)} for a censored case. Mend: correct it, or state the coding."
+                f"{file}:{line}: {cells.name} {cell[:60]!r}; expected {preview(columns.event)} for an event, "
+                f"{preview(columns.censored)} for a censored case. Fix: correct it, or state the coding."
             )
     return pd.Series(found, index=cells.index, name=cells.name, dtype=object), problems
 
@@ -190,5 +191,5 @@ def _contradictions(table: pd.DataFrame, columns: Sequence[str], file: str) -> l
         for column in columns:
             if rows[column].nunique(dropna=False) > 1:
                 cells = ", ".join(f"{cell!r} in line {line}" for line, cell in rows[column].items())
-                problems.append(f"{file}: case {case!r}: {column} is {cells}. Mend: make its rows agree.")
+                problems.append(f"{file}: case {case!r}: {column} is {cells}. Fix: make its rows agree.")
     return problems

@@ -122,7 +122,7 @@ def columns_of(header: Sequence[str], endpoint: Endpoint, file: object) -> Colum
         raise DataError(
             [
                 f"{file}: holds no {ENDPOINTS[endpoint]} ({endpoint}); as a table of {' or '.join(set(held.values()))} "
-                f"it holds {' and '.join(held)}. Mend: --outcome {next(iter(held))}, or take a table with {endpoint}, "
+                f"it holds {' and '.join(held)}. Fix: --outcome {next(iter(held))}, or take a table with {endpoint}, "
                 f"such as that of TCGA-CDR or of Xena's TCGA hub."
             ]
         )

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.ledger import alone, read_source
+from survq.data.cohort_files import alone, read_source
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location
-from survq.data.pathways import Pathways
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
 from survq.importing.coverage import measured_genes, read_pathways, write_coverage
-from survq.importing.opened import sha256
+from survq.importing.decompress import sha256
+from survq.text import preview
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ def import_pathways(files: Sequence[Path], root: Location) -> ImportedPathways:
     same = [names for names in identical(pathways) if len(names) > 1]
     if same:
         pairs = [" = ".join(names) for names in same]
-        notes.append(f"{len(same)} groups of pathways have the very same genes, all are kept: {some(pairs)}")
+        notes.append(f"{len(same)} groups of pathways have the very same genes, all are kept: {preview(pairs)}")
     new = genes - {gene for members in before.genes for gene in members}
     for cohort in measured_genes(root) if new else ():
         if read_source(root / cohort).get("expression", {}).get("genes_kept") == "those of the pathways":
-            notes.append(f"{cohort}: its expression was cut to the genes of other pathways. Mend: import it again")
+            notes.append(f"{cohort}: its expression was cut to the genes of other pathways. Fix: import it again")
     return ImportedPathways(pathways, write_coverage(root), tuple(notes))
 
 
@@ -61,7 +62,7 @@ def join_files(files: Sequence[Path]) -> Pathways:
         for name, genes in zip(read.names, read.genes, strict=True):
             if name in sets:
                 problems.append(
-                    f"{file}: pathway {name!r} stands in {came_from[name]} too. Mend: rename it, or leave a file away."
+                    f"{file}: pathway {name!r} stands in {came_from[name]} too. Fix: rename it, or leave a file away."
                 )
             sets[name], came_from[name] = genes, file
     raise_if_any(problems)
@@ -77,8 +78,8 @@ def read_file(file: Path) -> Pathways:
     if sum(gene.isdigit() for gene in genes) > len(genes) / 2:
         raise DataError(
             [
-                f"{file}: names its genes by numbers, such as {some(genes)}; these are Entrez ids. "
-                f"Mend: take the file of symbols, such as h.all.v2023.1.Hs.symbols.gmt."
+                f"{file}: names its genes by numbers, such as {preview(genes)}; these are Entrez ids. "
+                f"Fix: take the file of symbols, such as h.all.v2023.1.Hs.symbols.gmt."
             ]
         )
     return pathways

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import usable_id
 from survq.importing.text_table import numbers, read_text_table
+from survq.text import preview
 
 FILES = (".h5", ".hdf5", ".pt", ".pth")
 IMAGES = (
@@ -45,7 +46,7 @@ def by_barcode(slide_id: str) -> Name | None:
         raise DataError(
             [
                 f"slide {slide_id[:80]!r}: its name does not tell the case, for it is no TCGA barcode. "
-                f"Mend: give --cases a table with the columns case_id and slide_id."
+                f"Fix: give --cases a table with the columns case_id and slide_id."
             ]
         )
     return Name(slide_id, slide_id[:12].upper())
@@ -73,7 +74,7 @@ class SlideTable:
             found, unreadable = numbers(table["mpp"], file)
             problems += unreadable
             problems += [
-                f"{file}:{line}: mpp {size:g}; expected micrometres a pixel, such as 0.25. Mend: correct it."
+                f"{file}:{line}: mpp {size:g}; expected micrometres a pixel, such as 0.25. Fix: correct it."
                 for line, size in found.items()
                 if size <= 0
             ]
@@ -83,7 +84,7 @@ class SlideTable:
             row = Name(stem(slide), case, size)
             if rows.setdefault(row.slide_id.lower(), row) != row:
                 problems.append(
-                    f"{file}:{line}: slide {slide[:80]!r} stands with other values above. Mend: make its rows agree."
+                    f"{file}:{line}: slide {slide[:80]!r} stands with other values above. Fix: make its rows agree."
                 )
         raise_if_any(problems)
         return cls(rows.values())
@@ -100,9 +101,9 @@ class SlideTable:
         if len(longer) == 1:
             return longer[0]
         if longer:
-            names = some([row.slide_id for row in longer])
+            names = preview([row.slide_id for row in longer])
             raise DataError(
-                [f"slide {slide_id[:80]!r}: the table has {names}. Mend: name the file as the slide it is of."]
+                [f"slide {slide_id[:80]!r}: the table has {names}. Fix: name the file as the slide it is of."]
             )
         parts = name.split(".")
         for count in range(len(parts) - 1, 0, -1):

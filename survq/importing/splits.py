@@ -16,13 +16,14 @@ from pathlib import Path
 import pandas as pd
 
 from survq.data.barcodes import case_of
+from survq.data.cohort_files import cohort_folder, labelled, read_cases, update_cohort
 from survq.data.folds import fold_problems, given_folds
-from survq.data.ledger import cohort_folder, labelled, read_cases, update_cohort
 from survq.data.location import Location
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import splits_problems
-from survq.importing.opened import sha256
+from survq.importing.decompress import sha256
 from survq.importing.text_table import read_text_table
+from survq.text import preview
 
 HELD_OUT = ("val", "test")
 
@@ -51,8 +52,8 @@ def import_splits(
     if not ids & set(cases.index):
         raise DataError(
             [
-                f"{source}: none of its {len(ids)} ids is a case of this cohort: {some(sorted(ids), 2)} against "
-                f"{some(cases.index, 2)}. Mend: take the splits of this cohort."
+                f"{source}: none of its {len(ids)} ids is a case of this cohort: {preview(sorted(ids), 2)} against "
+                f"{preview(cases.index, 2)}. Fix: take the splits of this cohort."
             ]
         )
     problems = splits_problems(splits.table, str(source))
@@ -62,11 +63,11 @@ def import_splits(
     events = [int(cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
     notes = list(splits.notes)
     if strangers := sorted(ids - known):
-        notes.append(f"{len(strangers)} ids have no label and take no part: {some(strangers)}")
+        notes.append(f"{len(strangers)} ids have no label and take no part: {preview(strangers)}")
     if gone := sorted((ids & known) - set(cases.index)):
-        notes.append(f"{len(gone)} cases were left out before and take no part: {some(gone)}")
+        notes.append(f"{len(gone)} cases were left out before and take no part: {preview(gone)}")
     if unsplit := sorted(set(cases.index) - {case for fold in folds for case in fold.validation}):
-        notes.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
+        notes.append(f"{len(unsplit)} cases are held out in no fold: {preview(unsplit)}")
     dropped = update_cohort(folder, {"splits": splits.source}, splits=splits.table)
     return Splits(splits.table, splits.places, splits.source, tuple(notes)), events, dropped
 
@@ -114,11 +115,11 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
                 rows.setdefault((0, fold, case, name), place)
     if len(roles) > 1:
         some_folds = " and ".join(f"{role} (fold {fold})" for role, fold in roles.items())
-        problems.append(f"{source}: held-out cases stand under {some_folds}. Mend: name them alike in all folds.")
+        problems.append(f"{source}: held-out cases stand under {some_folds}. Fix: name them alike in all folds.")
     raise_if_any(problems)
     table = pd.DataFrame(list(rows), columns=["repeat", "fold", "case_id", "role"])
     table = table.sort_values(["fold", "role", "case_id"], ignore_index=True)
-    notes = [f"the cases under {some(sorted(unused))} neither train nor are held out"] if unused else []
+    notes = [f"the cases under {preview(sorted(unused))} neither train nor are held out"] if unused else []
     facts = {
         "layout": "a file a fold" if read is _read_columns else "a folder a fold",
         "held_out": next(iter(roles)),
@@ -156,8 +157,8 @@ def _held_out(columns: set[str], asked: str | None, file: Path) -> str:
     there = sorted(columns & set(HELD_OUT))
     if "train" not in columns or not there or (asked is not None and asked not in there):
         raise DataError(
-            [f"{file}: holds {some(sorted(columns)) or 'nothing'}; expected train and {asked or 'val or test'}."]
+            [f"{file}: holds {preview(sorted(columns)) or 'nothing'}; expected train and {asked or 'val or test'}."]
         )
     if asked is None and len(there) > 1:
-        raise DataError([f"{file}: has val and test. Mend: say which is held out, --held-out val or --held-out test."])
+        raise DataError([f"{file}: has val and test. Fix: say which is held out, --held-out val or --held-out test."])
     return asked or there[0]

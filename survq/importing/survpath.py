@@ -17,12 +17,12 @@ from pathlib import Path
 import pandas as pd
 
 from survq.data.cohort import cohort_names
-from survq.data.features import INDEX
+from survq.data.cohort_files import WITHOUT_LABEL, cohort_folder, update_cohort
+from survq.data.feature_store import INDEX
 from survq.data.folds import given_folds
-from survq.data.ledger import WITHOUT_LABEL, cohort_folder, update_cohort
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location
-from survq.data.pathways import Pathways
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import DROPPED, Tables, cohort_name_problems, say_dropped, sound_tables
 from survq.importing.coverage import read_pathways
 from survq.importing.expression import Expression, read_expression
@@ -30,6 +30,7 @@ from survq.importing.labels import Labels, read_labels
 from survq.importing.pathways import import_pathways, read_file
 from survq.importing.splits import Splits, read_splits
 from survq.importing.text_table import read_text_table
+from survq.text import preview
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class Imported:
             held_out = [int(cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
             lines.append(f"{len(folds)} given folds, with {' '.join(map(str, held_out))} events held out")
             if unsplit := sorted(set(cases.index) - {case for fold in folds for case in fold.validation}):
-                lines.append(f"{len(unsplit)} cases are held out in no fold: {some(unsplit)}")
+                lines.append(f"{len(unsplit)} cases are held out in no fold: {preview(unsplit)}")
         if lacking := sorted(set(cases.index) - set(self.expression.values.index)):
-            lines.append(f"{len(lacking)} cases have no expression, slides alone: {some(lacking)}")
+            lines.append(f"{len(lacking)} cases have no expression, slides alone: {preview(lacking)}")
         return [*lines, *say_dropped(self.left_out), *self.labels.notes, *self.expression.notes]
 
 
@@ -160,8 +161,9 @@ def _cohorts(source: Path, asked: Sequence[str], kind: str) -> list[str]:
             folder.name for folder in (source / "datasets_csv" / "raw_rna_data").glob("*") if folder.is_dir()
         )
         raise FileNotFoundError(
-            f"{source}: no cohort with labels and {kind!r} expression. It has labels of {some(labelled, 9) or 'none'}, "
-            f"and expression of the kinds {some(kinds, 9) or 'none'}."
+            f"{source}: no cohort with labels and {kind!r} expression. It has labels of "
+            f"{preview(labelled, 9) or 'none'}, "
+            f"and expression of the kinds {preview(kinds, 9) or 'none'}."
         )
     names = list(dict.fromkeys(name.upper() for name in asked)) or whole
     lacking = [
@@ -172,7 +174,7 @@ def _cohorts(source: Path, asked: Sequence[str], kind: str) -> list[str]:
     ]
     if lacking:
         raise FileNotFoundError(
-            f"no such files: {some(lacking, 9)}. Cohorts that are whole: {some(whole, 9) or 'none'}."
+            f"no such files: {preview(lacking, 9)}. Cohorts that are whole: {preview(whole, 9) or 'none'}."
         )
     return names
 
@@ -181,7 +183,7 @@ def _pathways_file(source: Path, name: str) -> Path:
     folder = source / "datasets_csv" / "metadata"
     there = sorted(file.name.removesuffix("_signatures.csv") for file in folder.glob("*_signatures.csv"))
     if name not in there:
-        raise FileNotFoundError(f"{folder}: no pathways {name!r}; it has {some(there, 9) or 'none'}.")
+        raise FileNotFoundError(f"{folder}: no pathways {name!r}; it has {preview(there, 9) or 'none'}.")
     return folder / f"{name}_signatures.csv"
 
 
@@ -191,7 +193,7 @@ def _other_pathways(root: Location, names: Sequence[str], given: Pathways) -> li
     if not len(there) or there == given or not others:
         return []
     return [
-        f"{root}/pathways.gmt: is there with other pathways, which {some(others)} need. Mend: choose another folder, "
+        f"{root}/pathways.gmt: is there with other pathways, which {preview(others)} need. Fix: choose another folder, "
         f"or replace them with `survq import pathways`."
     ]
 
@@ -217,7 +219,7 @@ def _read_cohort(source: Path, name: str, kind: str, pathways: Pathways) -> Impo
         problems += error.problems
     if labels and splits:
         problems += [
-            f"{place} names {case[:60]!r}, a case without a label. Mend: drop it."
+            f"{place} names {case[:60]!r}, a case without a label. Fix: drop it."
             for case, place in splits.places.items()
             if case not in labels.case_ids
         ]

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.problems import DataError, raise_if_any, some
-from survq.importing.opened import is_workbook, opened
+from survq.data.problems import DataError, raise_if_any
+from survq.importing.decompress import is_workbook, opened
+from survq.text import preview
 
 SHEET = "TCGA-CDR"  # of the workbook of Liu et al. (Cell 2018), which has eight
 MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "#n/a", "[not available]", "[not applicable]"})
@@ -32,9 +33,9 @@ def read_text_table(file: str | Path, needed: Sequence[str] = ()) -> pd.DataFram
     (_, header), *rows = lines
     problems = []
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
-        problems.append(f"{file}: columns that stand more than once: {some(twice)}. Mend: keep one of each.")
+        problems.append(f"{file}: columns that stand more than once: {preview(twice)}. Fix: keep one of each.")
     if missing := [name for name in needed if name not in header]:
-        problems.append(f"{file}: lacks the columns {some(missing, 9)}; {what_is_there(header, missing)}.")
+        problems.append(f"{file}: lacks the columns {preview(missing, 9)}; {what_is_there(header, missing)}.")
     if not rows:
         problems.append(f"{file}: has a header and no rows.")
     problems += [
@@ -57,7 +58,7 @@ def _lines(file: Path) -> list[tuple[int, list[str]]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError([f"{file}: is not UTF-8 text ({error.reason}). Mend: save it as UTF-8."]) from error
+        raise DataError([f"{file}: is not UTF-8 text ({error.reason}). Fix: save it as UTF-8."]) from error
     above = 0
     while text.startswith("#"):  # cBioPortal describes its columns there
         above, text = above + 1, text.partition("\n")[2]
@@ -74,10 +75,10 @@ def _sheet(file: Path) -> list[tuple[int, list[str]]]:
     try:
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError([f"{file}: is no workbook that can be read ({error}). Mend: save it as CSV."]) from error
+        raise DataError([f"{file}: is no workbook that can be read ({error}). Fix: save it as CSV."]) from error
     if SHEET not in book.sheetnames and len(book.sheetnames) > 1:
         raise DataError(
-            [f"{file}: has the sheets {some(book.sheetnames, 9)}; expected {SHEET!r}. Mend: save one of them as CSV."]
+            [f"{file}: has the sheets {preview(book.sheetnames, 9)}; expected {SHEET!r}. Fix: save one of them as CSV."]
         )
     sheet = book[SHEET] if SHEET in book.sheetnames else book[book.sheetnames[0]]
     rows = enumerate(sheet.iter_rows(values_only=True), start=1)
@@ -93,7 +94,7 @@ def numbers(cells: pd.Series, file: object) -> tuple[pd.Series, list[str]]:
         except ValueError:
             number = float("inf")
         if np.isinf(number):
-            problems.append(f"{file}:{line}: {cells.name} {cell[:60]!r}; expected a number. Mend: correct it.")
+            problems.append(f"{file}:{line}: {cells.name} {cell[:60]!r}; expected a number. Fix: correct it.")
         found.append(number)
     return pd.Series(found, index=cells.index, name=cells.name, dtype=np.float64), problems
 
@@ -101,7 +102,7 @@ def numbers(cells: pd.Series, file: object) -> tuple[pd.Series, list[str]]:
 def what_is_there(header: Sequence[str], missing: Sequence[str]) -> str:
     """The columns of a table, and those that may have been meant."""
     if len(header) == 1 and ";" in header[0]:
-        return "it has one column, so its cells are not separated by commas or tabs. Mend: save it as CSV with commas"
+        return "it has one column, so its cells are not separated by commas or tabs. Fix: save it as CSV with commas"
     near = [match for name in missing for match in difflib.get_close_matches(name, header, n=1)]
-    advice = f". Mend: rename {some(near)}" if near else ". Mend: add them"
-    return f"it has {some([name for name in header if name], 20)}{advice}"
+    advice = f". Fix: rename {preview(near)}" if near else ". Fix: add them"
+    return f"it has {preview([name for name in header if name], 20)}{advice}"

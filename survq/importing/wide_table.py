@@ -13,9 +13,10 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from survq.data.problems import DataError, raise_if_any, some
-from survq.importing.opened import OnBytes, opened
+from survq.data.problems import DataError, raise_if_any
+from survq.importing.decompress import OnBytes, opened
 from survq.importing.text_table import MISSING, separator
+from survq.text import preview
 
 BLOCK = 1 << 20  # bytes at least; pyarrow reads up to 32 blocks ahead
 HEADERS_A_BLOCK = 16  # for a row of numbers may be four times as long as the names above it
@@ -64,7 +65,7 @@ def columns(
             return
         except pa.ArrowInvalid as error:
             raise DataError(
-                [f"{file}: is no table that can be read ({_reason(error)}). Mend: save it as UTF-8 text."]
+                [f"{file}: is no table that can be read ({_reason(error)}). Fix: save it as UTF-8 text."]
             ) from error
     raise_if_any(ragged)
 
@@ -84,7 +85,7 @@ def not_numbers(file: Path, text: int, numbers: Sequence[int], names: Sequence[s
                     if cell.lower() not in MISSING:
                         problems.append(
                             f"{file}: {row[text].strip()[:60]!r}, {name!r}: {cell[:60]!r} is not a number. "
-                            f"Mend: correct it."
+                            f"Fix: correct it."
                         )
     return problems
 
@@ -95,14 +96,14 @@ def _header(stream: IO[bytes], file: Path) -> tuple[list[str], str, int]:
     try:
         line = content.decode("utf-8-sig").strip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError([f"{file}: is not UTF-8 text ({error.reason}). Mend: save it as UTF-8."]) from error
+        raise DataError([f"{file}: is not UTF-8 text ({error.reason}). Fix: save it as UTF-8."]) from error
     if not line.strip():
         raise DataError([f"{file}: is empty."])
     mark = separator(line)
     cells = [cell.strip() for cell in next(csv.reader([line], delimiter=mark))]
     if len(cells) < 2:
         raise DataError(
-            [f"{file}: has one column, {some(cells)}; expected cells separated by commas or tabs. Mend: save it so."]
+            [f"{file}: has one column, {preview(cells)}; expected cells separated by commas or tabs. Fix: save it so."]
         )
     return cells, mark, len(content)
 

@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from survq.data.ledger import read_cases
+from survq.data.cohort_files import read_cases
 from survq.data.location import Location
 from survq.data.problems import DataError
+from survq.importing.decompress import OnBytes
 from survq.importing.download import download
 from survq.importing.expression import Expression, import_expression
 from survq.importing.labels import Labels, import_labels
-from survq.importing.opened import OnBytes
 from survq.importing.outcomes import Endpoint
 
 Table = Literal["tcga", "toil", "gdc"]
@@ -67,7 +67,7 @@ def fetch_xena(
     if not re.fullmatch(r"[A-Z]{2,10}", cohort):
         raise DataError([f"{cohort!r} is no cohort of TCGA; expected a name such as BRCA."])
     if table == "gdc" and cohort == "COADREAD":
-        raise DataError(["COADREAD is two projects on the GDC hub, COAD and READ. Mend: --table tcga or toil."])
+        raise DataError(["COADREAD is two projects on the GDC hub, COAD and READ. Fix: --table tcga or toil."])
     raw = destination / "raw"
     files: dict[Path, bool] = {}
 

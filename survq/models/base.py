@@ -1,52 +1,133 @@
-"""What every model is: cases in, one hazard an interval out."""
+"""The contract of all models: a batch of cases in, the logits of each time interval's hazard out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from survq.data.batch import Batch
+from survq.data.cohort import InputSpec
+from survq.models.losses import nll_by_case
+from survq.models.space import Range
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """What a model attended to in a batch. A field is None where the model, or the case, has nothing of the kind."""
+
+    histology: tuple[Float[Tensor, "query patch"] | None, ...] | None = None  # one per case
+    genomics: Float[Tensor, "case query gene_set"] | None = None
+    fusion: tuple[Float[Tensor, "case token token"], ...] = ()  # one per layer
+    tokens: Float[Tensor, "case token width"] | None = None  # before fusion
+    fused: Float[Tensor, "case token width"] | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of some cases."""
+    """A model's output for a batch.
 
-    logits: Float[Tensor, "case interval"]
-    penalty: Tensor | float = 0.0  # what the model adds to the survival loss in training
-    attention: Mapping[str, Any] = field(default_factory=dict)  # filled on request; the model documents its names
+    A case has one row of logits, or several where the model predicts from several parts of it (micro-bags). Loss,
+    hazards, survival and risk of a case are then means over its rows.
+    """
+
+    logits: Float[Tensor, "row interval"]
+    case: Int[Tensor, " row"] | None = None  # position in the batch of the case of each row; None: one row per case
+    penalties: Mapping[str, Tensor] = field(default_factory=dict)  # added to the loss; each a mean over cases
+    attention: AttentionMaps | None = None  # filled on request
 
     @property
     def hazards(self) -> Float[Tensor, "case interval"]:
         """P(death in the interval, given survival up to it)."""
-        return torch.sigmoid(self.logits)
+        return self._mean_over_rows(torch.sigmoid(self.logits))
 
     @property
     def survival(self) -> Float[Tensor, "case interval"]:
         """P(alive after the interval)."""
-        return torch.cumprod(1 - self.hazards, dim=1)
+        return self._mean_over_rows(torch.cumprod(1 - torch.sigmoid(self.logits), dim=1))
 
     @property
     def risk(self) -> Float[Tensor, " case"]:
         """Minus the expected number of intervals survived, in [-n, 0]: the higher, the worse."""
         return -self.survival.sum(dim=1)
 
+    def nll(
+        self, interval: Int[Tensor, " case"], event: torch.Tensor, alpha: float = 0.0
+    ) -> Float[Tensor, " case"]:
+        """The survival loss of each case, see `nll_by_case`."""
+        if self.case is None:
+            return nll_by_case(self.logits, interval, event, alpha)
+        return self._mean_over_rows(nll_by_case(self.logits, interval[self.case], event[self.case], alpha))
+
+    def _mean_over_rows(self, values: Float[Tensor, "row *_"]) -> Float[Tensor, "case *_"]:
+        if self.case is None:
+            return values
+        rows = torch.bincount(self.case)  # of each case
+        sums = values.new_zeros(len(rows), *values.shape[1:]).index_add(0, self.case, values)
+        return sums / rows.view(-1, *[1] * (values.dim() - 1))
+
 
 class SurvivalModel(nn.Module):
     """Interface of all models. Built as `Model(spec, **hyperparameters)`: sizes come from the data, and the
     keyword arguments with their defaults are the hyperparameters.
+
+    Whatever `prepare` fits is a buffer or a parameter of a size that `__init__` knows, so that it is saved and restored
+    with the weights.
     """
 
+    reads: ClassVar[frozenset[str]] = frozenset({"histology", "genomics"})
+    """The modalities that the model reads where a case has them."""
+
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Modalities ("histology", "genomics") without which the model cannot speak of a case."""
+    """The modalities without which the model cannot predict a case. A case always needs one of `reads`."""
+
+    gene_sets: ClassVar[tuple[str, ...]] = ()
+    """Names of the gene sets through which the model reads expression, such as "pathways"; none: all genes as they are.
+    Expression of a cohort that lacks one of them cannot be read."""
+
+    native: ClassVar[Mapping[str, Any]] = {}
+    """The training settings of the model's own paper, where they differ from the defaults of TrainConfig."""
+
+    space: ClassVar[Mapping[str, Range]] = {}
+    """The hyperparameters worth searching, and where."""
+
+    pretraining_epochs: int = 0
+    """Epochs of `pretraining_loss` before the first epoch of training. They are not counted among the epochs."""
+
+    condense: Callable[[Tensor], Tensor] | None = None
+    """A model that defines it gets, in place of a case's patches (patch, feature), what it makes of them without
+    gradient: (row, any width). It is called once per case and fold, after `prepare`."""
+
+    @classmethod
+    def not_applicable(cls, spec: InputSpec) -> str | None:
+        """Why the model cannot be applied to a cohort of these sizes; None where it can."""
+        lacking = {"histology": "no slides"} if not spec.patch_features else {}
+        if not spec.genes:
+            lacking["genomics"] = "no expression"
+        elif missing := [name for name in cls.gene_sets if not spec.gene_sets.get(name)]:
+            lacking["genomics"] = f"no gene of the {' and '.join(missing)}"
+        reasons = [reason for modality, reason in lacking.items() if modality in cls.reads]
+        if cls.needs & lacking.keys() or cls.reads <= lacking.keys():
+            return "the cohort has " + " and ".join(reasons)
+        return None
 
     def prepare(self, training: Iterable[Batch]) -> None:
-        """Fit what is not learnt by gradient (prototypes, clusters) on training cases; mostly nothing."""
+        """Fit what is not learned by gradient (prototypes, clusters) on the training cases; most models do nothing.
+
+        `training` can be iterated any number of times: batches of all training cases of the fold, in a new order each
+        time, which depends on the seed alone.
+        """
+
+    def start_epoch(self, number: int) -> None:
+        """Called before every epoch of pretraining, then before every epoch of training; each counts from 1."""
+
+    def pretraining_loss(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What is minimised in pretraining, by name: the loss is the sum, and each term is a mean over cases."""
+        raise NotImplementedError
 
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
         raise NotImplementedError

@@ -49,10 +49,11 @@ from torch.nn import functional as F
 
 from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
-from survq.data.problems import some
+from survq.layers.hazard_head import HazardHead
+from survq.layers.pathway_encoder import PathwayEncoder
 from survq.models.base import Prediction, SurvivalModel
-from survq.models.layers import HazardHead, PathwayEncoder
-from survq.training.losses import nll_survival_loss
+from survq.models.losses import nll_survival_loss
+from survq.text import preview
 
 KeysValues = tuple[Float[Tensor, "bag head _ part"], Float[Tensor, "bag head _ part"]]
 
@@ -310,4 +311,6 @@ def _refuse_incomplete(batch: Batch) -> None:
     if complete.all():
         return
     lacking = [case for case, whole in zip(batch.case_ids, complete.tolist(), strict=True) if not whole]
-    raise ValueError(f"{some(lacking)} lack slides or expression; PIBD needs both. Mend: leave them out of the folds.")
+    raise ValueError(
+        f"{preview(lacking)} lack slides or expression; PIBD needs both. Fix: leave them out of the folds."
+    )

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
-from survq.data.problems import some
+from survq.layers.attention import Attention, ResidualAttention
+from survq.layers.bags import pack
+from survq.layers.fused import read_bags
+from survq.layers.hazard_head import HazardHead
+from survq.layers.pathway_encoder import PathwayEncoder
 from survq.models.base import Prediction, SurvivalModel
-from survq.models.fast import read_bags
-from survq.models.layers import Attention, HazardHead, PathwayEncoder, ResidualAttention, pack
+from survq.text import preview
 
 
 class SurvQ(SurvivalModel):
@@ -135,7 +138,7 @@ class SurvQ(SurvivalModel):
         if self.Q_g is None:
             return Tokens(X_g.mean(dim=1, keepdim=True), batch.has_expression * X_g.shape[1])
         if isinstance(self.read_pathways, Attention) and kept is None and len(self.Q_g) < X_g.shape[1]:
-            Q_g = self.read_pathways.of_few_queries(self.Q_g, X_g)
+            Q_g = self.read_pathways.absorbed(self.Q_g, X_g)
         else:
             Q_g, A = self.read_pathways(self.Q_g, X_g)
             if kept is not None:
@@ -178,8 +181,8 @@ def _refuse_unreadable(batch: Batch, modalities: list[Tokens]) -> None:
     tokens = torch.stack([number for _, number in modalities]).sum(dim=0)
     if lacking := [case for case, count in zip(batch.case_ids, tokens.tolist(), strict=True) if not count]:
         raise ValueError(
-            f"{some(lacking)} have neither patches nor pathways that SurvQ could read. "
-            f"Mend: leave them out with Cohort.select, or give the cohort pathways."
+            f"{preview(lacking)} have neither patches nor pathways that SurvQ could read. "
+            f"Fix: leave them out with Cohort.select, or give the cohort pathways."
         )
 
 

@@ -85,8 +85,8 @@ def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) 
     panels = figure.subplots(1, len(varying), sharey=True, squeeze=False)[0]
     for axes, varied in zip(panels, varying, strict=True):
         (kept,) = QUERIES.keys() - {varied}
-        companion = table.cells.groupby(kept, sort=False)[varied].nunique().idxmax()
-        cells = table.cells[table.cells[kept] == companion].sort_values(varied)
+        coordinate_file = table.cells.groupby(kept, sort=False)[varied].nunique().idxmax()
+        cells = table.cells[table.cells[kept] == coordinate_file].sort_values(varied)
         counts = sorted(cells[varied].unique())
         axes.set_xscale("symlog", base=2, linthresh=1)  # logarithmic, and yet with a place for no query at all
         axes.xaxis.set_major_locator(FixedLocator(counts))
@@ -103,7 +103,7 @@ def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) 
             if oracle and cohort in oracle:
                 axes.axhline(oracle[cohort], color=colour, linestyle=":", linewidth=1.2)
         axes.margins(x=0.15)
-        axes.set(xlabel=QUERIES[varied], title=f"with {companion:g} {QUERIES[kept]}")
+        axes.set(xlabel=QUERIES[varied], title=f"with {coordinate_file:g} {QUERIES[kept]}")
         axes.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
         _plain(axes)
     panels[0].set_ylabel("C-index, mean over folds")

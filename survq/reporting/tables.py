@@ -15,7 +15,7 @@ import pandas as pd
 PAPER_COHORTS = ("BRCA", "BLCA", "COADREAD", "HNSC", "STAD")
 # what a record says of a finished run beside its settings
 MEASURED = ("c_index", "deviation", "low", "high", "folds", "n_cases", "n_events")
-MADE_WITH = ("device", "precision", "parts", "torch")  # of a report: what may move a C-index a little
+ENVIRONMENT_KEYS = ("device", "precision", "parts", "torch")  # of a report: what may move a C-index a little
 ABSENT, UNDEFINED = "–", "undefined"
 
 
@@ -152,13 +152,13 @@ def paper_table(
     return Table(cells, tuple(rows), columns, epoch, note)
 
 
-def made_differently(reports: Sequence[Mapping]) -> str:
+def environment_note(reports: Sequence[Mapping]) -> str:
     """A sentence on what the runs of a table were not all made with, and how many with which; empty if all were.
 
     It is no error: a study may go on on another machine. But rows may then differ by more than their settings.
     """
     made = [{**report, **report.get("versions", {})} for report in reports]
-    counts = {name: Counter(str(report.get(name, "unknown")) for report in made) for name in MADE_WITH}
+    counts = {name: Counter(str(report.get(name, "unknown")) for report in made) for name in ENVIRONMENT_KEYS}
     differing = [
         f"{name} " + ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
         for name, values in counts.items()

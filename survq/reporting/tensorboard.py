@@ -11,7 +11,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from survq.evaluation.epochs import Epoch
 from survq.reporting.figures import kaplan_meier_figure
-from survq.reporting.results import Record
+from survq.training.results import Record
 
 DRAWN = "drawn"  # an empty file beside the curves of a run that are whole
 

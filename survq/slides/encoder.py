@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from survq.data.problems import DataError
-from survq.importing.opened import sha256
+from survq.importing.decompress import sha256
 from survq.slides.slide import PATCH, PIXEL
 
 UNI = "vit_large_patch16_224", "MahmoodLab/UNI"  # the model in timm, and who gives out its weights
@@ -87,7 +87,7 @@ def load_encoder(
     patch = {"pixels": PATCH, "micrometres_a_pixel": PIXEL}
     if name == "tiny":
         if weights is not None:
-            raise DataError(["--weights: the encoder 'tiny' has none. Mend: leave them out."])
+            raise DataError(["--weights: the encoder 'tiny' has none. Fix: leave them out."])
         return _named(name, 48, {"model": name, "patch": patch}, Colours().eval(), torch_device)
 
     import timm
@@ -95,7 +95,7 @@ def load_encoder(
     model, repository = UNI if name == "uni" else (name.removeprefix("timm:"), None)
     if name != "uni" and not (name.startswith("timm:") and timm.is_model(model)):
         raise DataError(
-            [f"--encoder {name!r}: unknown. Mend: uni, tiny, or timm:NAME with a name of timm.list_models()."]
+            [f"--encoder {name!r}: unknown. Fix: uni, tiny, or timm:NAME with a name of timm.list_models()."]
         )
     config: Any = timm.get_pretrained_cfg(model)
     file = weights or hub_weights(name, repository or config.hf_hub_id, download)
@@ -126,12 +126,12 @@ def hub_weights(name: str, repository: str | None, download: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     if repository is None:
-        raise DataError([f"--encoder {name}: timm names no weights for it. Mend: give them with --weights FILE."])
+        raise DataError([f"--encoder {name}: timm names no weights for it. Fix: give them with --weights FILE."])
     for file in WEIGHT_FILES:
         if isinstance(there := try_to_load_from_cache(repository, file), str):
             return Path(there)
     how = (
-        f"Mend: give them with --weights FILE; or add --download to fetch them from huggingface.co/{repository}. "
+        f"Fix: give them with --weights FILE; or add --download to fetch them from huggingface.co/{repository}. "
         f"Where weights are gated, as UNI's are, ask for access on that page first, then `hf auth login`."
     )
     if not download:
@@ -158,7 +158,7 @@ def _fill(network: nn.Module, given: dict[str, Tensor], file: Path, name: str) -
         raise DataError(
             [
                 f"{file}: not the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or of another "
-                f"shape, {len(unknown)} are unknown to it, the first is {first!r}. Mend: name the model they belong to."
+                f"shape, {len(unknown)} are unknown to it, the first is {first!r}. Fix: name the model they belong to."
             ]
         )
     network.load_state_dict(given)
@@ -179,9 +179,9 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # each of the two has its own, down to UnpicklingError and RuntimeError
         reason = " ".join(str(error).split())[:120]
         raise DataError(
-            [f"{file}: cannot be read as weights ({reason}). Mend: save the model's state_dict as safetensors."]
+            [f"{file}: cannot be read as weights ({reason}). Fix: save the model's state_dict as safetensors."]
         ) from error
     given = given.get("state_dict", given) if isinstance(given, dict) else given
     if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
-        raise DataError([f"{file}: holds no named tensors. Mend: save the model's state_dict."])
+        raise DataError([f"{file}: holds no named tensors. Fix: save the model's state_dict."])
     return given

@@ -1,6 +1,6 @@
 """The slides of a folder to the feature store of a cohort.
 
-    DIR/<COHORT>/features/<slide>.parquet    see survq/data/features.py; with what it was made from, and how
+    DIR/<COHORT>/features/<slide>.parquet    see survq/data/feature_store.py; with what it was made from, and how
     DIR/<COHORT>/features/skipped.csv        who was left out, and why
     DIR/<COHORT>/overviews/<slide>.jpg       the slide with its mask and grid, for the eye
 
@@ -17,23 +17,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from survq.data.ingest import (
+from survq.data.feature_import import (
     SlideOutcome,
-    already_there,
     case_ids,
-    filling,
     in_the_way,
     is_there,
-    keep_books,
     list_skipped,
+    locked_store,
+    readable_index,
+    record_features,
 )
 from survq.data.location import Location
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, file_name, write_slide
 from survq.importing.slide_names import SlideTable, by_barcode
-from survq.reporting.progress import SlideProgress
+from survq.importing.slide_progress import SlideProgress
 from survq.slides.encoder import PatchEncoder
 from survq.slides.sources import Source, find_files, name_sources
+from survq.text import preview
 
 READING = 1  # to be raised by whoever changes which patches are read, or their pixels
 
@@ -64,10 +65,10 @@ def extract(
     name_of = by_barcode if table is None else SlideTable.read(table)
     cases = case_ids(root, cohort)
     sources, outcomes = name_sources(find_files(slides), name_of, cases, mpp)
-    with filling(root / cohort) as features:
+    with locked_store(root / cohort) as features:
         overviews = root / cohort / "overviews"
         overviews.sweep()
-        index = already_there(features)
+        index = readable_index(features)
         _refuse(index, [source.slide_id for source in sources], encoder, features)
         todo = []
         for source in sources:
@@ -84,7 +85,7 @@ def extract(
             outcomes += _write(features, overviews, todo, encoder, encode)
         outcomes = [_with_what_is_left(outcome, index) for outcome in outcomes]
         list_skipped(features, outcomes)
-        keep_books(root / cohort, {o.case_id for o in outcomes if o.state == "skipped" and o.case_id})
+        record_features(root / cohort, {o.case_id for o in outcomes if o.state == "skipped" and o.case_id})
     return sorted(outcomes, key=lambda outcome: outcome.slide_id)
 
 
@@ -98,8 +99,8 @@ def _refuse(index: pd.DataFrame, slide_ids: list[str], encoder: PatchEncoder, fe
     problems = in_the_way(index, slide_ids)
     if others := sorted(set(index["encoder"]) - {encoder.name}):
         problems.append(
-            f"{features}: holds features of {some(others)}; this encoder, with these weights, is {encoder.name!r}. "
-            f"Mend: use that one, or move the folder away; a cohort has one encoder."
+            f"{features}: holds features of {preview(others)}; this encoder, with these weights, is {encoder.name!r}. "
+            f"Fix: use that one, or move the folder away; a cohort has one encoder."
         )
     raise_if_any(problems)
 
@@ -145,7 +146,7 @@ def _write(
             yield outcome
     for source in sources:
         if not slides.get(source.slide_id, _Open()).closed:
-            lost = "some of it was lost, with the process that had it. Mend: start the same command again."
+            lost = "some of it was lost, with the process that had it. Fix: start the same command again."
             progress.add(outcome := _failed(source, lost))
             yield outcome
 

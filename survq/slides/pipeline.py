@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from survq.data.session import connect, ray, resources, silence
+from survq.ray_session import connect, ray, resources, silence
 from survq.slides.encoder import load_encoder
 from survq.slides.reader import read_slide
 from survq.slides.slide import PATCH
@@ -82,7 +82,7 @@ def _read(slides: pa.Table, timeout: float) -> Iterator[pa.Table]:
         except Exception as error:  # one slide's failure never ends the run
             yield _message(
                 slide["slide"],
-                {"kind": "failed", "problem": f"{type(error).__name__}: {error}. Mend: please report it."},
+                {"kind": "failed", "problem": f"{type(error).__name__}: {error}. Fix: please report it."},
                 b"",
             )
 
@@ -101,7 +101,7 @@ class _Encoder:
         try:
             return _message(number, facts, self.encode(patches).tobytes())
         except Exception as error:
-            problem = f"its patches could not be encoded ({type(error).__name__}: {error}). Mend: please report it."
+            problem = f"its patches could not be encoded ({type(error).__name__}: {error}). Fix: please report it."
             return _message(number, {"kind": "failed", "problem": problem}, b"")
 
 

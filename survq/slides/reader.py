@@ -52,11 +52,11 @@ def read_slide(file: str, mpp: float | None, timeout: float) -> Iterator[tuple[d
             if message["kind"] == "failed":
                 return
     except TimeoutError:
-        problem = f"nothing could be read for {timeout:g} seconds. Mend: copy it to a faster disk, or raise --timeout."
+        problem = f"nothing could be read for {timeout:g} seconds. Fix: copy it to a faster disk, or raise --timeout."
         yield {"kind": "failed", "problem": problem}, b""
     except EOFError:
         process.kill()
-        problem = f"the process that read it died (exit {process.wait()}). Mend: fetch it again; it may be damaged."
+        problem = f"the process that read it died (exit {process.wait()}). Fix: fetch it again; it may be damaged."
         yield {"kind": "failed", "problem": problem}, b""
     finally:
         process.kill()
@@ -111,7 +111,7 @@ def main(request: dict, answers: BinaryIO) -> None:
         coordinates = patch_grid(slide, mask)
         picture = overview(slide, view, mask, coordinates)
         if not len(coordinates):
-            raise DataError(["no tissue was found. Mend: look at its overview; if it holds some, please report it."])
+            raise DataError(["no tissue was found. Fix: look at its overview; if it holds some, please report it."])
         del view, mask
         facts = {
             "mpp": slide.mpp,
@@ -128,7 +128,7 @@ def main(request: dict, answers: BinaryIO) -> None:
     except DataError as error:
         send("failed", picture, problem=" ".join(error.problems))
     except Exception as error:  # whatever a damaged slide brings about is the slide's
-        send("failed", picture, problem=f"{type(error).__name__}: {error}. Mend: please report it.")
+        send("failed", picture, problem=f"{type(error).__name__}: {error}. Fix: please report it.")
 
 
 def _end_with_parent() -> None:

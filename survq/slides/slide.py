@@ -39,7 +39,7 @@ class Scan:
             self._slide = openslide.OpenSlide(file)
         except (openslide.OpenSlideError, OSError) as error:
             raise DataError(
-                [f"cannot be opened ({error}). Mend: fetch it again, or save it as a tiled TIFF."]
+                [f"cannot be opened ({error}). Fix: fetch it again, or save it as a tiled TIFF."]
             ) from error
         self.width, self.height = self._slide.dimensions
         says = pixel_size(self._slide.properties)
@@ -51,7 +51,7 @@ class Scan:
             raise DataError(
                 [
                     f"{self.width} x {self.height} pixels, smaller than one patch of {self.patch_size}. "
-                    f"Mend: leave it out; it may be a label or a thumbnail."
+                    f"Fix: leave it out; it may be a label or a thumbnail."
                 ]
             )
 
@@ -59,12 +59,12 @@ class Scan:
         if mpp is None:
             stated = self._slide.properties.get("openslide.mpp-x")
             stated = f"{_number(stated):.4g} micrometres a pixel, which no scanner has," if stated else "no pixel size"
-            raise DataError([f"it says {stated} and no magnification. Mend: give its micrometres a pixel with --mpp."])
+            raise DataError([f"it says {stated} and no magnification. Fix: give its micrometres a pixel with --mpp."])
         if mpp > COARSEST:
             raise DataError(
                 [
                     f"{mpp:.3g} micrometres a pixel, coarser than 20x ({PIXEL:g}): enlarging adds no detail. "
-                    f"Mend: leave it out, or use a scan at 20x or 40x."
+                    f"Fix: leave it out, or use a scan at 20x or 40x."
                 ]
             )
         return mpp
@@ -122,7 +122,7 @@ class Scan:
             region = self._slide.read_region((x, y), level, (across, down))
         except self._error as error:
             raise DataError(
-                [f"cannot be read at ({x}, {y}) ({error}). Mend: fetch it again; it may be cut short."]
+                [f"cannot be read at ({x}, {y}) ({error}). Fix: fetch it again; it may be cut short."]
             ) from error
         scanned = region.getchannel("A")
         if scanned.getextrema() == (255, 255):

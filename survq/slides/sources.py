@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.ingest import SlideOutcome
-from survq.data.problems import DataError, raise_if_any, some
+from survq.data.feature_import import SlideOutcome
+from survq.data.problems import DataError, raise_if_any
 from survq.importing.slide_names import Name, stem
 from survq.slides.slide import SUFFIXES
+from survq.text import preview
 
 SAMPLES, SAMPLE = 16, 65536  # places of a file that are looked at, and bytes of each
 
@@ -77,7 +78,7 @@ def name_sources(
         by_id.setdefault(name.slide_id.lower(), []).append(file)
     raise_if_any(
         [
-            f"files of one slide: {some(same)}. Mend: rename or remove all but one."
+            f"files of one slide: {preview(same)}. Fix: rename or remove all but one."
             for same in by_id.values()
             if len(same) > 1
         ]

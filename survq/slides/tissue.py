@@ -41,7 +41,7 @@ def tissue_mask(view: Image.Image) -> np.ndarray:
         raise DataError(
             [
                 "its background is dark, as in fluorescence; tissue is sought on bright glass, and patch encoders are "
-                "made for H&E. Mend: leave it out."
+                "made for H&E. Fix: leave it out."
             ]
         )
     ink = _ink(rgb)

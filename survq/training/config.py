@@ -1,23 +1,13 @@
-"""What is trained: a model's configuration, and a run of it over the folds of a cohort."""
+"""What is trained: a model, its hyperparameters and its training settings."""
 
 from __future__ import annotations
 
-import ast
 import difflib
-import hashlib
-import importlib
 import inspect
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import pandas as pd
-
-from survq.data.folds import Fold, TimeIntervals
-from survq.data.problems import DataError
 from survq.exits import UsageError
 from survq.models import MODELS
 
@@ -80,85 +70,3 @@ def hyperparameters_of(model: str) -> dict[str, Any]:
     """The hyperparameters of a model and their defaults: the keyword arguments of its class."""
     parameters = inspect.signature(MODELS[model].__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One configuration trained on some folds of a cohort: the unit of work, of results and of resuming."""
-
-    cohort: str
-    config: TrainConfig
-    folds: tuple[Fold, ...]
-    group: str = ""  # runs that belong together inside a study, such as the inner runs of one outer fold
-
-    @property
-    def path(self) -> str:
-        """Where its results lie, below the study's folder."""
-        name = self.config.name if self.config.model == TrainConfig.model else f"{self.config.model},{self.config.name}"
-        return "/".join(_file_name(part) for part in (self.cohort, *self.group.split("/"), name) if part)
-
-    def problems(self, cases: pd.DataFrame) -> list[str]:
-        """The folds whose time intervals cannot be cut, for too few times of death. `cases` has time and event."""
-        found = []
-        for fold in self.folds:
-            seen = cases if self.config.interval_edges == "cohort" else cases.loc[list(fold.training)]
-            try:
-                TimeIntervals.fit(seen["time"].to_numpy(float), seen["event"].to_numpy(bool), self.config.intervals)
-            except DataError as error:
-                where = " ".join(filter(None, (f"cohort {self.cohort}", self.group, f"fold {fold.index}")))
-                found += [f"{where} of repeat {fold.repeat}: {problem}" for problem in error.problems]
-        return found
-
-    def describe(self, fingerprint: str) -> dict:
-        """All that was chosen and that the result depends on, as plain data.
-
-        Runs of equal descriptions have equal results on the same kind of machine, with the same versions and as many
-        processes a fold; these were not chosen for the result's sake, and stand in report.json.
-        """
-        config = asdict(self.config)
-        config["hyperparameters"] = {**hyperparameters_of(self.config.model), **config["hyperparameters"]}
-        folds = json.dumps([asdict(fold) for fold in self.folds], sort_keys=True)
-        return {
-            "cohort": self.cohort,
-            "group": self.group,
-            "config": config,
-            "folds": {"count": len(self.folds), "sha256": _sha256(folds)},
-            "data": fingerprint,
-            "code": code_version(self.config.model),
-        }
-
-
-MATTERS = (
-    *("survq.data.batch", "survq.data.expression", "survq.data.folds", "survq.data.pathways", "survq.data.cohort"),
-    *("survq.data.features", "survq.data.streams", "survq.models.base", "survq.models.layers", "survq.models.fast"),
-    *("survq.training.losses", "survq.training.loop", "survq.training.sampling", "survq.evaluation.concordance"),
-)
-"""The modules, beside the model's own, on whose code a result depends."""
-
-
-@cache
-def code_version(model: str) -> str:
-    """A hash of the code that a result depends on. Comments, docstrings and layout do not count."""
-    modules = (*MATTERS, MODELS[model].__module__)
-    return _sha256("".join(_meaning(inspect.getsource(importlib.import_module(module))) for module in modules))[:16]
-
-
-def _meaning(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):  # a string that stands alone is documentation
-            node.body = [  # type: ignore[attr-defined]
-                s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
-            ]
-    return ast.unparse(tree)  # ast.dump differs between versions of Python
-
-
-def _file_name(text: str) -> str:
-    """The text itself where it can name a file that is not hidden; else what can be kept of it, and a hash."""
-    plain = re.sub(r"[^A-Za-z0-9+\-._=,]|^\.", "_", text)
-    return text if plain == text and len(text) <= 200 else f"{plain[:180]}-{_sha256(text)[:12]}"
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

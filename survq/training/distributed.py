@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from survq.data.batch import Bags
 from survq.data.cohort import Cohort
-from survq.data.session import on_loopback, ray
-from survq.training.config import Run
+from survq.ray_session import on_loopback, ray
 from survq.training.loop import Share, train_folds
+from survq.training.run import Run
 
 # isort: split
 import ray.train
@@ -59,7 +59,7 @@ def spread_problem(workers: int, folds: int) -> str | None:
     if workers <= folds or workers % folds == 0:
         return None
     return (
-        f"--workers-per-trial {workers} does not spread over {folds} folds. Mend: ask for at most {folds}, or for a "
+        f"--workers-per-trial {workers} does not spread over {folds} folds. Fix: ask for at most {folds}, or for a "
         f"multiple of it."
     )
 

@@ -23,10 +23,11 @@ from survq.data.folds import Fold
 from survq.data.streams import generator, torch_seed
 from survq.evaluation.concordance import concordance_index
 from survq.evaluation.epochs import Epoch
+from survq.layers.fused import computes_bf16
 from survq.models import MODELS, Prediction
-from survq.models.fast import computes_bf16
-from survq.training.config import Run, TrainConfig
-from survq.training.losses import nll_by_case, nll_survival_loss
+from survq.models.losses import nll_by_case, nll_survival_loss
+from survq.training.config import TrainConfig
+from survq.training.run import Run
 from survq.training.sampling import epoch_batches
 
 

@@ -15,9 +15,9 @@ import survq
 from survq.data.cohort import Cohort
 from survq.evaluation.epochs import Epoch
 from survq.evaluation.measure import measure
-from survq.reporting.results import Record, Results
-from survq.training.config import Run
 from survq.training.loop import RunOutcome
+from survq.training.results import Record, Results
+from survq.training.run import Run
 
 
 @runtime_checkable

@@ -23,8 +23,9 @@ from survq.data.folds import Fold, make_folds
 from survq.data.problems import DataError, raise_if_any
 from survq.data.streams import torch_seed
 from survq.evaluation.epochs import Epoch
-from survq.reporting.results import Record
-from survq.training.config import Run, TrainConfig
+from survq.training.config import TrainConfig
+from survq.training.results import Record
+from survq.training.run import Run
 
 GENERATION = 4  # trials that are suggested without knowing of each other
 STARTUP = 8  # trials before Optuna leans on what it has seen

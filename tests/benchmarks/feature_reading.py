@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.write import Slide, write_features
 
 from . import reference

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.write import Slide, write_features
-from survq.reporting.results import Results
-from survq.training.config import Run
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
+from survq.training.results import Results
+from survq.training.run import Run
 
 from .measure import GIVE_BACK, Row, at_most, cpu_seconds, exponent, in_a_fresh_process, peak_growth
 from .work import CPU, FEATURES, SIZES, Work, make_run, make_work

@@ -32,9 +32,9 @@ import psutil
 import pyarrow.parquet as pq
 import torch
 
-from survq.data.session import connect
 from survq.data.write import write_cohort
-from survq.importing.features import import_features
+from survq.importing.patch_features import import_features
+from survq.ray_session import connect
 
 from .measure import Row, at_least, at_most, exponent, in_a_fresh_process
 

@@ -24,13 +24,13 @@ import psutil
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.write import Slide, write_cohort
-from survq.reporting.results import Results
 from survq.reporting.tensorboard import Board
 from survq.settings import StudySettings
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
+from survq.training.results import Results
 
 from .measure import Row, at_most, in_a_fresh_process
 from .work import CPU, SIZES, Work, make_bags, make_cases, make_expression, make_pathways, make_run
@@ -102,9 +102,9 @@ class Snapshot:
 
 
 def _measure(at_least_seconds: float) -> dict[str, object]:
-    from survq.data.session import connect
-    from survq.data.shards import share_bags
-    from survq.training.runs import Room, execute
+    from survq.data.shared_bags import share_bags
+    from survq.ray_session import connect
+    from survq.training.ray_runs import TrialResources, execute
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -119,7 +119,7 @@ def _measure(at_least_seconds: float) -> dict[str, object]:
         connect(cpus=1)
         results = Results(root / "results")
         queue = RunQueue(Grid([short, long]), results, {cohort.name: cohort}, [watch, Board(root / "tensorboard")])
-        execute(queue, {cohort.name: share_bags(cohort)}, Room.of(StudySettings(cpus=1)))
+        execute(queue, {cohort.name: share_bags(cohort)}, TrialResources.of(StudySettings(cpus=1)))
         if queue.failures:
             raise RuntimeError(next(iter(queue.failures.values())))
 

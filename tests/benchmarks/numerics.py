@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from survq.data.batch import Batch
+from survq.models.losses import nll_survival_loss
 from survq.training.loop import FoldLearner
-from survq.training.losses import nll_survival_loss
 
 from .measure import NO_AMX, Row, at_most, has_amx, skipped
 from .reference import ReferenceSurvQ, paired

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
-from survq.data.simulate import write_simulated
 from survq.models import MODELS
 from survq.models.survq import SurvQ
-from survq.training.config import Run, TrainConfig
+from survq.simulation.simulate import write_simulated
+from survq.training.config import TrainConfig
 from survq.training.loop import train_folds
+from survq.training.run import Run
 
 from .measure import Row, at_most
 from .work import CPU

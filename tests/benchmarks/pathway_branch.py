@@ -6,7 +6,7 @@ import statistics
 
 import torch
 
-from survq.models.layers import PathwayEncoder
+from survq.layers.pathway_encoder import PathwayEncoder
 
 from .measure import Row, alternate, at_least, at_most, ratio, spread
 from .reference import ReferenceSurvQ

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from survq.data.batch import Batch
+from survq.models.losses import nll_survival_loss
 from survq.models.survq import SurvQ
-from survq.training.losses import nll_survival_loss
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 

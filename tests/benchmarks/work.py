@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from survq.data.cohort import Cohort
-from survq.data.features import INDEX
+from survq.data.feature_store import INDEX
 from survq.data.folds import Fold
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location
-from survq.data.pathways import Pathways
-from survq.training.config import Run, TrainConfig
+from survq.training.config import TrainConfig
 from survq.training.loop import FoldLearner
+from survq.training.run import Run
 
 from . import reference
 from .measure import ROOT

@@ -102,7 +102,7 @@ def set_cell(column, value, row=5):
 
 
 BAD = {
-    "cases missing": (lambda f: os.remove(f / "cases.parquet"), "ONE/cases.parquet is missing. Mend: import"),
+    "cases missing": (lambda f: os.remove(f / "cases.parquet"), "ONE/cases.parquet is missing. Fix: import"),
     "cases cut short": (lambda f: os.truncate(f / "cases.parquet", 500), "ONE/cases.parquet: cannot be read"),
     "expression cut short": (lambda f: os.truncate(f / "expression.parquet", 9), "expression.parquet: cannot be read"),
     "splits empty": (lambda f: os.truncate(f / "splits.parquet", 0), "splits.parquet: cannot be read"),

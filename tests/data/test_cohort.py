@@ -10,7 +10,7 @@ import pytest
 from survq.data.batch import CaseTable
 from survq.data.cohort import Cohort, cohort_names
 from survq.data.folds import Fold
-from survq.data.pathways import Pathways
+from survq.data.gene_sets import Pathways
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_cohort
 
@@ -98,7 +98,7 @@ def test_expression_that_covers_no_pathway_is_as_good_as_not_there(tmp_path, sma
     assert not table.has_expression.any() and not table.expression.any()
 
     write_cohort(tmp_path / "alone", "X", **small | {"slides": []})
-    with pytest.raises(DataError, match=r"its expression covers none of . pathways\. Mend: `survq import pathways`"):
+    with pytest.raises(DataError, match=r"its expression covers none of . pathways\. Fix: `survq import pathways`"):
         Cohort.load(tmp_path / "alone", "X")
 
 

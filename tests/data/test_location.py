@@ -10,7 +10,7 @@ import pytest
 from pyarrow import fs
 
 from survq.data.cohort import Cohort
-from survq.data.features import read_slides
+from survq.data.feature_store import read_slides
 from survq.data.location import Location, appearing
 from survq.data.lock import InUse, locked
 from survq.data.problems import DataError
@@ -89,7 +89,7 @@ def test_what_a_killed_writer_of_a_cohort_left_is_swept_by_the_next(tmp_path, sm
     (tmp_path / ".X.lock").touch()  # held by nobody
     write_cohort(tmp_path, "X", **small)
     assert sorted(os.listdir(tmp_path)) == [".Y.01234567.unfinished", "X", "pathways.gmt"]
-    with locked(tmp_path / ".X.lock", "X", "wait"), pytest.raises(InUse, match=r"X is in use by process .*Mend: wait"):
+    with locked(tmp_path / ".X.lock", "X", "wait"), pytest.raises(InUse, match=r"X is in use by process .*Fix: wait"):
         write_cohort(tmp_path, "X", **small)
 
 
@@ -157,4 +157,4 @@ def test_a_list_that_was_edited_is_told_with_place_and_mend(tmp_path, text, wher
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError) as error:
         Location.at(tmp_path / "list.csv").read_csv(["id", "why"])
-    assert error.value.problems == [f"{tmp_path}/list.csv{where}. Mend: correct it, or remove it and import again."]
+    assert error.value.problems == [f"{tmp_path}/list.csv{where}. Fix: correct it, or remove it and import again."]

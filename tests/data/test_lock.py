@@ -38,12 +38,12 @@ def test_who_waits_says_for_whom_and_comes_next(tmp_path, holder, capsys):
             pytest.fail("held twice")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"survq: waiting: it is in use by process {holder.pid} on ")
-    assert line.endswith(". Mend: end that process if it hangs.")
+    assert line.endswith(". Fix: end that process if it hangs.")
     assert os.listdir(tmp_path) == []
 
 
 def test_who_does_not_wait_is_refused(tmp_path, holder, capsys):
-    message = rf"it is in use by process {holder.pid} on .*\. Mend: wait\."
+    message = rf"it is in use by process {holder.pid} on .*\. Fix: wait\."
     with pytest.raises(InUse, match=message), locked(tmp_path / ".lock", "it", "wait"):
         pytest.fail("held twice")
     assert capsys.readouterr().err == ""

@@ -4,7 +4,8 @@ import pickle
 
 import pytest
 
-from survq.data.problems import SHOWN, DataError, itemised
+from survq.data.problems import DataError
+from survq.text import SHOWN, itemised
 
 
 @pytest.mark.parametrize("number", [0, 1, SHOWN, SHOWN + 1, 99])

@@ -5,16 +5,17 @@ import pytest
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
-from survq.training.config import Run, TrainConfig
+from survq.training.config import TrainConfig
+from survq.training.run import Run
 
 TINY = {"histology_queries": 4, "genomic_queries": 4, "width": 16}
 
 
 @pytest.fixture(scope="session")
 def ray_session():
-    from survq.data.session import connect, ray
+    from survq.ray_session import connect, ray
 
     connect(cpus=4)  # logical ones: four workers have to fit
     yield ray

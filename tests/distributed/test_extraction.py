@@ -19,9 +19,9 @@ from slide_files import flat, stained, write_tiff
 from survq.cli import main
 from survq.data.batch import CaseTable
 from survq.data.cohort import Cohort
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
-from survq.data.pathways import Pathways
+from survq.data.gene_sets import Pathways
 from survq.data.write import write_cohort
 from survq.models import MODELS
 
@@ -68,9 +68,9 @@ def test_good_slides_are_done_and_bad_ones_named(ray_session, tmp_path, data, ca
     assert main(command) == 65
     told = capsys.readouterr().out
     assert "X: 6 slides: 2 done, 0 found, 3 failed, 1 left out; tiny@" in told
-    assert f"{name(2)}: no tissue was found. Mend: " in told
+    assert f"{name(2)}: no tissue was found. Fix: " in told
     assert f"{name(3)}: cannot be opened" in told
-    assert f"{name(4)}: nothing could be read for 15 seconds. Mend: " in told
+    assert f"{name(4)}: nothing could be read for 15 seconds. Fix: " in told
     assert "TCGA-ZZ-0000-01Z: its case is not one of the cohort" in told
     index = FeatureStore(data / "X" / "features").index
     assert set(index.index) == {name(0), name(1)}

@@ -154,7 +154,7 @@ def test_stopped_it_says_how_to_go_on(tiny_folder, tmp_path, number, code):
 
 
 def test_two_drivers_are_one_too_many(tiny_folder, tmp_path):
-    from survq.reporting.results import Results
+    from survq.training.results import Results
 
     with Results(tmp_path / "query_counts").lock():
         second = run(command("query_counts", tiny_folder, tmp_path), timeout=60)

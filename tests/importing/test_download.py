@@ -139,7 +139,7 @@ def test_the_login_page_of_a_network_is_no_table(web, fetch, tmp_path):
 def test_what_is_not_there_is_a_missing_file(web, fetch, code):
     web.faults = [code]
     with pytest.raises(
-        FileNotFoundError, match=rf"the server has no such file \({code}\). Mend: check the cohort's name"
+        FileNotFoundError, match=rf"the server has no such file \({code}\). Fix: check the cohort's name"
     ):
         fetch()
     assert len(web.asked) == 1
@@ -156,7 +156,7 @@ def test_without_network_it_says_so(tmp_path):
     with Web({}) as web:
         url = web.url
     begin = time.monotonic()
-    with pytest.raises(ConnectionError, match=r"cannot be had \(.*refused.*Mend: check the network and run the same"):
+    with pytest.raises(ConnectionError, match=r"cannot be had \(.*refused.*Fix: check the network and run the same"):
         download(f"{url}/a", tmp_path / "a", pause=0.001)
     assert time.monotonic() - begin < 10
 
@@ -188,7 +188,7 @@ def test_a_move_within_reach_is_followed(web, fetch, tmp_path):
 
 def test_two_at_once_do_not_spoil_each_other(fetch, tmp_path):
     (tmp_path / "raw").mkdir()
-    message = rf"raw/a is in use by process {os.getpid()} on .* Mend: wait for it to end"
+    message = rf"raw/a is in use by process {os.getpid()} on .* Fix: wait for it to end"
     with locked(tmp_path / "raw" / "a.lock", "it", "wait"), pytest.raises(InUse, match=message):
         fetch()
     assert fetch()

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
-from survq.data.ledger import read_dropped, read_source, update_cohort
+from survq.data.cohort_files import read_dropped, read_source, update_cohort
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location
-from survq.data.pathways import Pathways
 from survq.data.problems import DataError
 from survq.importing.expression import import_expression, read_expression
 from survq.importing.genes import Aliases, GeneMap
@@ -220,7 +220,7 @@ def test_every_cell_that_is_no_number_is_named(tmp_path, values, turned):
 
 def test_ensembl_ids_and_symbols_are_not_taken_for_each_other(tmp_path, values, gene_map):
     (tmp_path / "ids").write_text(xena(values, names=ENSEMBL))
-    with pytest.raises(DataError, match=r"its genes are Ensembl ids such as 'ENSG.*Mend: --gene-map"):
+    with pytest.raises(DataError, match=r"its genes are Ensembl ids such as 'ENSG.*Fix: --gene-map"):
         read_expression(tmp_path / "ids", CASES)
     (tmp_path / "symbols").write_text(xena(values))
     with pytest.raises(DataError, match="its genes are no Ensembl ids: 'TP53'"):

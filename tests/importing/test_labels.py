@@ -52,7 +52,7 @@ def test_cases_without_an_outcome_are_left_out_with_a_reason(tmp_path):
         ("A,A-1,S,1,3,2", "labels.csv:2: censored '2'; expected '0' for an event, '1' for a censored case"),
         ("A,A-1,S,1,3,Dead", "labels.csv:2: censored 'Dead'; expected '0' for an event"),
         ("A,A-1,S,old,3,1", "labels.csv:2: age 'old'; expected a number"),
-        ("A,A-1,S,1,3,1\nA,A-2,S,1,4,1", "case 'A': months is 3.0 in line 2, 4.0 in line 3. Mend: make its rows agree"),
+        ("A,A-1,S,1,3,1\nA,A-2,S,1,4,1", "case 'A': months is 3.0 in line 2, 4.0 in line 3. Fix: make its rows agree"),
         ("A,A-1,S,1,3,1\nA,A-2,S,1,3,0", "case 'A': censored is False in line 2, True in line 3"),
         ("A,A-1,S,1,3,1\nA,A-2,T,1,3,1", "case 'A': site is 'S' in line 2, 'T' in line 3"),
         ("../../x,A-1,S,1,3,1", "labels.csv:2: case id '../../x'; expected printable text"),
@@ -66,7 +66,7 @@ def test_cases_without_an_outcome_are_left_out_with_a_reason(tmp_path):
         (b"\xff\xfe\x00", "is not UTF-8 text"),
         (b"case_id;months;censored\nA;3;1\n", "it has one column, so its cells are not separated by commas or tabs"),
         (b"case_id,site,age,month,censored\nA,S,1,3,1\n", "lacks the columns 'months'"),
-        (b"case_id,site,age,month,censored\nA,S,1,3,1\n", "Mend: rename 'month'"),
+        (b"case_id,site,age,month,censored\nA,S,1,3,1\n", "Fix: rename 'month'"),
         (b"case_id,site,age,months,months,censored\n", "columns that stand more than once: 'months'"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_packed_table_is_the_same_table(xena, tmp_path):
 def test_the_gdc_hub_holds_no_disease_specific_survival(tmp_path):
     rows = [["sample", "OS", "_PATIENT", "OS.time"], ["TCGA-A1-0001-01A", 1, "TCGA-A1-0001", 300]]
     file = write(tmp_path / "TCGA-BRCA.survival.tsv", rows)
-    with pytest.raises(DataError, match=r"holds no disease-specific survival \(DSS\); .* it holds OS. Mend: --outcome"):
+    with pytest.raises(DataError, match=r"holds no disease-specific survival \(DSS\); .* it holds OS. Fix: --outcome"):
         read_labels(file)
     assert outcomes(read_labels(file, "OS")) == {"TCGA-A1-0001": (10.0, True)}
 
@@ -197,7 +197,7 @@ def test_one_truth_in_four_layouts(tmp_path, name, rows, separator):
 def test_porpoise_holds_overall_survival_alone(tmp_path):
     rows = [["case_id", "survival_months", "censorship"], ["TCGA-A1-0001", "9.8", "0.0"]]
     file = write(tmp_path / "t.csv", rows, ",")
-    with pytest.raises(DataError, match=r"holds OS\. Mend: --outcome OS"):
+    with pytest.raises(DataError, match=r"holds OS\. Fix: --outcome OS"):
         read_labels(file)
     assert outcomes(read_labels(file, "OS")) == {"TCGA-A1-0001": (9.8, True)}
 

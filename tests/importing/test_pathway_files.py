@@ -5,9 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from survq.data.ledger import update_cohort
+from survq.data.cohort_files import update_cohort
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location
-from survq.data.pathways import Pathways
 from survq.data.problems import DataError
 from survq.importing.pathways import identical, import_pathways, read_file
 
@@ -62,7 +62,7 @@ def test_what_cohorts_cover_is_written_beside(tmp_path, root):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("c2.cp.reactome.v7.4.entrez.gmt", "A\tx\t7157\t672\n", "these are Entrez ids. Mend: take the file of symbols"),
+        ("c2.cp.reactome.v7.4.entrez.gmt", "A\tx\t7157\t672\n", "these are Entrez ids. Fix: take the file of symbols"),
         ("t.gmt", "A x TP53\n", "no genes in pathway"),
         ("t.gmt", GMT + "HALLMARK_A\tx\tB\n", "stands here a second time"),
         ("t.csv", "p,q\nG1,\n", "no genes in pathway 'q'"),

@@ -30,7 +30,7 @@ def test_the_case_out_of_a_barcode():
     assert by_barcode(f"TCGA-AA-0001-01Z-00-DX1.{UUID}") == Name(f"TCGA-AA-0001-01Z-00-DX1.{UUID}", "TCGA-AA-0001")
     assert by_barcode("tcga-e9-a1nd-01z").case_id == "TCGA-E9-A1ND"
     for name in ("C3L-00001-21", "TCGA-AA-00012", "TCGA-A-0001", "xTCGA-AA-0001", ""):
-        with pytest.raises(DataError, match=r"is no TCGA barcode. Mend: give --cases a table with the columns case_id"):
+        with pytest.raises(DataError, match=r"is no TCGA barcode. Fix: give --cases a table with the columns case_id"):
             by_barcode(name)
 
 
@@ -62,7 +62,7 @@ def test_a_uuid_may_lack_on_either_side(table):
     short = "TCGA-AA-0001-01Z-00-DX1"
     assert table(short) == Name(f"{short}.{UUID}", "P2", 0.5)  # and is not mistaken for DX10
     assert table(f"TCGA-BB-0001-01Z-00-DX1.{UUID}") == Name(f"TCGA-BB-0001-01Z-00-DX1.{UUID}", "P4")
-    with pytest.raises(DataError, match=r"'three': the table has 'three.a', 'three.b'. Mend: name the file as"):
+    with pytest.raises(DataError, match=r"'three': the table has 'three.a', 'three.b'. Fix: name the file as"):
         table("three")
 
 
@@ -85,7 +85,7 @@ def test_everything_wrong_with_a_table_comes_at_once(tmp_path):
         SlideTable.read(tmp_path / "table.csv")
     text = "\n".join(error.value.problems)
     for part in (
-        "table.csv:3: slide 'a.tif' stands with other values above. Mend: make its rows agree.",
+        "table.csv:3: slide 'a.tif' stands with other values above. Fix: make its rows agree.",
         "table.csv:4: case_id '../x'; expected printable text",
         "table.csv:4: mpp 0; expected micrometres a pixel",
         "table.csv:5: slide_id ''; expected printable text",

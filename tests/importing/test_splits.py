@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
+from survq.data.cohort_files import read_dropped, read_source, update_cohort
 from survq.data.folds import given_folds
-from survq.data.ledger import read_dropped, read_source, update_cohort
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.importing.splits import import_splits, read_splits
@@ -90,7 +90,7 @@ def test_one_folder_of_mmp_is_one_fold(tmp_path, folder):
 
 def test_val_and_test_ask_which_is_held_out(tmp_path, folder):
     write_columns(tmp_path / "source", more={"test": ["TCGA-A1-0099"]})
-    with pytest.raises(DataError, match=r"has val and test\. Mend: say which is held out"):
+    with pytest.raises(DataError, match=r"has val and test\. Fix: say which is held out"):
         import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
     splits, events, _ = import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA", held_out="val")
     assert events == [3, 3, 3]

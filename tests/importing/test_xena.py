@@ -10,7 +10,7 @@ from web import Web
 
 from survq.cli import main
 from survq.data.cohort import Cohort
-from survq.data.ledger import read_source
+from survq.data.cohort_files import read_source
 from survq.data.location import Location
 from survq.data.lock import locked
 from survq.importing.xena import EXPRESSION, GENE_MAPS, HUBS, SURVIVAL, fetch_xena

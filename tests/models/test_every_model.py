@@ -8,7 +8,7 @@ import torch
 from small_models import SPEC, build, make_batch, take
 
 from survq.models import MODELS
-from survq.training.losses import nll_survival_loss
+from survq.models.losses import nll_survival_loss
 
 
 @pytest.fixture(params=sorted(MODELS))

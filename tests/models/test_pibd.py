@@ -7,13 +7,14 @@ from small_models import SPEC, build, make_batch, modules_of, take
 from torch.nn import functional as F
 
 from survq.data.cohort import Cohort, InputSpec
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.folds import given_folds
-from survq.data.simulate import write_simulated
+from survq.models.losses import nll_by_case, nll_survival_loss
 from survq.models.pibd import PIBD, Bottleneck, Club, SharedLayer
-from survq.training.config import Run, TrainConfig
+from survq.simulation.simulate import write_simulated
+from survq.training.config import TrainConfig
 from survq.training.loop import train_folds
-from survq.training.losses import nll_by_case, nll_survival_loss
+from survq.training.run import Run
 
 SMALL = {"width": 8, "heads": 2, "sub_bag": 4, "sub_bags": 3}
 QUIET = {"code_dropout": 0.0, "layer_dropout": 0.0, "pathway_dropout": 0.0}

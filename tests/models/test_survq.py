@@ -6,9 +6,9 @@ import torch
 from small_models import SPEC, build, make_batch, modules_of, take
 
 from survq.data.cohort import InputSpec
-from survq.data.pathways import Pathways
+from survq.data.gene_sets import Pathways
+from survq.models.losses import nll_survival_loss
 from survq.models.survq import SurvQ
-from survq.training.losses import nll_survival_loss
 
 
 def survq(spec=SPEC, seed=0, **hyperparameters) -> SurvQ:

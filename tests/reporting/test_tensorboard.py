@@ -6,8 +6,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from writers import CONFIG, PATH, predictions
 
 from survq.evaluation.epochs import Epoch
-from survq.reporting.results import Record, Results
 from survq.reporting.tensorboard import Board
+from survq.training.results import Record, Results
 
 HPARAMS = ("experiment", "session_start_info")
 LOSSES = {"training_loss": [1.0, 2.0], "validation_loss": [1.5, 2.5]}

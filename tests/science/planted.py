@@ -18,14 +18,15 @@ from torch import Tensor
 
 from survq.data.batch import Batch, CaseTable
 from survq.data.cohort import Cohort
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.folds import Fold, given_folds
-from survq.data.pathways import Pathways
-from survq.data.simulate import SimulatedCohort, World, write_simulated
-from survq.data.worlds import PRESETS, PROGNOSTIC
+from survq.data.gene_sets import Pathways
 from survq.models import SurvivalModel
-from survq.training.config import Run, TrainConfig
+from survq.simulation.simulate import SimulatedCohort, World, write_simulated
+from survq.simulation.worlds import PRESETS, PROGNOSTIC
+from survq.training.config import TrainConfig
 from survq.training.loop import FoldLearner, Share, train_folds
+from survq.training.run import Run
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,9 @@ from planted import CPU, permute_outcomes, show
 from survq.data.cohort import Cohort
 from survq.data.folds import given_folds
 from survq.evaluation.epochs import Epoch
-from survq.training.config import Run, TrainConfig
+from survq.training.config import TrainConfig
 from survq.training.loop import train_folds
+from survq.training.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first test waits for all training
 

@@ -24,8 +24,8 @@ def folders(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--cohort", "X"], 65, "weights are not on this machine. Mend: give them with --weights FILE"),
-        (["--cohort", "X", "--encoder", "vit"], 65, "unknown. Mend: uni, tiny, or timm:NAME"),
+        (["--cohort", "X"], 65, "weights are not on this machine. Fix: give them with --weights FILE"),
+        (["--cohort", "X", "--encoder", "vit"], 65, "unknown. Fix: uni, tiny, or timm:NAME"),
         (["--cohort", "X", "--encoder", "uni", "--weights", "absent.bin"], 66, "no such file of weights"),
         (["--cohort", "Y", "--encoder", "tiny"], 65, "no cohort 'Y'"),
         (["--cohort", "X", "--encoder", "tiny", "--timeout", "0"], 64, "must be above 0"),
@@ -46,14 +46,14 @@ def test_what_cannot_be_done_is_said_before_ray_starts(
 def test_without_the_extra_it_says_what_to_install(folders, monkeypatch, capsys, missing, encoder):
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["extract", *folders, "--cohort", "X", "--encoder", encoder]) == 64
-    assert f"{missing} not installed. Mend: pip install 'survq[wsi]'" in capsys.readouterr().err
+    assert f"{missing} not installed. Fix: pip install 'survq[wsi]'" in capsys.readouterr().err
 
 
 def test_the_extra_is_needed_by_nothing_else():
     code = (
         "import sys\n"
         "for name in ('openslide', 'timm', 'torchvision'): sys.modules[name] = None\n"
-        "import survq.cli, survq.study, survq.data.check, survq.importing.features\n"
+        "import survq.cli, survq.study, survq.data.check, survq.importing.patch_features\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -126,7 +126,7 @@ def refusal(name, weights=None, **options) -> str:
 
 def test_weights_that_are_not_there_are_never_fetched_unasked(no_hub):
     message = refusal("uni")
-    assert "its weights are not on this machine. Mend: give them with --weights FILE; or add --download" in message
+    assert "its weights are not on this machine. Fix: give them with --weights FILE; or add --download" in message
     assert "huggingface.co/MahmoodLab/UNI" in message
     assert "ask for access on that page" in message
     assert not no_hub.exists()
@@ -166,7 +166,7 @@ def test_a_hostile_file_of_weights_leaves_no_trace(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet", "timm:no_such_model", "UNI", "", "timm:"])
 def test_unknown_encoders_are_named(name):
-    assert "unknown. Mend: uni, tiny, or timm:NAME" in refusal(name)
+    assert "unknown. Fix: uni, tiny, or timm:NAME" in refusal(name)
 
 
 def test_weights_of_another_model_are_refused(weights, tmp_path):

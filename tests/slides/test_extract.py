@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from slide_files import flat, stained, write_tiff
 
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_cohort, write_slide
 from survq.slides.encoder import load_encoder
@@ -168,7 +168,7 @@ def test_a_cohort_of_mixed_encoders_is_refused_before_anything_is_read(slides, d
     other = Slide("TCGA-AA-0004-1", CASES[4], np.ones((2, 48), np.float16), encoder="uni@0123456789ab")
     write_slide(data / "X" / "features", other)
     before = tree(data)
-    with pytest.raises(DataError, match=r"features of 'uni@0123456789ab'; this encoder, .*'tiny@.*Mend: use that"):
+    with pytest.raises(DataError, match=r"features of 'uni@0123456789ab'; this encoder, .*'tiny@.*Fix: use that"):
         extract(slides, data, "X", tiny, lambda sources: pytest.fail("slides were read"))
     assert tree(data) == before
 
@@ -205,7 +205,7 @@ def test_a_pixel_size_for_others_makes_nothing_again(slides, data, tiny):
 def test_two_files_of_one_slide_are_refused(slides, data, tiny, tree):
     write_tiff(slides / "b" / f"{name(CASES[0])}.svs", [flat(300, 300, (1, 2, 3))], 0.5)
     before = tree(data)
-    with pytest.raises(DataError, match=r"files of one slide: .*Mend: rename or remove"):
+    with pytest.raises(DataError, match=r"files of one slide: .*Fix: rename or remove"):
         extract(slides, data, "X", tiny, partial(encode_here, tiny))
     assert tree(data) == before
 

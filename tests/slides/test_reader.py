@@ -54,7 +54,7 @@ def test_what_is_wrong_is_told(tmp_path):
     file = write_tiff(tmp_path / "a.tiff", [flat(600, 600, (240, 240, 240))], 0.5)
     ((message, picture),) = read_slide(str(file), None, 30)
     assert message["kind"] == "failed"
-    assert message["problem"].startswith("no tissue was found. Mend: look at its overview")
+    assert message["problem"].startswith("no tissue was found. Fix: look at its overview")
     assert picture.startswith(b"\xff\xd8")
     ((message, picture),) = read_slide(str(tmp_path / "absent.svs"), None, 30)
     assert "cannot be opened" in message["problem"]
@@ -73,7 +73,7 @@ def hanging(folder):
 def test_a_slide_that_hangs_is_given_up_and_its_process_is_gone(tmp_path):
     start = time.monotonic()
     ((message, _),) = read_slide(str(hanging(tmp_path)), None, timeout=2)
-    assert message["problem"].startswith("nothing could be read for 2 seconds. Mend: ")
+    assert message["problem"].startswith("nothing could be read for 2 seconds. Fix: ")
     assert 2 <= time.monotonic() - start < 20
     assert not children()
 
@@ -93,7 +93,7 @@ def test_a_process_that_dies_is_told_with_how_it_died(slide):
     next(messages)
     children()[0].send_signal(signal.SIGSEGV)  # as a damaged slide may bring about
     *_, (message, _) = messages
-    assert "the process that read it died (exit -11). Mend: " in message["problem"]
+    assert "the process that read it died (exit -11). Fix: " in message["problem"]
 
 
 def test_a_process_ends_with_whoever_asked_for_it_even_while_it_hangs(tmp_path):

@@ -57,7 +57,7 @@ def test_what_cannot_be_used_says_why(real_data, file):
     ((message, _),) = read_slide(str(real_data / "slides" / file), None, 60)
     assert message["kind"] == "failed"
     assert message["problem"].startswith(OUTCOMES[file])
-    assert "Mend: " in message["problem"]
+    assert "Fix: " in message["problem"]
 
 
 def test_every_file_is_looked_at(real_data):

@@ -118,7 +118,7 @@ def refusal(*arguments) -> str:
 def test_what_cannot_be_read_at_20x_is_refused_with_a_mend(tmp_path):
     level = flat(600, 600, (200, 100, 200))
     unknown = write_tiff(tmp_path / "unknown.tiff", [level])
-    assert "no pixel size and no magnification. Mend: give its micrometres a pixel with --mpp" in refusal(unknown)
+    assert "no pixel size and no magnification. Fix: give its micrometres a pixel with --mpp" in refusal(unknown)
     nonsense = write_tiff(tmp_path / "nonsense.tiff", [level], mpp=352.8)
     assert "352.8 micrometres a pixel, which no scanner has, and no magnification. Mend" in refusal(nonsense)
     coarse = write_tiff(tmp_path / "coarse.tiff", [level], mpp=1.0)
@@ -143,5 +143,5 @@ def test_pixels_that_cannot_be_decoded_are_an_error_not_black(tmp_path):
     content = bytearray(file.read_bytes())
     content[8:200] = bytes(192)  # the first tile
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot be read at \(0, 0\).*Mend: fetch it again"):
+    with pytest.raises(DataError, match=r"cannot be read at \(0, 0\).*Fix: fetch it again"):
         Scan(file).patch(0, 0)

@@ -110,7 +110,7 @@ def test_what_was_not_scanned_is_no_tissue():
 def test_a_dark_background_is_refused():
     image = picture((4, 4, 10))
     ImageDraw.Draw(image).ellipse((40, 40, 150, 160), fill=(20, 20, 230))
-    with pytest.raises(DataError, match=r"dark, as in fluorescence.*Mend: leave it out"):
+    with pytest.raises(DataError, match=r"dark, as in fluorescence.*Fix: leave it out"):
         tissue_mask(image)
 
 

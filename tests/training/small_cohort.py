@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from survq.data.cohort import Cohort
-from survq.data.features import INDEX
+from survq.data.feature_store import INDEX
 from survq.data.folds import Fold
+from survq.data.gene_sets import Pathways
 from survq.data.location import Location
-from survq.data.pathways import Pathways
-from survq.training.config import Run, TrainConfig
+from survq.training.config import TrainConfig
 from survq.training.loop import RunOutcome, Share, train_folds
+from survq.training.run import Run
 
 SMALL = {"width": 8, "histology_queries": 4, "genomic_queries": 3}
 QUIET = {"patch_dropout": 0.0, "pathway_dropout": 0.0}

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 import survq
 from survq.data.folds import Fold
 from survq.models import MODELS
-from survq.training import config as module
-from survq.training.config import MATTERS, Run, TrainConfig, code_version, hyperparameters_of
+from survq.training import identity as module
+from survq.training.config import TrainConfig, hyperparameters_of
+from survq.training.identity import RESULT_MODULES, code_version
+from survq.training.run import Run
 
 FOLDS = (Fold(0, 0, ("A", "B"), ("C",)), Fold(0, 1, ("A", "C"), ("B",)))
 
@@ -191,7 +193,7 @@ class Thing:
 
 
 def meaning(source):
-    return module._meaning(textwrap.dedent(source))
+    return module.normalized_source(textwrap.dedent(source))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_code_does(old, new):
 def test_a_change_of_code_that_matters_changes_the_description(monkeypatch):
     before = run().describe("data")
     source = module.inspect.getsource
-    for changed in (*MATTERS, MODELS["survq"].__module__):
+    for changed in (*RESULT_MODULES, MODELS["survq"].__module__):
         code_version.cache_clear()
         monkeypatch.setattr(
             module.inspect,
@@ -274,5 +276,5 @@ def test_all_code_that_training_touches_matters_or_is_known_not_to():
             elif isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names if alias.name.split(".")[0] == "survq"]
     models = {kind.__module__ for kind in MODELS.values()}  # each counts for its own results
-    assert seen - models - set(MATTERS) == set(DOES_NOT_MATTER)
-    assert set(MATTERS) <= seen
+    assert seen - models - set(RESULT_MODULES) == set(DOES_NOT_MATTER)
+    assert set(RESULT_MODULES) <= seen

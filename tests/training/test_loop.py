@@ -11,8 +11,8 @@ from survq.data.folds import Fold
 from survq.evaluation.concordance import concordance_index, fold_concordance
 from survq.importing.labels import read_labels
 from survq.models import MODELS, Prediction, SurvivalModel
+from survq.models.losses import nll_survival_loss
 from survq.training.loop import FoldLearner, _sampled, train_folds
-from survq.training.losses import nll_survival_loss
 from survq.training.sampling import epoch_batches
 
 NONE = torch.zeros(0, 6)

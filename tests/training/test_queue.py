@@ -5,9 +5,9 @@ import pytest
 from small_cohort import make_cohort, make_run, train
 
 from survq.evaluation.epochs import Epoch
-from survq.reporting.results import Results
 from survq.training.loop import RunOutcome
 from survq.training.queue import Grid, RunQueue, report
+from survq.training.results import Results
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.features import FeatureStore
+from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
-from survq.data.simulate import write_simulated
-from survq.reporting.results import Results
+from survq.simulation.simulate import write_simulated
 from survq.training.config import TrainConfig
 from survq.training.queue import RunQueue
+from survq.training.results import Results
 from survq.tuning.search import (
     GENERATION,
     Searches,

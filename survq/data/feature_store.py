@@ -1,0 +1,163 @@
+"""The feature store: patch features and coordinates as Parquet, one row and one row group a slide.
+
+Slides may share files; those that survq writes have one each, so that many processes can write at once and none has to
+do a slide again that is there.
+
+Half floats are kept as plain bytes: lists of half floats decode ten times slower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from survq.data.location import UNREADABLE, Location, unreadable
+from survq.data.problems import DataError, raise_if_any
+
+SCHEMA = pa.schema(
+    [
+        ("slide_id", pa.string()),
+        ("case_id", pa.string()),
+        ("features", pa.large_binary()),  # float16, (patch, feature), C-order
+        ("patches", pa.int32()),
+        ("width", pa.int32()),
+        ("coordinates", pa.large_binary()),  # int32, (patch, 2): level-0 pixels of the top-left corner; or null
+        ("patch_size", pa.int32()),  # side of a patch in level-0 pixels; or null
+        ("magnification", pa.float32()),  # of level 0, in round figures: 40 for a scan at 40x; or null
+        ("encoder", pa.string()),
+        ("sha256", pa.string()),  # of `features`
+    ]
+)
+AT_ONCE = 16  # files whose heads are read at a time: from a bucket each takes its time
+INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
+SOURCE = b"source"  # the note of a file on what its slide was made from
+
+
+class FeatureStore:
+    """Random access to the slides of a features folder. The index is read once; features only when asked for."""
+
+    def __init__(self, folder: str | Path | Location):
+        self.folder = Location.at(folder)
+        self.index, problems = read_index(self.folder)
+        raise_if_any(problems)
+
+    def read(self, slide_ids: Sequence[str]) -> np.ndarray:
+        """The patch features of the slides, one after another: (patch, feature), float16."""
+        return read_slides(self.folder, self.index.loc[list(slide_ids)].to_dict("records"))
+
+    def coordinates(self, slide_id: str) -> np.ndarray | None:
+        """(patch, 2), int32: level-0 pixels of each patch's top-left corner; None where the tool left none."""
+        return read_coordinates(self.folder, self.index.loc[slide_id].to_dict())
+
+
+def read_index(folder: Location) -> tuple[pd.DataFrame, list[str]]:
+    """INDEX, source, file and row_group of the slides that can be read, by id; and what is wrong with the others."""
+    files = [folder / name for name in folder.names() if name.endswith(".parquet")]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        read = list(threads.map(_read_index, files))
+    where = [("source", pa.string()), ("file", pa.string()), ("row_group", pa.int64())]
+    none = pa.schema([*(SCHEMA.field(name) for name in INDEX), *where]).empty_table()
+    index = pa.concat_tables([none, *(part for part, _ in read if part is not None)]).to_pandas()
+    problems = [problem for _, problems in read for problem in problems]
+    return index.set_index("slide_id", drop=False).rename_axis(None), problems
+
+
+def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
+    """The rows of one file without features and coordinates, and what is wrong with it."""
+    try:
+        with (
+            file.filesystem.open_input_file(file.path) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as parquet,
+        ):
+            there = {field.name: field.type for field in parquet.schema_arrow}
+            if missing := [field.name for field in SCHEMA if there.get(field.name) != field.type]:
+                mend = "Fix: import the features again."
+                return None, [f"{file}: lacks the columns {missing}, or they have other types. {mend}"]
+            if parquet.num_row_groups != parquet.metadata.num_rows:
+                return None, [f"{file}: its slides do not have a row group each. Fix: import them again."]
+            source = (parquet.schema_arrow.metadata or {}).get(SOURCE, b"").decode()
+            part = parquet.read(columns=INDEX, use_threads=False).select(INDEX).replace_schema_metadata()
+    except UNREADABLE as error:
+        return None, [unreadable(file, error)]
+    further = {"source": [source] * len(part), "file": [file.path] * len(part), "row_group": range(len(part))}
+    for name, values in further.items():
+        part = part.append_column(name, pa.array(values, pa.int64() if name == "row_group" else pa.string()))
+    return part, []
+
+
+def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
+    """The features of slides named by rows of the index; every byte is checked against the row's sha256."""
+    bags, problems = [], []
+    for row in rows:
+        file = file_of(folder, row)
+        buffer = _read_cell(file, row, "features")
+        if buffer is None or hashlib.sha256(buffer).hexdigest() != row["sha256"]:
+            problems.append(
+                f"{file}: the features of slide {row['slide_id']!r} are not those that were written "
+                f"(sha256 differs). Fix: restore the file, or import the slide again."
+            )
+        elif len(buffer) != 2 * row["patches"] * row["width"]:
+            problems.append(
+                f"{file}: slide {row['slide_id']!r}: {len(buffer)} bytes of features; expected {row['patches']} "
+                f"patches x {row['width']} features x 2 bytes. Fix: import the slide again."
+            )
+        else:
+            bags.append(np.frombuffer(buffer, np.float16).reshape(row["patches"], row["width"]))
+    raise_if_any(problems)
+    return bags[0] if len(bags) == 1 else np.concatenate(bags)
+
+
+def read_case(cases: pa.Table, folder: Location) -> pa.Table:
+    """The patches of one case: a row of (case_id, slides as JSON rows of the index) to (case_id, patches, features)."""
+    (case,) = cases.to_pylist()
+    bag = read_slides(folder, json.loads(case["slides"]))
+    features = pa.array([bag.tobytes()], type=pa.large_binary())
+    return pa.table({"case_id": [case["case_id"]], "patches": [len(bag)], "features": features})
+
+
+def case_of_row(table: pa.Table) -> str:
+    (case_id,) = table["case_id"].to_pylist()
+    return case_id
+
+
+def read_coordinates(folder: Location, row: dict) -> np.ndarray | None:
+    """The coordinates of the slide named by a row of the index, (patch, 2), int32; None where there are none."""
+    file = file_of(folder, row)
+    buffer = _read_cell(file, row, "coordinates")
+    if buffer is None:
+        return None
+    if len(buffer) != 8 * row["patches"]:
+        raise DataError(
+            [
+                f"{file}: slide {row['slide_id']!r}: {len(buffer)} bytes of coordinates for {row['patches']} "
+                f"patches; expected 8 a patch. Fix: import the slide again."
+            ]
+        )
+    return np.frombuffer(buffer, np.int32).reshape(-1, 2)
+
+
+def file_of(folder: Location, row: dict) -> Location:
+    """Where the slide of a row of the index lies."""
+    return Location(folder.filesystem, row["file"])
+
+
+def _read_cell(file: Location, row: dict, column: str) -> pa.Buffer | None:
+    # features have their sha256; the other columns have the checksums of their pages
+    verify = column != "features"
+    try:
+        with (
+            file.filesystem.open_input_file(file.path) as source,
+            pq.ParquetFile(source, page_checksum_verification=verify) as parquet,
+        ):
+            (value,) = parquet.read_row_group(int(row["row_group"]), columns=[column]).column(column)
+    except UNREADABLE as error:
+        raise DataError([unreadable(file, error)]) from error
+    return value.as_buffer() if value.is_valid else None

@@ -1,0 +1,70 @@
+"""Patch features through Ray Data into the object store: read once a study, shared by all its trials."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from survq.data.cohort import Cohort
+from survq.data.feature_store import case_of_row, read_case
+from survq.ray_session import ray, resources, silence
+
+
+class SharedBags(Mapping[str, Tensor]):
+    """case id -> (patch, feature), float16: views of the node's shared memory, fetched when first asked for.
+
+    A node holds one copy of a bag however many trials it runs. The tensors are read-only.
+    """
+
+    def __init__(self, blocks: dict[str, ray.ObjectRef]):
+        self._blocks = blocks
+
+    def __getitem__(self, case_id: str) -> Tensor:
+        block = ray.get(self._blocks[case_id])
+        features = np.frombuffer(block["features"][0].as_buffer(), np.float16)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(features.reshape(block["patches"][0].as_py(), -1))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blocks)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+
+def share_bags(cohort: Cohort) -> SharedBags:
+    """Read all slides of a cohort with Ray Data, spread over the nodes; a block a case, its slides one after another.
+
+    Every byte is checked against the store's checksums on the way.
+    """
+    slides = cohort.slides
+    by_case = [
+        {
+            "case_id": case,
+            "slides": json.dumps(
+                rows[["file", "row_group", "slide_id", "patches", "width", "sha256"]].to_dict("records")
+            ),
+        }
+        for case, rows in slides.groupby("case_id")
+    ]
+    if not by_case:
+        return SharedBags({})
+    context = ray.data.DataContext.get_current().copy()
+    silence()
+    context.enable_progress_bars = False
+    context.target_max_block_size = 1  # every row a block of its own, and so an object of its own
+    with ray.data.DataContext.current(context):
+        tasks = min(len(by_case), 4 * resources()[1])
+        cases = ray.data.from_items(by_case, override_num_blocks=tasks)
+        read = cases.map_batches(read_case, batch_size=1, batch_format="pyarrow", fn_kwargs={"folder": cohort.features})
+        read = read.materialize()
+    blocks = [block for bundle in read.iter_internal_ref_bundles() for block in bundle.block_refs]
+    case_of = ray.remote(case_of_row)  # the order in which blocks come is nobody's promise
+    names = ray.get([case_of.remote(block) for block in blocks])
+    return SharedBags(dict(zip(names, blocks, strict=True)))

@@ -1,0 +1,116 @@
+"""Attention of queries over tokens: the plain equations of the paper, and a residual block for deep stacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """softmax(F_q(Q) F_k(X)^T / sqrt(D)) F_v(X), and nothing else: equations (1)-(3)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+
+    def forward(
+        self,
+        Q: Float[Tensor, "*#case query width"],
+        X: Float[Tensor, "*#case token width"],
+        present: Bool[Tensor, "case token"] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens that the queries make of X, (*case, query, width), and the weights, (*case, query, token)."""
+        return self._attend(self.query(Q), self.key(X), self.value(X), present)
+
+    def over_bags(
+        self, Q: Float[Tensor, "query width"], X: Float[Tensor, "patch width"], sizes: Sequence[int]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The same for ragged bags that lie in X one after another: (query, width) and (query, patch) a bag."""
+        q = self.query(Q)  # the same for every bag
+        bags = zip(self.key(X).split(sizes), self.value(X).split(sizes), strict=True)
+        return [self._attend(q, k, v) for k, v in bags]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        A = _softmax(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), present)
+        return A @ v, A
+
+    def absorbed(
+        self, Q: Float[Tensor, "query width"], X: Float[Tensor, "case token width"]
+    ) -> Float[Tensor, "case query width"]:
+        """The tokens of `forward`, but F_k and F_v see the queries, which are fewer than the tokens."""
+        A = _softmax(self.absorbed_queries(Q) @ X.transpose(-2, -1))
+        return self.value(A @ X)  # = A F_v(X), for the rows of A sum to 1
+
+    def mean(
+        self, M: Float[Tensor, "case token width"], present: Bool[Tensor, "case token"] | None = None
+    ) -> Float[Tensor, "case width"]:
+        """The mean of the tokens that `forward` makes of M and M; F_v sees one token, the mean of what they read."""
+        A = _softmax(self.absorbed_queries(M) @ M.transpose(-2, -1), present)
+        if present is None:
+            a = A.mean(dim=-2)
+        else:
+            a = (A * present[..., None]).sum(dim=-2) / present.sum(dim=-1, keepdim=True)
+        return self.value((a[:, None] @ M).squeeze(1))
+
+    def absorbed_queries(self, Q: Float[Tensor, "*case query width"]) -> Float[Tensor, "*case query width"]:
+        """q of which softmax(q X^T) is softmax(F_q(Q) F_k(X)^T / sqrt(D)): F_k has moved to the queries.
+
+        Its bias adds the same to all scores of a query, which softmax does not see. So its gradient is 0.
+        """
+        W = self.key.weight.T @ self.query.weight
+        b = self.query.bias @ self.key.weight + 0 * self.key.bias
+        return F.linear(Q, W / math.sqrt(len(b)), b / math.sqrt(len(b)))
+
+
+def _softmax(scores: Tensor, present: Tensor | None = None) -> Tensor:
+    """Over tokens, those alone that are present."""
+    if present is not None:
+        scores = scores.masked_fill(~present[:, None, :], -math.inf)
+    return scores.softmax(dim=-1)
+
+
+class ResidualAttention(nn.Module):
+    """Q + Attention(norm(Q), norm(X)) in several heads, with an output projection: deep stacks need it, for plain
+    attention layers on top of each other make all tokens alike. The weights it returns are the mean over heads.
+    """
+
+    def __init__(self, width: int, heads: int = 4):
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}.")
+        self.heads = heads
+        self.norm_query = nn.LayerNorm(width)
+        self.norm_token = nn.LayerNorm(width)
+        self.attention = Attention(width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, Q: Tensor, X: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        X = self.norm_token(X)
+        q, k, v = self._split(Q), self._heads(self.attention.key(X)), self._heads(self.attention.value(X))
+        return self._attend(Q, q, k, v, present)
+
+    def over_bags(self, Q: Tensor, X: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        X = self.norm_token(X)
+        q = self._split(Q)
+        bags = zip(self.attention.key(X).split(sizes), self.attention.value(X).split(sizes), strict=True)
+        return [self._attend(Q, q, self._heads(k), self._heads(v), None) for k, v in bags]
+
+    def _split(self, Q: Tensor) -> Tensor:
+        return self._heads(self.attention.query(self.norm_query(Q)))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)  # (*case, head, token, width / head)
+
+    def _attend(self, Q: Tensor, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if present is not None:
+            scores = scores.masked_fill(~present[:, None, None, :], -math.inf)
+        A = scores.softmax(dim=-1)
+        mixed = (A @ v).transpose(-3, -2).flatten(-2)
+        return Q + self.output(mixed), A.mean(dim=-3)

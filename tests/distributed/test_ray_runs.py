@@ -1,0 +1,187 @@
+"""Runs under Tune, and spread over Ray Train workers, end as runs in one process do."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from survq.data.shared_bags import share_bags
+from survq.exits import UsageError
+from survq.settings import StudySettings
+from survq.training.loop import train_folds
+from survq.training.queue import Grid, RunQueue
+from survq.training.ray_runs import TrialResources, _Searcher, _trial, execute
+from survq.training.results import Results
+
+NO_DROPOUT = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def shared(ray_session, cohort):
+    return share_bags(cohort)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def do(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
+    queue = RunQueue(schedule, Results(folder), {cohort.name: cohort})
+    execute(queue, {cohort.name: shared}, TrialResources.of(StudySettings(**settings)))
+    return queue
+
+
+def test_trials_under_tune_equal_runs_in_this_process(tmp_path, cohort, bags, shared, make_run):
+    runs = [make_run(), make_run(histology_queries=8), make_run(seed=1)]
+    queue = do(Grid(runs), tmp_path, cohort, shared)
+    assert set(queue.records) == {run.path for run in runs}
+    for run in runs:
+        here = train_folds(run, cohort, bags)
+        record = queue.records[run.path]
+        assert record.report["weights_sha256"] == here.details["weights_sha256"]
+        assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
+        assert [epoch["epoch"] for epoch in record.report["epochs"]] == [1, 2]
+
+
+@pytest.mark.parametrize(("trial", "device"), [({"CPU": 1}, "cpu"), ({"CPU": 8, "GPU": 0.5}, "cuda")])
+def test_a_trial_computes_on_a_gpu_only_if_it_was_given_one(cohort, bags, make_run, monkeypatch, trial, device):
+    """On a machine that has one, which Ray lets every trial see."""
+    used = []
+    monkeypatch.setattr("survq.training.ray_runs.best_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("survq.training.ray_runs.train_folds", lambda *_, device, report: used.append(device))
+    monkeypatch.setattr("survq.training.ray_runs.tune.report", lambda message: None)
+    run = make_run()
+    _trial(
+        {"run": run}, cohorts={run.cohort: cohort}, bags={run.cohort: bags}, room=TrialResources(1, trial, threads=1)
+    )
+    assert used == [torch.device(device)]
+
+
+@pytest.mark.parametrize(("gpu", "places"), [(0.6, 2), (0.4, 4), (0.5, 4), (0.1, 20), (1.0, 2), (2.0, 1)])
+def test_trials_share_gpus_but_not_parts_of_several(monkeypatch, gpu, places):
+    monkeypatch.setattr("survq.training.ray_runs.resources", lambda: (1, 16, 2))
+    assert TrialResources.of(StudySettings(gpus_per_trial=gpu)).trials == places
+
+
+def test_a_run_that_tune_gives_up_has_failed(tmp_path, cohort, make_run):
+    queue = RunQueue(Grid([make_run()]), Results(tmp_path), {cohort.name: cohort})
+    searcher = _Searcher(queue)
+    searcher.suggest("a trial")
+    assert not queue.done
+    searcher.on_trial_complete("a trial", error=True)
+    assert queue.done and list(queue.failures) == [make_run().path]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_does_not_end_a_study_as_if_it_were_done(tmp_path, cohort, shared, make_run, number):
+    class Interrupted(Grid):
+        def stops(self, run, epochs):
+            signal.raise_signal(number)
+            return False
+
+    with pytest.raises(KeyboardInterrupt):
+        do(Interrupted([make_run(), make_run(seed=1)]), tmp_path, cohort, shared)
+
+
+def test_results_that_cannot_be_written_end_the_study_as_what_they_are(tmp_path, cohort, shared, make_run):
+    class InTheWay(Grid):
+        def stops(self, run, epochs):
+            (tmp_path / "TINY").touch()
+            return False
+
+    with pytest.raises(OSError):
+        do(InTheWay([make_run()]), tmp_path, cohort, shared)
+
+
+def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
+    do(Grid([make_run()]), tmp_path, cohort, shared)
+    queue = RunQueue(Grid([make_run(), make_run(seed=1)]), Results(tmp_path), {cohort.name: cohort})
+    assert queue.has_work()
+    assert list(queue.records) == [make_run().path]
+    assert queue.take().config.seed == 1
+
+
+def test_a_failing_run_is_named_and_the_others_end(tmp_path, cohort, shared, make_run):
+    broken = make_run(width=18, block="residual")  # four heads do not divide 18
+    queue = do(Grid([broken, make_run()]), tmp_path, cohort, shared)
+    assert "do not divide a width of 18" in queue.failures[broken.path]
+    assert list(queue.records) == [make_run().path]
+    assert not (tmp_path / broken.path).exists()
+
+
+def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_bits(
+    tmp_path, cohort, bags, shared, make_run
+):
+    class Kills(Grid):
+        kills = 0
+
+        def stops(self, run, epochs):
+            if not self.kills:
+                children = psutil.Process().children(recursive=True)
+                for process in children:
+                    if "ImplicitFunc" in process.name() or "ImplicitFunc" in " ".join(process.cmdline()):
+                        process.kill()
+                        self.kills += 1
+            return False
+
+    run = make_run(epochs=3)
+    schedule = Kills([run])
+    record = do(schedule, tmp_path, cohort, shared).records[run.path]
+    assert schedule.kills
+    assert [epoch["epoch"] for epoch in record.report["epochs"]] == [1, 2, 3]
+    assert record.report["weights_sha256"] == train_folds(run, cohort, bags).details["weights_sha256"]
+
+
+def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run, listening):
+    """And workers listen to each other only."""
+    open_to = set()
+
+    class Looks(Grid):
+        def stops(self, run, epochs):
+            open_to.update(listening())
+            return False
+
+    run = make_run(folds=3)
+    record = do(Looks([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
+    here = train_folds(run, cohort, bags)
+    assert record.report["weights_sha256"] == here.details["weights_sha256"]
+    assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
+    assert any("TrainWorker" in name for name, _ in open_to), open_to
+    assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
+
+
+def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort, bags, shared, make_run):
+    # without dropout: its masks cannot be the same when a batch is divided differently
+    run = make_run(folds=2, epochs=3, **NO_DROPOUT)
+    record = do(Grid([run]), tmp_path, cohort, shared, workers_per_trial=4).records[run.path]
+    here = train_folds(run, cohort, bags)
+    assert np.allclose(record.predictions["risk"], here.predictions["risk"], atol=1e-4)
+    ours = [fold["c_index"] for fold in record.report["c_index"]["folds"]]
+    assert np.allclose(ours, here.epochs[-1].c_index, atol=1e-3)
+    losses = [epoch["training_loss"] for epoch in record.report["epochs"]]
+    assert np.allclose(losses, [epoch.training_loss for epoch in here.epochs], atol=1e-4)
+
+
+def test_places_of_workers_are_given_back_when_a_trial_is_stopped(tmp_path, cohort, shared, make_run):
+    class StopsEarly(Grid):
+        def stops(self, run, epochs):
+            return run.config.seed == 0 and len(epochs) >= 2
+
+    runs = [make_run(folds=2, epochs=6, seed=seed) for seed in range(2)]
+    queue = do(StopsEarly(runs), tmp_path, cohort, shared, workers_per_trial=4)  # room for one trial at a time
+    assert [queue.records[run.path].state for run in runs] == ["stopped", "finished"]
+
+
+def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
+    with pytest.raises(UsageError, match="there is room for 4"):
+        do(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
+
+
+def test_workers_that_do_not_spread_over_the_folds_are_said_once(tmp_path, cohort, shared, make_run):
+    queue = do(Grid([make_run(folds=3)]), tmp_path, cohort, shared, workers_per_trial=4)
+    (reason,) = queue.failures.values()
+    assert "does not spread over 3 folds" in reason

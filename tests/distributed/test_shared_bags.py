@@ -1,0 +1,33 @@
+"""Features through Ray Data."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from survq.data.shared_bags import share_bags
+
+
+def test_shared_bags_are_those_of_the_store(ray_session, cohort, bags):
+    shared = share_bags(cohort)
+    assert set(shared) == set(bags)
+    for case, bag in bags.items():
+        assert shared[case].dtype == torch.float16
+        assert torch.equal(shared[case], bag), case
+
+
+def test_bags_are_found_by_case_whatever_the_order_of_slides(ray_session, cohort, bags):
+    order = np.random.default_rng(0).permutation(len(cohort.slides))
+    shared = share_bags(replace(cohort, slides=cohort.slides.iloc[order]))
+    one_slide = cohort.slides["case_id"].drop_duplicates(keep=False)
+    assert len(one_slide) > 20
+    for case in one_slide:
+        assert torch.equal(shared[case], bags[case]), case
+
+
+def test_damaged_features_are_named(ray_session, cohort):
+    slides = cohort.slides.copy()
+    slides.loc[slides.index[3], "sha256"] = "0" * 64
+    with pytest.raises(Exception, match=f"{slides.index[3]}.*sha256 differs"):
+        share_bags(replace(cohort, slides=slides))
