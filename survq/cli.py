@@ -19,6 +19,7 @@ from survq.commands.import_labels import ImportLabels
 from survq.commands.import_pathways import ImportPathways
 from survq.commands.import_splits import ImportSplits
 from survq.commands.import_survpath import ImportSurvPath
+from survq.commands.predict import Predict
 from survq.commands.simulate import Simulate
 from survq.exits import USAGE, exit_on_user_error
 
@@ -50,6 +51,7 @@ Command = (
     | Annotated[Fetch, subcommand("fetch")]
     | Annotated[Extract, subcommand("extract")]
     | Annotated[Check, subcommand("check")]
+    | Annotated[Predict, subcommand("predict")]
     | Annotated[Simulate, subcommand("simulate")]
 )
 

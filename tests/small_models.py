@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
 from survq.layers.pathway_encoder import PathwayEncoder
-from survq.models import MODELS, SurvivalModel
+from survq.models import MODELS, Prediction, SurvivalModel
 from survq.training.config import hyperparameters_of
 
 SPEC = InputSpec(patch_features=12, genes=10, pathways=((0, 1, 2), (3,), (5, 4), (6, 7, 8), (1, 9), (2,)), intervals=4)
@@ -39,6 +39,11 @@ def make_batch(sizes=(7, 1, 4, 9), has_expression=None, seed: int = 0, spec: Inp
         event=torch.arange(n) % 2 == 0,
         interval=torch.arange(n) % spec.intervals,
     )
+
+
+def loss_of(prediction: Prediction, batch: Batch) -> Tensor:
+    """What the loop minimises."""
+    return prediction.nll(batch.interval, batch.event).mean() + sum(prediction.penalties.values())
 
 
 def take(batch: Batch, positions: list[int]) -> Batch:

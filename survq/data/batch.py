@@ -1,4 +1,4 @@
-"""Batch: what a model sees of some cases. CaseTable: the same cases as a fold sees them."""
+"""Batch: the cases that a model sees at once. Preprocessing, CaseTable: a cohort as one fold sees it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from survq.data.cohort import Cohort
-from survq.data.expression import SCALES
+from survq.data.expression import SCALES, ExpressionScale
 from survq.data.folds import Fold, TimeIntervals
 from survq.data.problems import DataError
 
@@ -39,16 +39,14 @@ class Batch:
         return torch.tensor([len(bag) > 0 for bag in self.bags], device=self.time.device)
 
 
-@dataclass(frozen=True)
-class CaseTable:
-    """All cases of a cohort in the eyes of one fold: expression scaled and times cut as its training cases say."""
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """What a fold fits on its training cases before a model sees them: the scale of expression, the time intervals."""
 
-    row: Mapping[str, int]
-    expression: Float[Tensor, "case gene"]
-    has_expression: Bool[Tensor, " case"]
-    time: Float[Tensor, " case"]
-    event: Bool[Tensor, " case"]
-    interval: Int[Tensor, " case"]
+    genes: tuple[str, ...]
+    scale: ExpressionScale
+    lowest: Float[np.ndarray, " gene"]  # of the training cases, unscaled
+    highest: Float[np.ndarray, " gene"]
     intervals: TimeIntervals
 
     @classmethod
@@ -60,35 +58,62 @@ class CaseTable:
         intervals: int = 4,
         interval_edges: str = "training",
         expression_scale: str = "minmax",
-    ) -> CaseTable:
+    ) -> Preprocessing:
         """Fit scaling and interval edges on the training cases of `fold`.
 
-        `interval_edges="cohort"` takes the edges from the whole cohort, held-out cases included: what the paper's
-        kin do, and a small leak of labels.
+        `interval_edges="cohort"` takes the edges from the whole cohort, held-out cases included: the paper's kin do so,
+        and it leaks a little of the labels.
         """
         case_ids = cohort.cases.index
         time, event = cohort.cases["time"].to_numpy(float), cohort.cases["event"].to_numpy(bool)
         training = case_ids.isin(fold.training)
         seen = np.ones_like(training) if interval_edges == "cohort" else training
         edges = TimeIntervals.fit(time[seen], event[seen], intervals)
+        genes = () if cohort.expression is None else tuple(cohort.expression.columns)
+        if cohort.expression is None or not cohort.has_expression.any():
+            zeros = np.zeros(len(genes), np.float32)
+            return cls(genes, ExpressionScale(0.0, 1.0), zeros, zeros, edges)
+        measured = case_ids[training & cohort.has_expression]
+        if measured.empty:
+            raise DataError([f"fold {fold.index}: no training case has expression to scale by. Fix: fewer folds."])
+        expression = cohort.expression.loc[measured].to_numpy()
+        return cls(
+            genes=genes,
+            scale=SCALES[expression_scale](expression),
+            lowest=expression.min(axis=0),
+            highest=expression.max(axis=0),
+            intervals=edges,
+        )
 
-        expression = np.zeros((len(case_ids), cohort.spec.genes), dtype=np.float32)
-        has = cohort.has_expression
+    def table(self, cohort: Cohort) -> CaseTable:
+        """All cases of a cohort, as the fold sees them. The cohort has all `genes`, in any order, and maybe others."""
+        case_ids = cohort.cases.index
+        time = cohort.cases["time"].to_numpy(float)
+        expression = np.zeros((len(case_ids), len(self.genes)), dtype=np.float32)
+        has = cohort.has_expression if self.genes else np.zeros(len(case_ids), dtype=bool)
         if has.any():
             assert cohort.expression is not None
-            if not (training & has).any():
-                raise DataError([f"fold {fold.index}: no training case has expression to scale by. Fix: fewer folds."])
-            scale = SCALES[expression_scale](cohort.expression.loc[case_ids[training & has]].to_numpy())
-            expression[has] = scale(cohort.expression.loc[case_ids[has]].to_numpy())
-        return cls(
+            expression[has] = self.scale(cohort.expression.loc[case_ids[has], list(self.genes)].to_numpy())
+        return CaseTable(
             row={case: number for number, case in enumerate(case_ids)},
             expression=torch.from_numpy(expression),
             has_expression=torch.from_numpy(has),
             time=torch.from_numpy(time).float(),
-            event=torch.from_numpy(event),
-            interval=torch.from_numpy(edges.interval(time)),
-            intervals=edges,
+            event=torch.from_numpy(cohort.cases["event"].to_numpy(bool)),
+            interval=torch.from_numpy(self.intervals.interval(time)),
         )
+
+
+@dataclass(frozen=True)
+class CaseTable:
+    """All cases of a cohort as one fold sees them: scaled and discretised by its training cases."""
+
+    row: Mapping[str, int]
+    expression: Float[Tensor, "case gene"]
+    has_expression: Bool[Tensor, " case"]
+    time: Float[Tensor, " case"]
+    event: Bool[Tensor, " case"]
+    interval: Int[Tensor, " case"]
 
     def to(self, device: torch.device) -> CaseTable:
         fields = ("expression", "has_expression", "time", "event", "interval")

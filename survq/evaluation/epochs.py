@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,9 +12,10 @@ class Epoch:
     """A value a fold, in the order of the run's folds. An undefined C-index is NaN."""
 
     epoch: int  # from 1
-    training_loss: Sequence[float]
-    validation_loss: Sequence[float]
+    training_loss: Sequence[float]  # with penalties
+    validation_loss: Sequence[float]  # the survival loss alone
     c_index: Sequence[float]
+    penalties: Mapping[str, Sequence[float]] = field(default_factory=dict)  # the model's own, in training
 
     @property
     def mean_c_index(self) -> float:
@@ -24,6 +25,14 @@ class Epoch:
     @property
     def mean_validation_loss(self) -> float:
         return mean_defined(self.validation_loss)
+
+
+@dataclass(frozen=True)
+class PretrainingEpoch:
+    """An epoch before those of training: each term of the pretraining loss, a value per fold."""
+
+    epoch: int  # from 1
+    losses: Mapping[str, Sequence[float]]
 
 
 def mean_defined(values: Sequence[float]) -> float:

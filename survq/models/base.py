@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from survq.data.batch import Batch
-from survq.data.cohort import InputSpec
+from survq.data.cohort import Cohort, InputSpec
 from survq.models.losses import nll_by_case
 from survq.models.space import Range
 
@@ -56,14 +57,15 @@ class Prediction:
         return -self.survival.sum(dim=1)
 
     def nll(
-        self, interval: Int[Tensor, " case"], event: torch.Tensor, alpha: float = 0.0
+        self, interval: Int[Tensor, " case"], event: Bool[Tensor, " case"], alpha: float = 0.0
     ) -> Float[Tensor, " case"]:
         """The survival loss of each case, see `nll_by_case`."""
         if self.case is None:
             return nll_by_case(self.logits, interval, event, alpha)
         return self._mean_over_rows(nll_by_case(self.logits, interval[self.case], event[self.case], alpha))
 
-    def _mean_over_rows(self, values: Float[Tensor, "row *_"]) -> Float[Tensor, "case *_"]:
+    def _mean_over_rows(self, values: Tensor) -> Tensor:
+        """(row, ...) to (case, ...)."""
         if self.case is None:
             return values
         rows = torch.bincount(self.case)  # of each case
@@ -114,6 +116,17 @@ class SurvivalModel(nn.Module):
         if cls.needs & lacking.keys() or cls.reads <= lacking.keys():
             return "the cohort has " + " and ".join(reasons)
         return None
+
+    @classmethod
+    def readable(cls, cohort: Cohort, spec: InputSpec | None = None) -> np.ndarray:
+        """(case,), bool: which cases of a cohort a model of these sizes (by default the cohort's own) can predict."""
+        spec = spec or cohort.spec
+        present = {
+            "histology": cohort.has_slides & bool(spec.patch_features),
+            "genomics": cohort.has_expression & all(spec.gene_sets.get(name) for name in cls.gene_sets),
+        }
+        any_of_them = np.any([present[modality] for modality in cls.reads], axis=0)
+        return np.all([any_of_them, *(present[modality] for modality in cls.needs)], axis=0)
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit what is not learned by gradient (prototypes, clusters) on the training cases; most models do nothing.

@@ -12,7 +12,7 @@ by self-attention and averaged into one vector, from which a linear layer tells 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -25,8 +25,8 @@ from survq.layers.bags import pack
 from survq.layers.fused import read_bags
 from survq.layers.hazard_head import HazardHead
 from survq.layers.pathway_encoder import PathwayEncoder
-from survq.models.base import Prediction, SurvivalModel
-from survq.text import preview
+from survq.models.base import AttentionMaps, Prediction, SurvivalModel
+from survq.models.space import Integers
 
 
 class SurvQ(SurvivalModel):
@@ -38,15 +38,20 @@ class SurvQ(SurvivalModel):
         depth: layers of mixed self-attention; 1 is the paper, 0 the ablation without (Table 2).
         width: D of the equations; the patch MLP has a hidden layer of 2 D.
         block: "plain" is attention as the equations write it; "residual" adds residual, norm and heads, and is what
-            a depth above 1 needs.
+            a depth above 1 needs. None: plain up to a depth of 1, residual above.
         heads: of residual blocks.
         learnable_queries: False freezes the queries as they were initialised (Table 4).
         patch_dropout, pathway_dropout: shares of the hidden units of the patch MLP and of the pathways' SNNs.
 
-    Attention on request: "histology": a (query, patch) a case, None without patches; "genomics": (case, query,
-    pathway); "fusion": a (case, token, token) a layer; "tokens" and "fused": M before and after mixing, (case, token,
-    width). What the hyperparameters leave out is not there.
+    Its attention maps are all fields of AttentionMaps that the hyperparameters leave: `tokens` is M, `fused` is M'.
     """
+
+    gene_sets = ("pathways",)
+    space: ClassVar = {
+        "depth": Integers(1, 3),
+        "histology_queries": Integers(4, 400, log=True),
+        "genomic_queries": Integers(4, 400, log=True),
+    }
 
     def __init__(
         self,
@@ -56,13 +61,14 @@ class SurvQ(SurvivalModel):
         genomic_queries: int = 128,
         depth: int = 1,
         width: int = 256,
-        block: Literal["plain", "residual"] = "plain",
+        block: Literal["plain", "residual"] | None = None,
         heads: int = 4,
         learnable_queries: bool = True,
         patch_dropout: float = 0.2,
         pathway_dropout: float = 0.25,
     ):
         super().__init__()
+        block = block or ("plain" if depth <= 1 else "residual")
         _check(histology_queries, genomic_queries, depth, block, spec)
         self.spec = spec
         self.Q_h: nn.Parameter | None = None
@@ -93,14 +99,13 @@ class SurvQ(SurvivalModel):
         self.hazard = HazardHead(width, spec.intervals)
 
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
-        kept: dict | None = {} if keep_attention else None
+        kept: dict[str, Any] | None = {} if keep_attention else None
         # pathways first: the backward pass then begins with the patches, which have most memory to free
         genomics = [self._genomics(batch, kept)] if self.spec.pathways else []
         histology = [self._histology(batch, kept)] if self.spec.patch_features else []
         modalities = histology + genomics
-        _refuse_unreadable(batch, modalities)
         z = self._mixed(modalities, kept) if self.mix else _mean_of_tokens(modalities)
-        return Prediction(self.hazard(z), attention=kept or {})
+        return Prediction(self.hazard(z), attention=None if kept is None else AttentionMaps(**kept))
 
     def _histology(self, batch: Batch, kept: dict | None) -> Tokens:
         """Q_h' of each case (1); without queries the mean of X_h, which stands for all patches."""
@@ -118,8 +123,7 @@ class SurvQ(SurvivalModel):
         """What the queries read in each bag, or without queries the mean; zeros in an empty one."""
         weight = self.hazard.weight
         tokens = [weight.new_zeros(1 if self.Q_h is None else len(self.Q_h), weight.shape[1])] * len(bags)
-        if kept is not None:
-            kept["histology"] = [None] * len(bags)
+        maps: list[Tensor | None] = [None] * len(bags)
         for members, patches, sizes in pack(bags):
             X_h = self.encode_patches(patches.to(weight.dtype))  # (patch, width)
             if self.Q_h is None:
@@ -127,9 +131,9 @@ class SurvQ(SurvivalModel):
                     tokens[position] = X.mean(dim=0, keepdim=True)
                 continue
             for position, (Q_h, A) in zip(members, self.read_patches.over_bags(self.Q_h, X_h, sizes), strict=True):
-                tokens[position] = Q_h
-                if kept is not None:
-                    kept["histology"][position] = A
+                tokens[position], maps[position] = Q_h, A
+        if kept is not None and self.Q_h is not None:
+            kept["histology"] = tuple(maps)
         return torch.stack(tokens)
 
     def _genomics(self, batch: Batch, kept: dict | None) -> Tokens:
@@ -157,7 +161,7 @@ class SurvQ(SurvivalModel):
             mixed, A = layer(mixed, mixed, present)
             fusion.append(A)
         if kept is not None:
-            kept |= {"tokens": M, "fusion": fusion, "fused": mixed}
+            kept |= {"tokens": M, "fusion": tuple(fusion), "fused": mixed}
         if present is None:
             return mixed.mean(dim=1)
         return (mixed * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
@@ -177,18 +181,7 @@ def _mean_of_tokens(modalities: list[Tokens]) -> Float[Tensor, "case width"]:
     return (means * numbers).sum(dim=0) / numbers.sum(dim=0)
 
 
-def _refuse_unreadable(batch: Batch, modalities: list[Tokens]) -> None:
-    tokens = torch.stack([number for _, number in modalities]).sum(dim=0)
-    if lacking := [case for case, count in zip(batch.case_ids, tokens.tolist(), strict=True) if not count]:
-        raise ValueError(
-            f"{preview(lacking)} have neither patches nor pathways that SurvQ could read. "
-            f"Fix: leave them out with Cohort.select, or give the cohort pathways."
-        )
-
-
 def _check(histology_queries: int, genomic_queries: int, depth: int, block: str, spec: InputSpec) -> None:
-    if not spec.patch_features and not spec.pathways:
-        raise ValueError("SurvQ needs patch features or pathways; the cohort has neither.")
     if min(histology_queries, genomic_queries, depth) < 0:
         raise ValueError("Numbers of queries and depth are 0 or more.")
     if depth > 1 and block == "plain":

@@ -23,6 +23,9 @@ class TrainConfig:
     epochs: int = 50
     batch_size: int = 32  # cases
     seed: int = 0
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # adam and sgd: weight decay as an L2 penalty
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: after one epoch of linear warm-up, down to 0
+    nll_alpha: float = 0.0  # share by which the survival loss of censored cases is reduced
     intervals: int = 4
     interval_edges: Literal["training", "cohort"] = "training"
     expression_scale: Literal["minmax", "minmax_as_survpath", "zscore"] = "minmax"
@@ -47,12 +50,19 @@ class TrainConfig:
             problems.append(f"learning_rate is {self.learning_rate}; expected above 0 and at most 1")
         if not 0 <= self.weight_decay <= 10:
             problems.append(f"weight_decay is {self.weight_decay}; expected 0 to 10")
+        if not 0 <= self.nll_alpha <= 1:
+            problems.append(f"nll_alpha is {self.nll_alpha}; expected 0 to 1")
         for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("intervals", 2), ("patches_per_case", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
                 problems.append(f"{name} is {value}; expected {low} or more")
         if problems:
             raise UsageError("Configuration: " + "; ".join(problems) + ".")
+
+    @classmethod
+    def native(cls, model: str, **settings: Any) -> TrainConfig:
+        """The training settings of the model's own paper, but for those given."""
+        return cls(**{"model": model, **MODELS[model].native, **settings})
 
     @property
     def name(self) -> str:

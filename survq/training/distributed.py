@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from survq.data.batch import Bags
 from survq.data.cohort import Cohort
 from survq.ray_session import on_loopback, ray
-from survq.training.loop import Share, train_folds
+from survq.training.loop import train_folds
 from survq.training.run import Run
+from survq.training.share import Share
 
 # isort: split
 import ray.train
@@ -157,6 +158,14 @@ def _worker(config: dict[str, Any]) -> None:
         for parameter, gradient in zip(learnable, flat.split([p.numel() for p in learnable]), strict=True):
             parameter.grad = gradient.view_as(parameter)
 
+    def copy_buffers(model: nn.Module) -> None:
+        if parts == 1:
+            return
+        saved = model.state_dict(keep_vars=True)  # the others are constants
+        for name, buffer in model.named_buffers():
+            if name in saved:
+                dist.broadcast(buffer, src=rank - part, group=mates)
+
     place = ray.util.get_current_placement_group()
 
     def report(epoch: int, message: Any) -> None:
@@ -169,7 +178,7 @@ def _worker(config: dict[str, Any]) -> None:
         config["cohort"],
         config["bags"],
         device=get_device(),
-        share=Share(folds, part, parts, sum_gradients, gather),
+        share=Share(folds, part, parts, sum_gradients, copy_buffers, gather),
         report=lambda epoch: report(epoch.epoch, epoch),
     )
     report(run.config.epochs, outcome)

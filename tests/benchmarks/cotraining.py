@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from survq.training.loop import RunOutcome, Share, train_folds
+from survq.training.loop import RunOutcome, train_folds
 from survq.training.run import Run
+from survq.training.share import Share
 
 from .measure import Pairs, Row, at_most, spread
 from .work import CPU, Work, make_run, make_work

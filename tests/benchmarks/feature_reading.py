@@ -41,7 +41,7 @@ def feature_reading(quick: bool) -> list[Row]:
         batch = other.learner.table.batch(cases, [work.bags[case] for case in cases])
         for seed in range(2):  # the first is warm-up
             with HalfPrecisionWork() as conversion:
-                other.learner.step(batch, len(batch), seed, lambda model: None)
+                other.learner.step(batch, len(batch), seed)
     converted = conversion.seconds / len(cases)
     once, load = median_of_ours(pairs), statistics.median(theirs for _, theirs in pairs)
     in_a_step = once / EPOCHS + seen + converted

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from survq.training.loop import FoldLearner
+from survq.training.learner import FoldLearner
 
 from .measure import GIVE_BACK, Row, alternate, at_most, in_a_fresh_process, median_of_ours, peak_growth, spread
 from .work import CPU, Work, make_bags, make_run, make_work
@@ -28,7 +28,7 @@ def time_per_patch(quick: bool) -> list[Row]:
     large = torch.cat([work.bags[case] for case in work.case_ids[:PARTS]])
 
     def step(cases: list[str], bags: list[torch.Tensor]) -> None:
-        learner.step(learner.table.batch(cases, bags), len(cases), 0, lambda model: None)
+        learner.step(learner.table.batch(cases, bags), len(cases), 0)
 
     cases = work.case_ids[:PARTS]
     pairs = alternate(
@@ -49,7 +49,7 @@ def _peak(patches: int) -> dict[str, float]:
     learner = _learner(work)
 
     def step(bag: torch.Tensor) -> None:
-        learner.step(learner.table.batch(work.case_ids[:1], [bag]), 1, 0, lambda model: None)
+        learner.step(learner.table.batch(work.case_ids[:1], [bag]), 1, 0)
 
     bag = make_bags(patches, 1)[0]
     step(bag[:64])  # the optimizer's state is there from now on

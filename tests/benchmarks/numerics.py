@@ -11,7 +11,7 @@ from torch import Tensor
 
 from survq.data.batch import Batch
 from survq.models.losses import nll_survival_loss
-from survq.training.loop import FoldLearner
+from survq.training.learner import FoldLearner
 
 from .measure import NO_AMX, Row, at_most, has_amx, skipped
 from .reference import ReferenceSurvQ, paired

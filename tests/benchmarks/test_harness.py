@@ -43,7 +43,7 @@ def test_the_reference_has_the_numbers_and_the_gradients_of_survq(tmp_path):
         learner = both.learner
         batch = learner.table.batch(work.case_ids[:3], [work.bags[case] for case in work.case_ids[:3]])
         learner.optimizer.step = lambda: None
-        ours = learner.step(batch, 3, 0, lambda model: None)
+        ours = learner.step(batch, 3, 0)
     theirs = reference.accumulate(both.model, both.files, 3)
     assert ours / 3 == pytest.approx(theirs, rel=1e-5)
     for name, mine, other in reference.paired(learner.model, both.model, lambda parameter: parameter.grad):

@@ -20,7 +20,7 @@ from survq.data.folds import Fold
 from survq.data.gene_sets import Pathways
 from survq.data.location import Location
 from survq.training.config import TrainConfig
-from survq.training.loop import FoldLearner
+from survq.training.learner import FoldLearner
 from survq.training.run import Run
 
 from . import reference

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from survq.data.batch import CaseTable
+from survq.data.batch import Preprocessing
 from survq.data.cohort import Cohort, cohort_names
 from survq.data.folds import Fold
 from survq.data.gene_sets import Pathways
@@ -94,7 +94,9 @@ def test_expression_that_covers_no_pathway_is_as_good_as_not_there(tmp_path, sma
     assert "8 genes, 0 of " in cohort.summary() and "expression covers no pathway: histology alone" in cohort.summary()
     reasons = cohort.dropped.set_index("case_id")["reason"]
     assert list(reasons[["CASE-00", "CASE-01"]]) == ["no slides, and expression that covers no pathway"] * 2
-    table = CaseTable.fit(cohort, Fold(0, 0, tuple(cohort.cases.index[:16]), tuple(cohort.cases.index[16:])))
+    table = Preprocessing.fit(cohort, Fold(0, 0, tuple(cohort.cases.index[:16]), tuple(cohort.cases.index[16:]))).table(
+        cohort
+    )
     assert not table.has_expression.any() and not table.expression.any()
 
     write_cohort(tmp_path / "alone", "X", **small | {"slides": []})

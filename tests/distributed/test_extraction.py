@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from slide_files import flat, stained, write_tiff
 
 from survq.cli import main
-from survq.data.batch import CaseTable
+from survq.data.batch import Preprocessing
 from survq.data.cohort import Cohort
 from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
@@ -97,7 +97,7 @@ def test_a_real_slide_goes_all_the_way_to_a_risk(ray_session, real_data, tmp_pat
 
     bag = torch.from_numpy(FeatureStore(cohort.features).read([name(0)]).copy())
     assert len(torch.unique(bag, dim=0)) == len(bag)  # every patch is itself
-    batch = CaseTable.fit(cohort, make_folds(cohort.cases, 2)[0]).batch([CASES[0]], [bag])
+    batch = Preprocessing.fit(cohort, make_folds(cohort.cases, 2)[0]).table(cohort).batch([CASES[0]], [bag])
     torch.manual_seed(0)
     prediction = MODELS["survq"](cohort.spec, width=16).eval()(batch)
     assert torch.isfinite(prediction.risk).all()

@@ -15,7 +15,6 @@ from survq.data.feature_store import FeatureStore
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_features
-from survq.importing import feature_folder
 from survq.importing.feature_folder import bring, make_plan
 from survq.importing.slide_names import Name, SlideTable, by_barcode
 
@@ -81,7 +80,7 @@ def test_a_folder_becomes_slides(source, store):
 
 def test_what_is_there_is_not_opened_again(source, store, monkeypatch):
     carry_out(source, store)
-    monkeypatch.setattr(feature_files, "look", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr("survq.importing.feature_folder.look", lambda *_: pytest.fail("opened"))
     again = plan(source, store)
     assert again.jobs == [] and {outcome.state for outcome in again.outcomes} == {"found"}
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import SPEC, build, make_batch, modules_of, take
+from small_models import SPEC, build, loss_of, make_batch, modules_of, take
 from torch.nn import functional as F
 
 from survq.data.cohort import Cohort, InputSpec
@@ -76,7 +76,7 @@ def reference(model: PIBD, batch, sub_bags, outcomes, noise, spec=SPEC):
         for bag in bags:
             H, mu_h, sigma_h, proxy_h = bottleneck(model.histology, bag.float(), P_h, outcomes[number])
             G, mu_g, sigma_g, proxy_g = bottleneck(model.genomics, X_g, P_g, outcomes[number])
-            w_h, w_g = model.trust.softmax(dim=0)
+            w_h, w_g = model.expert_logits.softmax(dim=0)
             t_h, t_g = w_h / sigma_h, w_g / sigma_g
             z_0 = (mu_h * t_h + mu_g * t_g) / (t_h + t_g) + noise[2][0] / (t_h + t_g)
             z_h = torch.stack([attend(model.disentangle, h, H) for h in H]).mean(dim=0)
@@ -146,7 +146,10 @@ def test_the_penalty(monkeypatch):
     weights = torch.tensor([1 / len(bags) / 4 for bags in found for _ in bags])
     both = club(model.patches_tell_pathways, [(h, g) for h, g, _, _ in every], weights)
     both += club(model.both_tell_global, [(torch.cat([h, g]), z) for h, g, z, _ in every], weights)
-    assert float(prediction.penalty) == pytest.approx(float(proxy + (prototypes + 0.1 * both) / 4), abs=1e-5)
+    expected = {"proxy": proxy, "prototypes": prototypes / 32, "CLUB": 0.1 * both / 32}
+    assert {name: float(term) for name, term in prediction.penalties.items()} == {
+        name: pytest.approx(float(term), abs=1e-5) for name, term in expected.items()
+    }
 
 
 def test_parameters(pathway_sizes):
@@ -161,7 +164,7 @@ def test_parameters(pathway_sizes):
         "disentangle": 395_776,
         "hazard": 197_892,
     }
-    assert (club, model.trust.numel()) == (656_896, 2)
+    assert (club, model.expert_logits.numel()) == (656_896, 2)
     assert sum(p.numel() for p in model.parameters()) == 27_061_774
 
     batch = make_batch((600, 70), spec=replace(SPEC, patch_features=1024, genes=4999))
@@ -195,14 +198,14 @@ def test_labels_are_not_seen_in_evaluation_but_in_training():
     other = replace(batch, event=~batch.event, interval=batch.interval.flip(0), time=batch.time.flip(0))
     seen, unseen = model(batch), model(other)
     assert torch.equal(seen.logits, unseen.logits)
-    assert seen.penalty == unseen.penalty == 0.0
+    assert seen.penalties == unseen.penalties == {}
 
     found = []
     for labelled in (batch, other):
         torch.manual_seed(0)
         found.append(model.train()(labelled))
     assert not torch.equal(found[0].logits, found[1].logits)
-    assert float(found[0].penalty) != float(found[1].penalty)
+    assert float(found[0].penalties["proxy"]) != float(found[1].penalties["proxy"])
 
 
 @pytest.mark.parametrize(("patches", "count", "size"), [(1, 1, 1), (4, 1, 4), (7, 1, 4), (8, 2, 4), (99, 3, 4)])
@@ -294,7 +297,7 @@ def test_experts():
     g = model.genomics(torch.randn(5, 6, 8), torch.randn(8, 8), torch.tensor([4, 3, 2, 1, 0]))
     alike = replace(g, sigma=h.sigma)
     assert torch.allclose(model._product_of_experts(h, alike), (h.mu + g.mu) / 2, atol=1e-5)
-    model.trust.copy_(torch.tensor([30.0, -30.0]))
+    model.expert_logits.copy_(torch.tensor([30.0, -30.0]))
     assert torch.allclose(model._product_of_experts(h, g), h.mu, atol=1e-5)
     assert model(batch).logits.isfinite().all()
 
@@ -320,7 +323,7 @@ def test_every_parameter_matters():
     model, batch = pibd(**QUIET).double().train(), make_batch((7, 1, 4, 9))
     batch = replace(batch, expression=batch.expression.double())
     prediction = model(batch)
-    (nll_survival_loss(prediction.logits, batch.interval, batch.event) + prediction.penalty).backward()
+    loss_of(prediction, batch).backward()
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         if name == "disentangle.query_key_value.bias":
@@ -338,21 +341,9 @@ def test_half_precision():
         half = model(batch).logits
         prediction = model.train()(batch)
     assert torch.allclose(half, whole, atol=0.1)
-    assert prediction.penalty.dtype == torch.float32
-    (nll_survival_loss(prediction.logits, batch.interval, batch.event) + prediction.penalty).backward()
+    assert all(term.dtype == torch.float32 for term in prediction.penalties.values())
+    loss_of(prediction, batch).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
-@pytest.mark.parametrize(("sizes", "has"), [((3, 0, 2), [True] * 3), ((3, 1, 2), [True, False, True])])
-def test_a_case_that_lacks_a_modality_is_named(sizes, has):
-    with pytest.raises(ValueError, match=r"'C1' lack slides or expression; PIBD needs both.*Mend"):
-        pibd()(make_batch(sizes, has_expression=has))
-
-
-@pytest.mark.parametrize("without", [{"patch_features": 0}, {"genes": 0, "pathways": ()}])
-def test_a_cohort_that_lacks_a_modality_is_refused(without):
-    with pytest.raises(ValueError, match="needs patch features and pathways"):
-        pibd(replace(SPEC, **without))
 
 
 def test_heads_that_do_not_divide_are_refused():

@@ -96,14 +96,6 @@ def test_each_modality_is_read():
     assert (model(replace(batch, expression=-batch.expression)).logits - logits).abs().max() > 1e-4
 
 
-def test_a_case_of_which_nothing_can_be_read_is_named():
-    batch = make_batch((3, 0, 2), has_expression=[True, False, True])
-    with pytest.raises(ValueError, match=r"'C1' have neither patches nor pathways.*Mend"):
-        survq()(batch)
-    with pytest.raises(ValueError, match="'C1' have neither"):  # expression, but no pathways to order it
-        survq(replace(SPEC, pathways=()))(make_batch((3, 0, 2)))
-
-
 def test_parameters(pathway_sizes):
     """As many as the equations say: 256 wide, 1024 features, 331 pathways of 9,745 genes in all."""
     assert (len(pathway_sizes), sum(pathway_sizes)) == (331, 9745)
@@ -124,9 +116,9 @@ def test_parameters(pathway_sizes):
     batch = make_batch((50, 0), spec=spec)
     prediction = model.eval()(batch, keep_attention=True)
     assert prediction.logits.isfinite().all()
-    assert prediction.attention["histology"][0].shape == (300, 50)
-    assert prediction.attention["genomics"].shape == (2, 128, 331)
-    assert prediction.attention["fusion"][0].shape == (2, 428, 428)
+    assert prediction.attention.histology[0].shape == (300, 50)
+    assert prediction.attention.genomics.shape == (2, 128, 331)
+    assert prediction.attention.fusion[0].shape == (2, 428, 428)
 
     frozen = SurvQ(spec, learnable_queries=False)
     assert sum(p.numel() for p in frozen.parameters() if p.requires_grad) == 25_605_892
@@ -193,20 +185,20 @@ def test_attention_is_a_share_of_what_is_there(hyperparameters):
     model = survq(**hyperparameters)
     batch = make_batch((7, 0, 4, 9), has_expression=[True, True, False, True])
     kept = model(batch, keep_attention=True).attention
-    assert [None if weights is None else tuple(weights.shape) for weights in kept["histology"]] == [
+    assert [None if weights is None else tuple(weights.shape) for weights in kept.histology] == [
         *((5, 7), None, (5, 4), (5, 9))
     ]
-    for weights in (*(w for w in kept["histology"] if w is not None), kept["genomics"], *kept["fusion"]):
+    for weights in (*(w for w in kept.histology if w is not None), kept.genomics, *kept.fusion):
         assert (weights >= 0).all()
         assert torch.allclose(weights.sum(dim=-1), torch.ones(weights.shape[:-1]), atol=1e-6)
-    assert kept["genomics"].shape == (4, 3, 6)
-    assert len(kept["fusion"]) == hyperparameters.get("depth", 1)
-    for weights in kept["fusion"]:
+    assert kept.genomics.shape == (4, 3, 6)
+    assert len(kept.fusion) == hyperparameters.get("depth", 1)
+    for weights in kept.fusion:
         assert weights.shape == (4, 8, 8)
         assert (weights[1, :, :5] == 0).all()  # no slides: nobody looks at its histology queries
         assert (weights[2, :, 5:] == 0).all()
         assert (weights[0] > 0).all()
-    assert kept["tokens"].shape == kept["fused"].shape == (4, 8, 16)
+    assert kept.tokens.shape == kept.fused.shape == (4, 8, 16)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])

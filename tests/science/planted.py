@@ -25,8 +25,10 @@ from survq.models import SurvivalModel
 from survq.simulation.simulate import SimulatedCohort, World, write_simulated
 from survq.simulation.worlds import PRESETS, PROGNOSTIC
 from survq.training.config import TrainConfig
-from survq.training.loop import FoldLearner, Share, train_folds
+from survq.training.learner import FoldLearner
+from survq.training.loop import train_folds
 from survq.training.run import Run
+from survq.training.share import Share
 
 CPU = torch.device("cpu")
 
@@ -162,7 +164,7 @@ def attention_auroc(trained: Trained) -> list[float]:
         found = []  # (case, morphology, query)
         for batch in trained.batches(getattr(trained.planted.fold, role)):
             with torch.no_grad():
-                attention = trained.model(batch, keep_attention=True).attention["histology"]
+                attention = trained.model(batch, keep_attention=True).attention.histology
             for case, A in zip(batch.case_ids, attention, strict=True):
                 found.append([patch_auroc(trained.planted, case, A.numpy(), kind) for kind in PROGNOSTIC])
         of_queries[role] = np.nanmean(found, axis=0)

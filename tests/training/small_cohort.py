@@ -14,8 +14,9 @@ from survq.data.folds import Fold
 from survq.data.gene_sets import Pathways
 from survq.data.location import Location
 from survq.training.config import TrainConfig
-from survq.training.loop import RunOutcome, Share, train_folds
+from survq.training.loop import RunOutcome, train_folds
 from survq.training.run import Run
+from survq.training.share import Share
 
 SMALL = {"width": 8, "histology_queries": 4, "genomic_queries": 3}
 QUIET = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
@@ -92,7 +93,14 @@ def train_together(
                 for parameter, *gradients in zip(learnable, *gathered, strict=True):
                     parameter.grad = sum(gradients)
 
-        share = Share(folds, part, parts, sum_gradients, lambda mine: everyone.exchange(rank, mine))
+        def copy_buffers(model) -> None:
+            if parts > 1:
+                buffers = [buffer for name, buffer in model.named_buffers() if name in model.state_dict()]
+                gathered = mates[folds].exchange(part, [buffer.clone() for buffer in buffers])
+                for buffer, first in zip(buffers, gathered[0], strict=True):
+                    buffer.copy_(first)
+
+        share = Share(folds, part, parts, sum_gradients, copy_buffers, lambda mine: everyone.exchange(rank, mine))
         with turn:
             try:
                 outcomes[rank] = train_folds(run, cohort, bags, device=CPU, share=share)

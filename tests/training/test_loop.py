@@ -6,13 +6,14 @@ import pytest
 import torch
 from small_cohort import CPU, QUIET, make_cohort, make_run, train, train_together
 
-from survq.data.batch import CaseTable
+from survq.data.batch import Preprocessing
 from survq.data.folds import Fold
 from survq.evaluation.concordance import concordance_index, fold_concordance
 from survq.importing.labels import read_labels
 from survq.models import MODELS, Prediction, SurvivalModel
 from survq.models.losses import nll_survival_loss
-from survq.training.loop import FoldLearner, _sampled, train_folds
+from survq.training.learner import FoldLearner
+from survq.training.loop import _sampled, train_folds
 from survq.training.sampling import epoch_batches
 
 NONE = torch.zeros(0, 6)
@@ -345,7 +346,7 @@ def test_the_order_of_rows_and_genes_does_not_matter(small, plain):
     run = make_run(cohort)
     found = train(run, mixed, mixed_bags)
     pd.testing.assert_frame_equal(found.predictions, plain.predictions, check_exact=True)
-    table = CaseTable.fit(mixed, run.folds[0])
+    table = Preprocessing.fit(mixed, run.folds[0]).table(mixed)
     for case in ("CASE-000", "CASE-020"):
         batch = table.batch([case], [bags[case]])
         assert float(batch.time) == pytest.approx(cohort.cases.loc[case, "time"])

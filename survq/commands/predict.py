@@ -1,0 +1,66 @@
+"""survq predict"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict the risk of cases with the models of a finished run.
+
+    Cases that no fold has seen are predicted by the models of all folds, and by their ensemble: the mean of the
+    percentiles that a case's risk has among the held-out cases of each fold. The run's own cases are predicted by the
+    models that held them out.
+
+    The run must have kept its weights.
+
+    example:  python studies/query_counts.py --data data --cohorts BLCA --keep-weights
+
+    next:     survq predict results/query_counts/runs/BLCA/RUN other_data --cohort BLCA
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Folder of a run: results/<study>/runs/<cohort>/<run>."""
+    data: Annotated[Positional[str], arg(metavar="DIR")]
+    """Data folder with the cases to predict, or the address of one in a bucket."""
+    cohort: str
+    """The cohort in it."""
+    output: Path | None = None
+    """File of the predictions, .csv or .parquet. Default: predictions-<COHORT>.csv in the current folder."""
+
+    def run(self) -> int:
+        from survq.data.cohort import Cohort
+        from survq.data.location import parquet, replace_file
+        from survq.evaluation.concordance import concordance_index
+        from survq.exits import UsageError
+        from survq.text import preview
+        from survq.training.ensemble import ENSEMBLE, load_run, predict
+
+        output = self.output or Path(f"predictions-{self.cohort}.csv")
+        if output.suffix not in (".csv", ".parquet"):
+            raise UsageError(f"--output {output}: expected a name that ends in .csv or .parquet.")
+        record, folds = load_run(self.run_folder.expanduser())
+        cohort = Cohort.load(self.data, self.cohort)
+        predictions = predict(record, folds, cohort, cohort.bags())
+
+        together = predictions[predictions["model"] == ENSEMBLE].set_index("case_id")
+        print(f"{folds[0].config.model}, {len(folds)} fold models of {self.run_folder}")
+        print(f"  {cohort.summary()}")
+        if excluded := sorted(set(cohort.cases.index) - set(together.index)):
+            print(f"  {len(excluded)} cases excluded (modality missing, or trained on): {preview(excluded)}")
+        for seen, rows in together.groupby("seen"):
+            outcome = cohort.cases.loc[rows.index]
+            c_index = concordance_index(
+                rows["risk"].to_numpy(), outcome["time"].to_numpy(float), outcome["event"].to_numpy(bool)
+            )
+            events = int(outcome["event"].sum())
+            print(f"  {len(rows)} {seen} cases, {events} events: C-index of the ensemble {c_index:.3f}")
+        content = parquet(predictions) if output.suffix == ".parquet" else predictions.to_csv(index=False).encode()
+        replace_file(output.expanduser(), bytes(content))
+        print(f"\n  written   {output}")
+        return 0

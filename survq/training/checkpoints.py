@@ -1,0 +1,104 @@
+"""Checkpoints within a run: an interrupted run goes on after the last epoch that it saved, and ends in the same bits.
+
+    <folder>/<number>/fold-0-1.safetensors   a fitted fold, its optimizer and nothing else: all draws depend on seeds
+                      checkpoint.json        stage, the epochs so far, checksums; written last
+
+The newest one that is whole is the checkpoint; older ones are removed once it is. A damaged one is not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from survq.data.location import replace_file
+from survq.data.problems import DataError
+from survq.evaluation.epochs import Epoch, PretrainingEpoch
+from survq.training.fold import FittedFold
+from survq.training.learner import FoldLearner
+from survq.training.share import Share
+from survq.training.tensor_file import read_tensor_file
+
+MANIFEST = "checkpoint.json"
+LARGEST_SHARE = 0.02  # of the time that writing checkpoints may take
+
+
+@dataclass
+class History:
+    """The epochs that a run has behind it."""
+
+    pretraining: list[PretrainingEpoch] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pretraining) + len(self.epochs)
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder of its own that all its processes see."""
+
+    def __init__(self, folder: Path, minutes: float):
+        """`minutes` between checkpoints, or more where writing takes long; 0 is after every epoch."""
+        self.folder, self.minutes = folder, minutes
+        self._last, self._seconds = time.monotonic(), 0.0
+
+    def save(self, learners: Sequence[FoldLearner], history: History, share: Share) -> None:
+        """Write a checkpoint where it is time for one. All processes of the run call it after the same epoch."""
+        wait = max(60 * self.minutes, self._seconds / LARGEST_SHARE) if self.minutes else 0.0
+        if not any(share.gather(time.monotonic() - self._last >= wait)):
+            return
+        start = time.monotonic()
+        folder = self.folder / f"{len(history):06}"
+        folder.mkdir(parents=True, exist_ok=True)
+        written = {}
+        for learner in learners if share.part == 0 else ():
+            content = learner.fitted.content(learner.state())
+            replace_file(folder / learner.fitted.file, content)
+            written[learner.fitted.file] = hashlib.sha256(content).hexdigest()
+        everyone = share.gather((share.folds, written))  # all files are on the disk by then
+        if share.part == 0 and share.folds == min(folds for folds, _ in everyone):
+            checksums = {file: sha256 for _, files in everyone for file, sha256 in files.items()}
+            replace_file(folder / MANIFEST, json.dumps({**asdict(history), "sha256": checksums}).encode())
+            for other in self.folder.iterdir():
+                if other.is_dir() and other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
+        self._last = time.monotonic()
+        self._seconds = self._last - start
+
+    def restore(self, learners: Sequence[FoldLearner], share: Share) -> History:
+        """Take over the newest checkpoint, all processes the same one. Without one that is whole: an empty history."""
+        manifest = max(self.folder.glob(f"*/{MANIFEST}"), default=None)
+        try:
+            history, folds = _read(manifest, learners) if manifest is not None else (History(), [])
+        except (OSError, DataError, ValueError, KeyError, TypeError):
+            history, folds = History(), []
+        if len({len(history), *share.gather(len(history))}) > 1 or not history:
+            return History()
+        for learner, (fold, tensors) in zip(learners, folds, strict=True):
+            learner.restore(fold, tensors)
+        return history
+
+
+def _read(
+    manifest: Path, learners: Sequence[FoldLearner]
+) -> tuple[History, list[tuple[FittedFold, dict[str, Tensor]]]]:
+    """A checkpoint's history, and for each learner its fold and all tensors of its file."""
+    content = json.loads(manifest.read_bytes())
+    folds = []
+    for learner in learners:
+        file = manifest.parent / learner.fitted.file
+        if hashlib.sha256(file.read_bytes()).hexdigest() != content["sha256"][file.name]:
+            raise ValueError(f"{file} does not match its checksum")
+        folds.append((FittedFold.load(file), read_tensor_file(file)[0]))
+    history = History(
+        pretraining=[PretrainingEpoch(**epoch) for epoch in content["pretraining"]],
+        epochs=[Epoch(**epoch) for epoch in content["epochs"]],
+    )
+    return history, folds

@@ -1,0 +1,113 @@
+"""The fold models of a finished run, applied together to cases of any cohort.
+
+A case that a fold model was trained on is never predicted by it. A case that no fold has seen is predicted by all of
+them; one of the run's own cases by those that held it out.
+
+Risks of different models are not on one scale. So each is first turned into a percentile: the share of its fold's
+held-out cases, of the run itself, that have a lower risk (equal ones count one half). The ensemble's risk is the mean
+of the percentiles, in [0, 1]. It depends on no other case that is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from survq.data.batch import Bags
+from survq.data.cohort import Cohort
+from survq.data.problems import DataError, raise_if_any
+from survq.text import preview
+from survq.training.fold import FittedFold, digest_of
+from survq.training.results import Record, read_record
+
+ENSEMBLE = "ensemble"
+OUT_OF_RANGE = 0.1  # of the genes may have medians that no training case reached
+
+
+def load_run(folder: Path) -> tuple[Record, list[FittedFold]]:
+    """A finished run and the models of its folds, every byte checked. Raises DataError, or FileNotFoundError."""
+    if not (folder / "report.json").is_file():
+        raise FileNotFoundError(f"{folder}: no finished run; expected a folder with report.json.")
+    try:
+        record = read_record(folder)
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError([f"{folder}: is damaged ({error}). Fix: restore it, or train the run again."]) from error
+    files = sorted(folder.glob("fold-*.safetensors"))
+    if not files or record.predictions is None:
+        raise DataError([f"{folder}: its weights were not kept. Fix: run the study again with --keep-weights."])
+    return record, [FittedFold.load(file) for file in files]
+
+
+def misfits(fold: FittedFold, cohort: Cohort) -> list[str]:
+    """Why the model of a fold cannot read a cohort: other genes, another scale of expression, other patch features."""
+    problems = []
+    if fold.spec.patch_features and len(cohort.slides):
+        width, encoder = int(cohort.slides["width"].iloc[0]), str(cohort.slides["encoder"].iloc[0])
+        if (width, encoder) != (fold.spec.patch_features, fold.encoder):
+            problems.append(
+                f"cohort {cohort.name}: patch features of {encoder}, {width} wide; the model was trained on those of "
+                f"{fold.encoder}, {fold.spec.patch_features} wide. Fix: extract features with {fold.encoder}."
+            )
+    genes = fold.preprocessing.genes
+    if genes and cohort.expression is not None and "genomics" in type(fold.model).reads:
+        if missing := [gene for gene in genes if gene not in cohort.expression.columns]:
+            problems.append(
+                f"cohort {cohort.name}: lacks {len(missing)} of the {len(genes)} genes of the model: "
+                f"{preview(missing)}. Fix: import expression that has them, named by the same symbols."
+            )
+        else:
+            median = cohort.expression[list(genes)].median().to_numpy()
+            outside = (median < fold.preprocessing.lowest) | (median > fold.preprocessing.highest)
+            if outside.mean() > OUT_OF_RANGE:
+                problems.append(
+                    f"cohort {cohort.name}: expression on another scale: the medians of {int(outside.sum())} of "
+                    f"{len(genes)} genes lie outside of all training cases. Fix: import expression in the unit of the "
+                    f"training cohort, such as log2(TPM + 0.001)."
+                )
+    return problems
+
+
+def predict(record: Record, folds: Sequence[FittedFold], cohort: Cohort, bags: Bags) -> pd.DataFrame:
+    """A row per case and model, the ensemble last: case_id, model, seen, risk, percentile; hazards of models.
+
+    `seen` tells whether the run's folds knew the case: "new", or "held out" by this model. Raises DataError where the
+    models cannot read the cohort.
+    """
+    raise_if_any([problem for problem in misfits(folds[0], cohort)])
+    readable = cohort.cases.index[type(folds[0].model).readable(cohort, folds[0].spec)]
+    digests = {case: digest_of(case) for case in readable}
+    seen = {case for case in readable if any(digests[case] in fold.trained_on for fold in folds)}
+    rows = []
+    for fold in folds:
+        chosen = [case for case in readable if digests[case] not in fold.trained_on]
+        if not chosen:
+            continue
+        table = fold.preprocessing.table(cohort)
+        found = fold.predict_cases(table, bags if fold.spec.patch_features else {}, chosen)
+        own = _held_out(record, fold)
+        found.insert(1, "model", fold.file.removesuffix(".safetensors"))
+        found.insert(2, "seen", ["held out" if case in seen else "new" for case in chosen])
+        found.insert(4, "percentile", _percentile(found["risk"].to_numpy(), own["risk"].to_numpy()))
+        rows.append(found.drop(columns=["repeat", "fold", "event", "interval", "nll"]))
+    if not rows:
+        raise DataError([f"cohort {cohort.name}: no case that the models can predict and were not trained on."])
+    by_model = pd.concat(rows, ignore_index=True)
+    mean = by_model.groupby("case_id", as_index=False).agg(seen=("seen", "first"), percentile=("percentile", "mean"))
+    together = mean.assign(model=ENSEMBLE, risk=mean["percentile"])
+    return pd.concat([by_model, together], ignore_index=True)
+
+
+def _held_out(record: Record, fold: FittedFold) -> pd.DataFrame:
+    predictions = record.predictions
+    assert predictions is not None
+    return predictions[(predictions["repeat"] == fold.repeat) & (predictions["fold"] == fold.index)]
+
+
+def _percentile(risk: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The share of the reference that is lower; equal ones count one half."""
+    ordered = np.sort(reference)
+    lower, not_higher = np.searchsorted(ordered, risk, "left"), np.searchsorted(ordered, risk, "right")
+    return (lower + not_higher) / (2 * len(ordered))

@@ -1,0 +1,30 @@
+"""Share: the part of a run that one process does, and how it talks to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some folds of a run, and one of several parts of their batches."""
+
+    folds: tuple[int, ...]  # positions in run.folds
+    part: int = 0
+    parts: int = 1
+    sum_gradients: Callable[[nn.Module], None] = lambda model: None  # over the processes that share these folds
+    copy_buffers: Callable[[nn.Module], None] = lambda model: None  # from the first of these processes to the others
+    gather: Callable[[Any], list[Any]] = lambda mine: [mine]  # from all processes of the run, to all of them
+
+    def by_fold(self, mine: list[Any]) -> list[Any]:
+        """A value for each fold of this process, to the values of all folds of the run in its order."""
+        pairs = self.gather(list(zip(self.folds, mine, strict=True)))
+        known = {position: value for pairs_of_one in pairs for position, value in pairs_of_one}
+        return [known[position] for position in sorted(known)]
+
+
+ALONE = Share(folds=(0,))  # the only process of a run of one fold
