@@ -21,8 +21,8 @@ from survq.models.space import Range
 class AttentionMaps:
     """What a model attended to in a batch. A field is None where the model, or the case, has nothing of the kind."""
 
-    histology: tuple[Float[Tensor, "query patch"] | None, ...] | None = None  # one per case
-    genomics: Float[Tensor, "case query gene_set"] | None = None
+    histology: tuple[Float[Tensor, "query _"] | None, ...] | None = None  # one (query, patch) per case
+    genomics: Float[Tensor, "case genomic_query gene_set"] | None = None
     fusion: tuple[Float[Tensor, "case token token"], ...] = ()  # one per layer
     tokens: Float[Tensor, "case token width"] | None = None  # before fusion
     fused: Float[Tensor, "case token width"] | None = None
