@@ -105,8 +105,8 @@ def train_folds(
             checkpoints.save(learners, history, share)
 
     summaries = share.by_fold([_summary(learner) for learner in learners])
-    files = [learner.fitted.content() if keep_weights else b"" for learner in learners]
-    names = [learner.fitted.file for learner in learners]
+    mine = {one.fitted.file: one.fitted.content() for one in learners} if keep_weights and share.part == 0 else {}
+    files = {name: content for of_one in share.gather(mine) for name, content in of_one.items()}
     details = {
         "parameters": sum(parameter.numel() for parameter in learners[0].model.parameters()),
         "device": device.type,
@@ -116,8 +116,7 @@ def train_folds(
         "resumed_after_epochs": resumed,
         **{key: [summary[key] for summary in summaries] for key in summaries[0]},
     }
-    kept = dict(share.by_fold(list(zip(names, files, strict=True)))) if keep_weights else {}
-    return RunOutcome("finished", history.epochs, predictions, details, kept, history.pretraining)
+    return RunOutcome("finished", history.epochs, predictions, details, files, history.pretraining)
 
 
 def best_device() -> torch.device:
@@ -166,9 +165,8 @@ def _train_epoch(
         rate = learning_rate(config, (number - 1) * len(batches) + step, len(batches))
         own = [[case for case in case_ids if case in learner.training] for learner in learners]
         mine = [chosen[share.part :: share.parts] for chosen in own]
-        needed = {
-            c for learner, chosen in zip(learners, mine, strict=True) for c in filter(learner.needs_patches, chosen)
-        }
+        pairs = zip(learners, mine, strict=True)
+        needed = {case for learner, chosen in pairs for case in filter(learner.needs_patches, chosen)}
         patches = _load(needed, bags, learners[0], seed, number)
         for learner, all_of_them, chosen, terms in zip(learners, own, mine, sums, strict=True):
             if not all_of_them:
