@@ -27,7 +27,7 @@ from survq.training.share import Share
 from survq.training.tensor_file import read_tensor_file
 
 MANIFEST = "checkpoint.json"
-LARGEST_SHARE = 0.02  # of the time that writing checkpoints may take
+LARGEST_SHARE = 0.01  # of the time that writing checkpoints may take
 
 
 @dataclass
