@@ -100,7 +100,7 @@ def test_bad_source_is_told_on_stderr(small_survpath, tmp_path, tree, capsys):
     assert main(["import", "survpath", str(small_survpath), str(tmp_path / "data")]) == 65
     captured = capsys.readouterr()
     assert captured.err.startswith("survq: 2 problem")
-    assert "survival_months_dss 'ten'; expected a number. Mend" in captured.err
+    assert "survival_months_dss 'ten'; expected a number. Fix" in captured.err
     assert captured.out == ""
     assert tree(tmp_path) == before
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
-from survq.data.cohort_files import alone
+from survq.data.cohort_files import locked_files
 from survq.data.gene_sets import Pathways
 from survq.data.location import Location
 
@@ -37,7 +37,7 @@ def write_coverage(root: Location) -> dict[str, int]:
 
     Names of pathways are free text and may begin like a formula: a blank stands before those.
     """
-    with alone(root, FILE):
+    with locked_files(root, FILE):
         pathways = read_pathways(root)
         if not len(pathways):
             return {}

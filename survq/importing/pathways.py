@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.cohort_files import alone, read_source
+from survq.data.cohort_files import locked_files, read_source
 from survq.data.gene_sets import Pathways
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
@@ -30,7 +30,7 @@ def import_pathways(files: Sequence[Path], root: Location) -> ImportedPathways:
     """
     pathways = join_files(files)
     sources = [{"file": file.name, "sha256": sha256(file)} for file in files]
-    with alone(root, "pathways.gmt", "source.json"):
+    with locked_files(root, "pathways.gmt", "source.json"):
         before = read_pathways(root)
         source = json.dumps({**read_source(root), "pathways": sources}, indent=1)
         root.write_files({"pathways.gmt": pathways.to_gmt().encode(), "source.json": source.encode()})

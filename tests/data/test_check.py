@@ -149,11 +149,11 @@ BAD = {
     ),
     "dropped of other columns": (
         lambda f: (f / "dropped.csv").write_text("a\n1,2,3\n"),
-        "dropped.csv: has the columns 'a'; expected case_id, reason. Mend",
+        "dropped.csv: has the columns 'a'; expected case_id, reason. Fix",
     ),
     "dropped empty": (
         lambda f: (f / "dropped.csv").write_text(""),
-        "dropped.csv: has the columns none; expected case_id, reason. Mend",
+        "dropped.csv: has the columns none; expected case_id, reason. Fix",
     ),
     "dropped not utf-8": (lambda f: (f / "dropped.csv").write_bytes(b"\xff"), "dropped.csv: is not UTF-8 text"),
     "pathways of other names": (

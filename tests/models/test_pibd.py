@@ -345,7 +345,7 @@ def test_half_precision():
 
 @pytest.mark.parametrize(("sizes", "has"), [((3, 0, 2), [True] * 3), ((3, 1, 2), [True, False, True])])
 def test_a_case_that_lacks_a_modality_is_named(sizes, has):
-    with pytest.raises(ValueError, match=r"'C1' lack slides or expression; PIBD needs both.*Mend"):
+    with pytest.raises(ValueError, match=r"'C1' lack slides or expression; PIBD needs both.*Fix"):
         pibd()(make_batch(sizes, has_expression=has))
 
 

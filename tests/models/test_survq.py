@@ -98,7 +98,7 @@ def test_each_modality_is_read():
 
 def test_a_case_of_which_nothing_can_be_read_is_named():
     batch = make_batch((3, 0, 2), has_expression=[True, False, True])
-    with pytest.raises(ValueError, match=r"'C1' have neither patches nor pathways.*Mend"):
+    with pytest.raises(ValueError, match=r"'C1' have neither patches nor pathways.*Fix"):
         survq()(batch)
     with pytest.raises(ValueError, match="'C1' have neither"):  # expression, but no pathways to order it
         survq(replace(SPEC, pathways=()))(make_batch((3, 0, 2)))
