@@ -53,7 +53,7 @@ def test_a_cohort_from_single_tables(real_data, tmp_path, capsys):
     assert main(["import", "expression", expression, data, "--cohort", "HNSC"]) == 0
     out = capsys.readouterr().out
     assert "HNSC: expression of 394 cases, 769 of the 1,557 genes" in out
-    assert "10 of 331 pathways are covered to 90%" in out
+    assert "covers 10 of 331 pathways; " in out
     assert "left out, expression without a label: 22" in out
     assert main(["import", "splits", splits, data, "--cohort", "HNSC"]) == 0
     assert "HNSC: 5 given folds, with 16 25 18 45 13 events held out" in capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_bad_source_is_told_on_stderr(small_survpath, tmp_path, tree, capsys):
     assert main(["import", "survpath", str(small_survpath), str(tmp_path / "data")]) == 65
     captured = capsys.readouterr()
     assert captured.err.startswith("survq: 2 problem")
-    assert "survival_months_dss 'ten'; expected a number. Mend" in captured.err
+    assert "survival_months_dss 'ten'; expected a number. Fix" in captured.err
     assert captured.out == ""
     assert tree(tmp_path) == before
 

@@ -17,7 +17,7 @@ class ImportExpression:
 
     UCSC Xena (Toil, TCGA and GDC hubs), SurvPath, MMP, PORPOISE (*_rnaseq); CSV or TSV, packed or not, of any size:
     only what is kept is held in memory. Ensembl ids need a probemap. The unit is told and noted in source.json, with
-    all rules that were applied; which genes each pathway lacks stands in coverage.csv.
+    all rules that were applied; coverage.csv lists the missing genes of each gene set.
 
     example:  survq import expression tcga_RSEM_gene_tpm.gz data --cohort BRCA
                   --gene-map gencode.v23.annotation.gene.probemap
@@ -36,7 +36,7 @@ class ImportExpression:
     aliases: Annotated[Path | None, arg(metavar="FILE")] = None
     """Names of the same gene: columns alias and symbol, or HGNC's complete set, or the probemap of another release."""
     all_genes: bool = False
-    """Keep the genes of no pathway too; they count where expression is scaled."""
+    """Keep the genes of no gene set, too; they count where expression is scaled."""
     sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
     """Sample types to take, by characters 14-15 of a TCGA barcode."""
 

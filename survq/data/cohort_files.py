@@ -81,7 +81,7 @@ def update_cohort(
         problems += splits_problems(splits, f"{folder}/splits.parquet")
     raise_if_any(problems)
 
-    with alone(folder, *FILES):
+    with locked_files(folder, *FILES):
         known = set(_case_ids(folder, "cases.parquet", tables))
         written = {
             part: set(_slides(folder) if part == "features" else _case_ids(folder, f"{part}.parquet", tables))
@@ -170,7 +170,7 @@ def read_cases(folder: Location) -> pd.DataFrame:
 
 
 @contextmanager
-def alone(folder: Location, *files: str) -> Iterator[None]:
+def locked_files(folder: Location, *files: str) -> Iterator[None]:
     """These files of a folder for one import after another; what killed ones left of them half written is swept away.
 
     In a bucket nothing is ever seen half written, and nothing can be locked.

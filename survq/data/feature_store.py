@@ -79,8 +79,8 @@ def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
         ):
             there = {field.name: field.type for field in parquet.schema_arrow}
             if missing := [field.name for field in SCHEMA if there.get(field.name) != field.type]:
-                mend = "Fix: import the features again."
-                return None, [f"{file}: lacks the columns {missing}, or they have other types. {mend}"]
+                fix = "Fix: import the features again."
+                return None, [f"{file}: lacks the columns {missing}, or they have other types. {fix}"]
             if parquet.num_row_groups != parquet.metadata.num_rows:
                 return None, [f"{file}: its slides do not have a row group each. Fix: import them again."]
             source = (parquet.schema_arrow.metadata or {}).get(SOURCE, b"").decode()

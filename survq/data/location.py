@@ -114,19 +114,19 @@ class Location:
         """
         if not self.is_file():
             return pd.DataFrame(columns=columns, dtype=str)
-        mend = "Fix: correct it, or remove it and import again."
+        fix = "Fix: correct it, or remove it and import again."
         lines = csv.reader(io.StringIO(self.read_text(), newline=""), strict=True)
         try:
             rows = [(lines.line_num, row) for row in lines if row]
         except csv.Error as error:
-            raise DataError([f"{self}:{lines.line_num}: is no table ({error}). {mend}"]) from error
+            raise DataError([f"{self}:{lines.line_num}: is no table ({error}). {fix}"]) from error
         header = rows.pop(0)[1] if rows else []
         if header != list(columns):
             found = preview(header, 9) or "none"
-            raise DataError([f"{self}: has the columns {found}; expected {', '.join(columns)}. {mend}"])
+            raise DataError([f"{self}: has the columns {found}; expected {', '.join(columns)}. {fix}"])
         raise_if_any(
             [
-                f"{self}:{line}: {len(row)} cells; expected {', '.join(columns)}. {mend}"
+                f"{self}:{line}: {len(row)} cells; expected {', '.join(columns)}. {fix}"
                 for line, row in rows
                 if len(row) != len(columns)
             ]

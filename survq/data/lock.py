@@ -20,7 +20,7 @@ class InUse(UserError):
 
 
 @contextmanager
-def locked(file: Path, what: object, mend: str, *, wait: bool = False) -> Iterator[None]:
+def locked(file: Path, what: object, fix: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock that is `file`, which goes when it is given back.
 
     While another process holds it, raises InUse, with who that is and the mend; or says so on stderr, and waits.
@@ -32,7 +32,7 @@ def locked(file: Path, what: object, mend: str, *, wait: bool = False) -> Iterat
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 handle.seek(0)
-                message = f"{what} is in use by {handle.read().strip() or 'another process'}. Fix: {mend}."
+                message = f"{what} is in use by {handle.read().strip() or 'another process'}. Fix: {fix}."
                 if not wait:
                     raise InUse(message) from None
                 if not has_said:

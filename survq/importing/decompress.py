@@ -22,7 +22,7 @@ OnBytes = Callable[[str, int, int | None], None]
 
 
 @contextmanager
-def opened(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes]]:
+def decompress(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes]]:
     """The bytes of a file, unpacked as they are read. `progress` counts those that lie on the disk.
 
     Raises FileNotFoundError; DataError where an archive is damaged or holds more than one file.

@@ -23,7 +23,7 @@ from survq.data.location import replace_file
 from survq.data.lock import locked
 from survq.data.problems import DataError
 from survq.exits import UsageError
-from survq.importing.decompress import GZIP, OnBytes, opened, sha256
+from survq.importing.decompress import GZIP, OnBytes, decompress, sha256
 
 CHUNK = 1 << 20
 ATTEMPTS = 5  # in a row without a byte of progress
@@ -181,7 +181,7 @@ def _is_whole(file: Path, url: str) -> bool:
 
 def _read_through(part: Path, name: str) -> None:
     """Raises DataError where a packed file is cut short or damaged: some servers say a wrong length."""
-    with opened(part) as stream:
+    with decompress(part) as stream:
         while stream.read(CHUNK):
             pass
     if name.endswith(".gz"):

@@ -19,7 +19,7 @@ from survq.data.feature_import import Kind, SlideOutcome, in_the_way, is_there, 
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
-from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, coordinate_file, look, read
+from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, coordinate_file, inspect, read
 from survq.importing.slide_names import Name, stem
 
 READER = 1  # counts up whenever the same file would become another slide, so that all are read again
@@ -140,7 +140,7 @@ def make_plan(
     return plan
 
 
-def bring(job: Job, features: Location) -> SlideOutcome:
+def import_slide(job: Job, features: Location) -> SlideOutcome:
     """Read one file and write its slide. What is wrong with the file is in the outcome, with the mend.
 
     Raises OSError where the store cannot be written.
@@ -196,7 +196,7 @@ def _looked_at(files: Sequence[_File]) -> tuple[list[_File], list[tuple[_File, l
     sound, unsound = [], []
     for file in files:
         try:
-            file.head = look(file.path, file.name.mpp)
+            file.head = inspect(file.path, file.name.mpp)
         except DataError as error:
             unsound.append((file, error.problems))
         else:

@@ -60,7 +60,7 @@ class Bag:
     rounding: float  # the most that a value was moved by being made a half float
 
 
-def look(file: Path, mpp: float | None = None) -> FileInfo | None:
+def inspect(file: Path, mpp: float | None = None) -> FileInfo | None:
     """What is in a file, without reading its features; None where it holds coordinates alone.
 
     `mpp`, micrometres a level-0 pixel, makes pixels of coordinates in micrometres.
@@ -143,8 +143,8 @@ def _reading(file: Path) -> Iterator[_Opened | None]:
         raise DataError([f"{file}: cannot be read ({reason}). {RETRY_HINT}."]) from error
 
 
-def _refusal(file: Path, what: str, mend: str) -> DataError:
-    return DataError([f"{file}: {what}. Fix: {mend}."])
+def _refusal(file: Path, what: str, fix: str) -> DataError:
+    return DataError([f"{file}: {what}. Fix: {fix}."])
 
 
 # features
@@ -248,11 +248,11 @@ def _load(file: Path) -> Any:
         if wanted is None and "Weights only" not in text:
             raise DataError([f"{file}: cannot be read ({text[:120]}). {RETRY_HINT}."]) from error
         if wanted is not None and wanted[1].startswith("torch_geometric"):
-            what, mend = "is a graph of Patch-GCN, not a tensor", "import the features that the graph was made from"
-            raise _refusal(file, what, mend) from error
+            what, fix = "is a graph of Patch-GCN, not a tensor", "import the features that the graph was made from"
+            raise _refusal(file, what, fix) from error
         what = f"asks for {wanted[1][:60] if wanted else 'objects'} to be made or called, which survq never does"
-        mend = "if you trust it, load it yourself and save the features as a tensor (patch, feature)"
-        raise _refusal(file, what, mend) from error
+        fix = "if you trust it, load it yourself and save the features as a tensor (patch, feature)"
+        raise _refusal(file, what, fix) from error
 
 
 def _shape(file: Path, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
@@ -272,8 +272,8 @@ def _shape(file: Path, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
 
 
 def _embedding(file: Path) -> DataError:
-    mend = "import the folder with the features of patches (TRIDENT: features_*, slide2vec: tile_embeddings)"
-    return _refusal(file, "holds one vector for the whole slide or patient, not features of its patches", mend)
+    fix = "import the folder with the features of patches (TRIDENT: features_*, slide2vec: tile_embeddings)"
+    return _refusal(file, "holds one vector for the whole slide or patient, not features of its patches", fix)
 
 
 def _to_half(file: Path, opened: _Opened) -> tuple[np.ndarray, float]:
@@ -304,13 +304,13 @@ def _halve(file: Path, block: np.ndarray, half: np.ndarray, start: int) -> float
     if not np.isfinite(block[patch]).all():
         raise _not_finite(file, start + patch)
     what = f"patch {start + patch} has the feature {block[patch][np.abs(block[patch]).argmax()]:.6g}, beyond 65504, "
-    mend = "is this a scale of the encoder? Normalise the features, or leave it out"
-    raise _refusal(file, what + "the largest half float", mend)
+    fix = "is this a scale of the encoder? Normalise the features, or leave it out"
+    raise _refusal(file, what + "the largest half float", fix)
 
 
 def _not_finite(file: Path, patch: int) -> DataError:
-    mend = "extract it again, in float32 if mixed precision overflowed"
-    return _refusal(file, f"a feature of patch {patch} is not finite", mend)
+    fix = "extract it again, in float32 if mixed precision overflowed"
+    return _refusal(file, f"a feature of patch {patch} is not finite", fix)
 
 
 # coordinates

@@ -21,7 +21,7 @@ from survq.data.feature_import import (
     record_features,
 )
 from survq.data.location import Location
-from survq.importing.feature_folder import Job, Plan, bring, make_plan
+from survq.importing.feature_folder import Job, Plan, import_slide, make_plan
 from survq.importing.slide_names import SlideTable, by_barcode
 from survq.importing.slide_progress import SlideProgress
 from survq.ray_session import connect, ray, resources, silence
@@ -153,7 +153,7 @@ def _bring(row: dict, features: Location) -> list[dict]:
     rows = []
     for job in (Job(**job) for job in row["jobs"]):
         try:
-            rows.append({"path": job.file, **bring(job, features).row()})
+            rows.append({"path": job.file, **import_slide(job, features).row()})
         except OSError as error:
             reason = f"{features}: cannot be written ({error})."
             return [{"path": job.file, **SlideOutcome(job.slide_id, job.case_id, job.label, "unwritten", reason).row()}]

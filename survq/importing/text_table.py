@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from survq.data.problems import DataError, raise_if_any
-from survq.importing.decompress import is_workbook, opened
+from survq.importing.decompress import decompress, is_workbook
 from survq.text import preview
 
 SHEET = "TCGA-CDR"  # of the workbook of Liu et al. (Cell 2018), which has eight
@@ -53,7 +53,7 @@ def separator(header: str) -> str:
 
 
 def _lines(file: Path) -> list[tuple[int, list[str]]]:
-    with opened(file) as stream:
+    with decompress(file) as stream:
         content = stream.read()
     try:
         text = content.decode("utf-8-sig")

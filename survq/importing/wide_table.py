@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from survq.data.problems import DataError, raise_if_any
-from survq.importing.decompress import OnBytes, opened
+from survq.importing.decompress import OnBytes, decompress
 from survq.importing.text_table import MISSING, separator
 from survq.text import preview
 
@@ -26,7 +26,7 @@ NULLS = sorted({spelling for word in MISSING for spelling in (word, word.upper()
 
 def header(file: Path) -> list[str]:
     """The cells of the first line. Raises FileNotFoundError; DataError where there is none, or it is no text."""
-    with opened(file) as stream:
+    with decompress(file) as stream:
         return _header(stream, file)[0]
 
 
@@ -45,7 +45,7 @@ def columns(
         ragged.append(f"{file}{where}: is no table: {row.actual_columns} cells; the header has {row.expected_columns}.")
         return "skip"
 
-    with opened(file, progress) as stream:
+    with decompress(file, progress) as stream:
         names, mark, size = _header(stream, file)
         block_size = max(BLOCK, HEADERS_A_BLOCK * size)
         types = {str(column): pa.string() for column in text} | {str(column): pa.float64() for column in numbers}
@@ -73,7 +73,7 @@ def columns(
 def not_numbers(file: Path, text: int, numbers: Sequence[int], names: Sequence[str]) -> list[str]:
     """A sentence for every cell of these columns that is no number. `text` is the column that names a row."""
     problems = []
-    with opened(file) as stream:
+    with decompress(file) as stream:
         _, mark, _ = _header(stream, file)
         lines = (line.decode("utf-8", "replace") for line in stream)
         for row in csv.reader(lines, delimiter=mark):

@@ -107,7 +107,7 @@ def test_slides_that_share_a_file_are_in_the_way(tmp_path):
     index = readable_index(Location.at(tmp_path))
     assert in_the_way(index, {"A", "C"}) == []
     (problem,) = in_the_way(index, {"A", "B"})
-    assert "all.parquet: holds 'B', which come again. Mend" in problem
+    assert "all.parquet: holds 'B', which come again. Fix" in problem
 
 
 def test_the_store_says_which_kind_goes_with_it(tmp_path):
@@ -115,7 +115,7 @@ def test_the_store_says_which_kind_goes_with_it(tmp_path):
     coming = {"C": Kind("uni", 4), "D": Kind("conch", 4), "E": Kind("uni", 8), "F": Kind("conch", 4)}
     found = strangers(index, coming)
     assert set(found) == {"D", "E", "F"}
-    assert "of conch, 4 wide; those of the 2 slides of the store are of uni, 4 wide. Mend" in found["D"]
+    assert "of conch, 4 wide; those of the 2 slides of the store are of uni, 4 wide. Fix" in found["D"]
     # what takes the place of all that is there need not go with it
     assert strangers(index, {"A": Kind("conch", 4), "B": Kind("conch", 4)}) == {}
 

@@ -88,7 +88,7 @@ def test_what_a_killed_writer_of_a_cohort_left_is_swept_by_the_next(tmp_path, sm
         (tmp_path / left / "features").mkdir(parents=True)
     (tmp_path / ".X.lock").touch()  # held by nobody
     write_cohort(tmp_path, "X", **small)
-    assert sorted(os.listdir(tmp_path)) == [".Y.01234567.unfinished", "X", "pathways.gmt"]
+    assert sorted(os.listdir(tmp_path)) == [".Y.01234567.unfinished", "X", "gene_sets", "pathways.gmt"]
     with locked(tmp_path / ".X.lock", "X", "wait"), pytest.raises(InUse, match=r"X is in use by process .*Fix: wait"):
         write_cohort(tmp_path, "X", **small)
 

@@ -15,7 +15,8 @@ from survq.data.feature_store import FeatureStore
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_features
-from survq.importing.feature_folder import bring, make_plan
+from survq.importing import feature_folder
+from survq.importing.feature_folder import import_slide, make_plan
 from survq.importing.slide_names import Name, SlideTable, by_barcode
 
 CASES = {f"TCGA-AA-{number:04d}" for number in range(6)}
@@ -53,7 +54,7 @@ def plan(source: Path, store: Location, cases=CASES, name_of=by_barcode, **optio
 
 
 def carry_out(source: Path, store: Location, **options):
-    return [bring(job, store) for job in plan(source, store, **options).jobs]
+    return [import_slide(job, store) for job in plan(source, store, **options).jobs]
 
 
 def problems_of(source: Path, store: Location, **options) -> list[str]:
@@ -66,7 +67,7 @@ def test_a_folder_becomes_slides(source, store):
     found = plan(source, store)
     assert [job.slide_id for job in found.jobs] == sorted([slide(0, 2), *map(slide, range(5))])
     assert (found.outcomes, found.notes, dict(found.layouts)) == ([], [], {"TRIDENT": 6})
-    outcomes = [bring(job, store) for job in found.jobs]
+    outcomes = [import_slide(job, store) for job in found.jobs]
     assert {outcome.state for outcome in outcomes} == {"written"}
     assert [(o.patches, o.bytes) for o in outcomes] == [(20, 640)] * 6
     assert all(0 < outcome.rounding < 0.002 for outcome in outcomes)
@@ -80,7 +81,7 @@ def test_a_folder_becomes_slides(source, store):
 
 def test_what_is_there_is_not_opened_again(source, store, monkeypatch):
     carry_out(source, store)
-    monkeypatch.setattr("survq.importing.feature_folder.look", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(feature_folder, "inspect", lambda *_: pytest.fail("opened"))
     again = plan(source, store)
     assert again.jobs == [] and {outcome.state for outcome in again.outcomes} == {"found"}
 
@@ -110,14 +111,14 @@ def test_what_has_changed_is_read_again(source, store, changed):
         (written,) = store.local.glob("*.parquet")
         written.write_bytes(written.read_bytes()[:-1])
     (job,) = plan(source, store, encoder="conch" if changed == "encoder" else "uni_v1", **options).jobs
-    assert bring(job, store).state == "written"
+    assert import_slide(job, store).state == "written"
     assert len(FeatureStore(store).index) == 1
 
 
 def test_a_file_that_changes_while_it_is_read_is_named(source, store):
     job = plan(source, store).jobs[0]
     os.utime(job.file, (1, 1))
-    outcome = bring(job, store)
+    outcome = import_slide(job, store)
     assert outcome.state == "failed" and "changed while it was read. Fix: import again" in outcome.reason
     assert not store.is_folder()
 
@@ -167,7 +168,7 @@ def test_stamp_gets_pixels_from_a_table(tmp_path, store):
     table = SlideTable([Name(slide(number), "TCGA-AA-0000", 0.5) for number in range(2)])
     found = plan(tmp_path / "stamp", store, name_of=table)
     assert found.notes == []
-    assert [bring(job, store).state for job in found.jobs] == ["written"] * 2
+    assert [import_slide(job, store).state for job in found.jobs] == ["written"] * 2
     np.testing.assert_array_equal(FeatureStore(store).coordinates(slide(0)), grid() * 2)
     assert FeatureStore(store).index["encoder"].unique().tolist() == ["uni"]
 
@@ -239,15 +240,15 @@ def slide_embedding(source):
 
 FAULTS = {
     another_encoder: "features are of conch_v1, 16 wide; those of 6 others are of uni_v1, 16 wide. Fix: use one",
-    another_width: "features are of uni_v1, 8 wide; those of 6 others are of uni_v1, 16 wide. Mend",
+    another_width: "features are of uni_v1, 8 wide; those of 6 others are of uni_v1, 16 wide. Fix",
     cut_short: "cannot be read (",
     empty: "holds no patch: no tissue was found. Fix: leave it out, --skip-bad does it",
     without_coordinates: "has no coordinates, while 5 others have. Fix: give it those of its patches, or leave it out",
     no_barcode: "slide 'C3L-00001-21': its name does not tell the case, for it is no TCGA barcode. Fix: give --cases",
     odd_id: r"slide '\u202e': its name does not tell the case",
     a_pickle: "graph.pkl: is a pickle, which survq never loads. Fix: save the features as a tensor",
-    path_ml: "PathML keeps pixels of tiles, not features. Mend",
-    coordinates_alone: "holds coordinates and no features. Mend",
+    path_ml: "PathML keeps pixels of tiles, not features. Fix",
+    coordinates_alone: "holds coordinates and no features. Fix",
     slide_embedding: "holds one vector for the whole slide or patient",
 }
 
@@ -304,7 +305,7 @@ def test_an_encoder_that_nobody_names_is_asked_for(tmp_path, store):
 
 def test_an_encoder_that_is_said_must_be_the_one_in_the_files(source, store, tmp_path):
     (problem,) = problems_of(source, store, encoder="conch")
-    assert "6 files were made with another encoder than 'conch': " in problem and "'uni_v1'. Mend" in problem
+    assert "6 files were made with another encoder than 'conch': " in problem and "'uni_v1'. Fix" in problem
     tools.mmp(tmp_path / "mmp", slide(0), bag(), grid())  # a folder's name is but a hint
     assert plan(tmp_path / "mmp", store, encoder="uni").jobs[0].encoder == "uni"
 

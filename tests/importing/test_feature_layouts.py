@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from survq.data.problems import DataError
-from survq.importing.feature_layouts import look, read
+from survq.importing.feature_layouts import inspect, read
 
 SLIDE = "TCGA-AA-0001-01Z-00-DX1.6A7E8C30-1111-2222"
 random = np.random.default_rng(0)
@@ -71,7 +71,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], tuple]] = {
 def test_round_trip(tmp_path, write, expected):
     layout, encoder, size, magnification, coordinates = expected
     file = write(tmp_path)
-    head, bag = look(file, MPP), read(file, MPP)
+    head, bag = inspect(file, MPP), read(file, MPP)
     assert (head.layout, head.encoder, head.patch_size) == (layout, encoder, size)
     assert (head.patches, head.width, head.located) == (70, 16, coordinates is not None)
     assert bag.features.dtype == np.float16
@@ -87,7 +87,7 @@ def test_round_trip(tmp_path, write, expected):
 
 def test_micrometres_without_mpp_are_left_out(tmp_path):
     file = tools.stamp(tmp_path, SLIDE, HALVES, GRID * tools.MICRONS)
-    assert not look(file).located
+    assert not inspect(file).located
     bag = read(file)
     assert (bag.coordinates, bag.patch_size) == (None, None)
     np.testing.assert_array_equal(bag.features, HALVES)
@@ -150,7 +150,7 @@ def test_real_coordinates_of_hs2p(real_data, tmp_path):
 
 def test_a_real_slide_embedding_is_no_bag(real_data):
     with pytest.raises(DataError, match=r"test-wsi\.pt: holds one vector for the whole slide.*Fix: import the folder"):
-        look(real_data / "features/slide2vec/test-wsi.pt")
+        inspect(real_data / "features/slide2vec/test-wsi.pt")
 
 
 def test_real_uni_prototypes_as_a_bag(real_data, tmp_path):
@@ -397,7 +397,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_what_is_wrong_is_said_with_the_mend(tmp_path, make, message):
     file = make(tmp_path)
     with pytest.raises(DataError, match=message) as error:
-        look(file)
+        inspect(file)
         read(file)
     (problem,) = error.value.problems
     assert problem.startswith(str(tmp_path)) and "Fix: " in problem and problem.endswith(".")
@@ -424,7 +424,7 @@ def test_any_damage_is_a_sentence(tmp_path, write):
         content[at : at + 8] = damage.bytes(8)
         file.write_bytes(bytes(content))
         try:
-            look(file)
+            inspect(file)
             read(file)
         except DataError:
             refused += 1
@@ -466,17 +466,17 @@ def test_the_size_of_clams_patches(tmp_path, attributes, size):
 
     file = tools.clam(tmp_path, SLIDE, SINGLES, COORDS)
     edit(tmp_path / f"patches/{SLIDE}.h5", note)
-    assert read(file).patch_size == look(file).patch_size == size
+    assert read(file).patch_size == inspect(file).patch_size == size
 
 
 def test_coordinates_alone_are_no_features(tmp_path):
     tools.trident(tmp_path, SLIDE, HALVES, COORDS)
-    assert look(tmp_path / "20x_224px_0px_overlap/patches" / f"{SLIDE}_patches.h5") is None
+    assert inspect(tmp_path / "20x_224px_0px_overlap/patches" / f"{SLIDE}_patches.h5") is None
 
 
 def test_a_note_that_is_no_json_is_no_note(tmp_path):
     file = tools.slide2vec(tmp_path, SLIDE, SINGLES, COORDS)
     file.with_suffix(".meta.json").write_text("[1")
-    assert look(file).encoder is None
+    assert inspect(file).encoder is None
     file.with_suffix(".meta.json").write_text(json.dumps([1]))
-    assert look(file).encoder is None
+    assert inspect(file).encoder is None

@@ -154,7 +154,7 @@ def test_the_penalty(monkeypatch):
 
 def test_parameters(pathway_sizes):
     """As the sheet of check figures has them."""
-    model = PIBD(InputSpec(1024, 4999, tuple(tuple(range(size)) for size in pathway_sizes)))
+    model = PIBD(InputSpec(1024, 4999, {"pathways": tuple(tuple(range(size)) for size in pathway_sizes)}))
     count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     club = count.pop("patches_tell_pathways") + count.pop("both_tell_global")
     assert count == {

@@ -6,7 +6,7 @@ import torch
 from small_models import SPEC, build, make_batch, modules_of, take
 
 from survq.data.cohort import InputSpec
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.models.losses import nll_survival_loss
 from survq.models.survq import SurvQ
 
@@ -68,7 +68,7 @@ def test_a_missing_modality_is_the_path_of_the_other_alone(hyperparameters):
     """A cohort that has one modality only builds a model without the other: the same as a case that lacks it."""
     both = survq(**hyperparameters)
     without_slides = survq(replace(SPEC, patch_features=0), **hyperparameters)
-    without_expression = survq(replace(SPEC, genes=0, pathways=()), **hyperparameters)
+    without_expression = survq(replace(SPEC, genes=0, gene_sets={}), **hyperparameters)
     for alone, batch in (
         (without_slides, make_batch((0, 0, 0))),
         (without_expression, make_batch(has_expression=[False] * 4)),
@@ -99,7 +99,7 @@ def test_each_modality_is_read():
 def test_parameters(pathway_sizes):
     """As many as the equations say: 256 wide, 1024 features, 331 pathways of 9,745 genes in all."""
     assert (len(pathway_sizes), sum(pathway_sizes)) == (331, 9745)
-    spec = InputSpec(1024, 4999, tuple(tuple(range(size)) for size in pathway_sizes))
+    spec = InputSpec(1024, 4999, {"pathways": tuple(tuple(range(size)) for size in pathway_sizes)})
     model = SurvQ(spec)
     count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     assert count == {
@@ -126,7 +126,7 @@ def test_parameters(pathway_sizes):
 
 
 def test_the_pathway_sizes_are_those_of_the_data(real_data, pathway_sizes):
-    signatures = Pathways.from_signatures(real_data / "survpath/datasets_csv/metadata/combine_signatures.csv")
+    signatures = GeneSets.from_signatures(real_data / "survpath/datasets_csv/metadata/combine_signatures.csv")
     assert sorted(map(len, signatures.genes)) == pathway_sizes
 
 
@@ -161,9 +161,9 @@ def test_the_order_of_queries_does_not_matter(hyperparameters):
 
 
 def test_the_order_of_pathways_does_not_matter():
-    """Pathways in another order, each with its own weights, are the same model."""
+    """GeneSets in another order, each with its own weights, are the same model."""
     order = [4, 2, 0, 5, 1, 3]
-    spec = replace(SPEC, pathways=tuple(SPEC.pathways[number] for number in order))
+    spec = replace(SPEC, gene_sets={"pathways": tuple(SPEC.pathways[number] for number in order)})
     model, other = survq(), survq(spec)
     state = model.state_dict()
     by_size, its_by_size = (
@@ -247,7 +247,7 @@ def test_dropout_is_in_training_alone():
 
 
 REFUSED = {
-    "deep plain attention": ({"depth": 2}, 'depth=2 needs block="residual"'),
+    "deep plain attention": ({"depth": 2, "block": "plain"}, 'depth=2 needs block="residual"'),
     "mixing without histology queries": ({"histology_queries": 0}, "set depth=0"),
     "mixing without genomic queries": ({"genomic_queries": 0}, "set depth=0"),
     "a negative number": ({"genomic_queries": -1}, "0 or more"),
@@ -268,9 +268,9 @@ def test_refuses_an_unknown_block():
 
 def test_refuses_a_cohort_of_nothing():
     with pytest.raises(ValueError, match="neither"):
-        survq(InputSpec(0, 0, ()))
+        survq(InputSpec(0, 0, {}))
 
 
 def test_queries_of_a_modality_that_the_cohort_lacks_do_not_count():
     survq(replace(SPEC, patch_features=0), histology_queries=0)
-    survq(replace(SPEC, genes=0, pathways=()), genomic_queries=0)
+    survq(replace(SPEC, genes=0, gene_sets={}), genomic_queries=0)

@@ -216,7 +216,7 @@ def test_a_folder_without_slides_and_one_that_is_not_there(tmp_path, data, tiny)
         extract(tmp_path / "empty", data, "X", tiny, iter)
     with pytest.raises(FileNotFoundError, match="no such folder of slides"):
         extract(tmp_path / "absent", data, "X", tiny, iter)
-    with pytest.raises(DataError, match=r"no cohort 'Y'.*Mend"):
+    with pytest.raises(DataError, match=r"no cohort 'Y'.*Fix"):
         extract(tmp_path / "empty", data, "Y", tiny, iter)
 
 

@@ -120,7 +120,7 @@ def test_what_cannot_be_read_at_20x_is_refused_with_a_mend(tmp_path):
     unknown = write_tiff(tmp_path / "unknown.tiff", [level])
     assert "no pixel size and no magnification. Fix: give its micrometres a pixel with --mpp" in refusal(unknown)
     nonsense = write_tiff(tmp_path / "nonsense.tiff", [level], mpp=352.8)
-    assert "352.8 micrometres a pixel, which no scanner has, and no magnification. Mend" in refusal(nonsense)
+    assert "352.8 micrometres a pixel, which no scanner has, and no magnification. Fix" in refusal(nonsense)
     coarse = write_tiff(tmp_path / "coarse.tiff", [level], mpp=1.0)
     assert "1 micrometres a pixel, coarser than 20x (0.5)" in refusal(coarse)
     assert "600 x 600 pixels, smaller than one patch of 747" in refusal(write_tiff(tmp_path / "s.tiff", [level], 0.15))

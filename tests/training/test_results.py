@@ -356,7 +356,7 @@ def test_a_study_is_for_one_process(results, processes):
     (results.folder / "BLCA/.of-the-other.unfinished").mkdir(parents=True)
     try:
         for _ in range(3):
-            with pytest.raises(InUse, match=f"process {holder.pid} on .*Mend"), results.lock():
+            with pytest.raises(InUse, match=f"process {holder.pid} on .*Fix"), results.lock():
                 pytest.fail("two processes work on one study")
         assert hidden(results.folder) == [".of-the-other.unfinished"]  # it may be at work on it
     finally:
