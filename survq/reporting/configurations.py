@@ -13,9 +13,9 @@ from survq.training.run import Run
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names whose values are not the same everywhere, in the order in which they appear."""
+    """The names whose values are not the same wherever they are given, in the order in which they appear."""
     names = dict.fromkeys(name for one in settings for name in one)
-    return [name for name in names if len({repr(one.get(name)) for one in settings}) > 1]
+    return [name for name in names if len({repr(one[name]) for one in settings if name in one}) > 1]
 
 
 def short_labels(runs: Iterable[Run]) -> Callable[[str], str]:
