@@ -1,4 +1,4 @@
-"""Epoch: how all folds of a run stand after an epoch."""
+"""How all folds of a run stand after an epoch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Epoch:
-    """A value a fold, in the order of the run's folds. An undefined C-index is NaN."""
+    """A value per fold, in the order of the run's folds. An undefined C-index is NaN."""
 
     epoch: int  # from 1
-    training_loss: Sequence[float]  # with penalties
-    validation_loss: Sequence[float]  # the survival loss alone
+    training_loss: Sequence[float]
+    validation_loss: Sequence[float]
     c_index: Sequence[float]
-    penalties: Mapping[str, Sequence[float]] = field(default_factory=dict)  # the model's own, in training
+    penalties: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by name: means over training cases
 
     @property
     def mean_c_index(self) -> float:
@@ -29,10 +29,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class PretrainingEpoch:
-    """An epoch before those of training: each term of the pretraining loss, a value per fold."""
+    """An epoch of a model's own pretraining, before the first epoch of training and not counted among the epochs."""
 
     epoch: int  # from 1
-    losses: Mapping[str, Sequence[float]]
+    losses: Mapping[str, Sequence[float]]  # by name: a value per fold
 
 
 def mean_defined(values: Sequence[float]) -> float:
