@@ -35,6 +35,10 @@ class StudySettings:
     workers_per_trial: int = 0
     """Spread the folds of a trial over this many Ray Train workers; a multiple of the folds also divides their batches.
     0: the trial's own process does all."""
+    keep_weights: bool = False
+    """Keep the trained models of all folds, for `survq predict`: about 0.1 GB per fold at the paper's size."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints of a run, from which an interrupted run goes on. 0: after every epoch."""
     verbose: bool = False
     """Show what Ray has to say."""
 
@@ -46,6 +50,8 @@ class StudySettings:
             for name, low in self.at_least.items()
             if (value := getattr(self, name)) is not None and value < low
         ]
+        if not self.checkpoint_minutes >= 0:
+            problems.append(f"--checkpoint-minutes is {self.checkpoint_minutes:g}; expected 0 or more")
         if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
             problems.append(f"--gpus-per-trial is {self.gpus_per_trial:g}; expected 0 or more")
         if twice := sorted({name for name in self.cohorts if self.cohorts.count(name) > 1}):

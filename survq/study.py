@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +113,7 @@ class Study:
 
         Raises DataError where the time intervals of a run cannot be cut.
         """
-        by_path = {run.path: run for run in runs}
+        by_path = {run.path: replace(run, keep_weights=self.settings.keep_weights) for run in runs}
         problems = {path: "not applicable" for path, run in by_path.items() if self._is_not_applicable(run)}
         todo = [run for path, run in by_path.items() if path not in problems]
         uncut = [problem for run in todo for problem in run.problems(self.cohorts[run.cohort].cases)]

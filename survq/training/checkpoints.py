@@ -22,9 +22,9 @@ from survq.data.location import replace_file
 from survq.data.problems import DataError
 from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.training.fold import FittedFold
+from survq.training.fold_file import fold_content, read_fold
 from survq.training.learner import FoldLearner
 from survq.training.share import Share
-from survq.training.tensor_file import read_tensor_file
 
 MANIFEST = "checkpoint.json"
 LARGEST_SHARE = 0.01  # of the time that writing checkpoints may take
@@ -39,6 +39,11 @@ class History:
 
     def __len__(self) -> int:
         return len(self.pretraining) + len(self.epochs)
+
+
+def checkpoints_at(folder: Path, minutes: float) -> Checkpoints | None:
+    """The checkpoints in a folder that the study has made; None on a machine that does not see the study's folder."""
+    return Checkpoints(folder, minutes) if folder.is_dir() else None
 
 
 class Checkpoints:
@@ -59,7 +64,7 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         written = {}
         for learner in learners if share.part == 0 else ():
-            content = learner.fitted.content(learner.state())
+            content = fold_content(learner.fitted, learner.state())
             replace_file(folder / learner.fitted.file, content)
             written[learner.fitted.file] = hashlib.sha256(content).hexdigest()
         everyone = share.gather((share.folds, written))  # all files are on the disk by then
@@ -96,7 +101,7 @@ def _read(
         file = manifest.parent / learner.fitted.file
         if hashlib.sha256(file.read_bytes()).hexdigest() != content["sha256"][file.name]:
             raise ValueError(f"{file} does not match its checksum")
-        folds.append((FittedFold.load(file), read_tensor_file(file)[0]))
+        folds.append(read_fold(file))
     history = History(
         pretraining=[PretrainingEpoch(**epoch) for epoch in content["pretraining"]],
         epochs=[Epoch(**epoch) for epoch in content["epochs"]],

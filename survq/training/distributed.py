@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from survq.data.batch import Bags
 from survq.data.cohort import Cohort
 from survq.ray_session import on_loopback, ray
+from survq.training.checkpoints import Checkpoints
 from survq.training.loop import train_folds
 from survq.training.run import Run
 from survq.training.share import Share
@@ -32,14 +33,21 @@ from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
 
-def train_over_workers(run: Run, cohort: Cohort, bags: Bags, workers: int, worker: Mapping[str, float] | None) -> None:
+def train_over_workers(
+    run: Run,
+    cohort: Cohort,
+    bags: Bags,
+    workers: int,
+    worker: Mapping[str, float] | None,
+    checkpoints: Checkpoints | None = None,
+) -> None:
     """Train a run on several workers, from inside a Tune trial. What they report reaches Tune as if it were its own."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # reports are collected this often
     whole_gpus = worker is not None and worker.get("GPU", 0) >= 1
     trial = ray.tune.get_context()
     TorchTrainer(
         _worker,
-        train_loop_config={"run": run, "cohort": cohort, "bags": bags},
+        train_loop_config={"run": run, "cohort": cohort, "bags": bags, "checkpoints": checkpoints},
         # NCCL refuses two ranks on one GPU
         torch_config=_connection("nccl" if whole_gpus else "gloo", trial.get_trial_dir()),
         scaling_config=ray.train.ScalingConfig(
@@ -180,5 +188,7 @@ def _worker(config: dict[str, Any]) -> None:
         device=get_device(),
         share=Share(folds, part, parts, sum_gradients, copy_buffers, gather),
         report=lambda epoch: report(epoch.epoch, epoch),
+        checkpoints=config["checkpoints"],
+        keep_weights=run.keep_weights,
     )
     report(run.config.epochs, outcome)

@@ -21,6 +21,7 @@ from survq.data.cohort import Cohort
 from survq.data.problems import DataError, raise_if_any
 from survq.text import preview
 from survq.training.fold import FittedFold, digest_of
+from survq.training.fold_file import read_fold
 from survq.training.results import Record, read_record
 
 ENSEMBLE = "ensemble"
@@ -38,7 +39,7 @@ def load_run(folder: Path) -> tuple[Record, list[FittedFold]]:
     files = sorted(folder.glob("fold-*.safetensors"))
     if not files or record.predictions is None:
         raise DataError([f"{folder}: its weights were not kept. Fix: run the study again with --keep-weights."])
-    return record, [FittedFold.load(file) for file in files]
+    return record, [read_fold(file)[0] for file in files]
 
 
 def misfits(fold: FittedFold, cohort: Cohort) -> list[str]:

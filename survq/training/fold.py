@@ -1,29 +1,20 @@
-"""FittedFold: the trained model of one fold and everything that was fitted with it. It predicts, saves and loads."""
+"""FittedFold: the trained model of one fold and everything that was fitted with it. It predicts."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from survq.data.batch import Bags, Batch, CaseTable, Preprocessing
 from survq.data.cohort import Cohort, InputSpec
-from survq.data.expression import ExpressionScale
-from survq.data.folds import TimeIntervals
-from survq.data.problems import DataError
-from survq.models import MODELS, Prediction, SurvivalModel
+from survq.models import Prediction, SurvivalModel
 from survq.training.config import TrainConfig
-from survq.training.tensor_file import read_tensor_file, tensor_file
-
-FORMAT = 1  # of the files
-MODEL, FITTED = "model/", "fitted/"  # prefixes of the names of tensors
+from survq.training.run import weights_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +33,8 @@ class FittedFold:
 
     @property
     def file(self) -> str:
-        """The name of its file."""
-        return f"fold-{self.repeat}-{self.index}.safetensors"
+        """The name of its file, see survq/training/fold_file.py."""
+        return weights_file(self.repeat, self.index)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> pd.DataFrame:
@@ -78,93 +69,6 @@ class FittedFold:
                 loaded = [condensed(self.model, bag) for bag in loaded]
             predicted.append(self.predict(table.batch(chunk, loaded)))
         return pd.concat(predicted, ignore_index=True)
-
-    def content(self, further: Mapping[str, Tensor] | None = None, **description: Any) -> bytes:
-        """The content of its file. `further` tensors and descriptions are kept beside it and come back from `load`."""
-        fitted = self.preprocessing
-        tensors = {
-            FITTED + "offset": torch.from_numpy(np.asarray(fitted.scale.offset, np.float64)),
-            FITTED + "factor": torch.from_numpy(np.asarray(fitted.scale.factor, np.float64)),
-            FITTED + "lowest": torch.from_numpy(fitted.lowest),
-            FITTED + "highest": torch.from_numpy(fitted.highest),
-            **{MODEL + name: tensor for name, tensor in self.model.state_dict().items()},
-            **(further or {}),
-        }
-        return tensor_file(
-            tensors,
-            {
-                "format": FORMAT,
-                "config": asdict(self.config),
-                "repeat": self.repeat,
-                "fold": self.index,
-                "spec": asdict(self.spec),
-                "genes": fitted.genes,
-                "keeps_zeros": fitted.scale.keeps_zeros,
-                "interval_edges": fitted.intervals.edges,
-                "gene_set_names": dict(self.gene_set_names),
-                "encoder": self.encoder,
-                "trained_on": sorted(self.trained_on),
-                **description,
-            },
-        )
-
-    @classmethod
-    def load(cls, file: Path) -> FittedFold:
-        """Read the file of a fold. Raises DataError where it holds anything but the model that it describes."""
-        tensors, description = read_tensor_file(file)
-        try:
-            return cls._from(tensors, description)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            problem = f"{file}: does not hold the model that it describes ({type(error).__name__}: {reason})."
-            raise DataError([f"{problem} Fix: restore the file, or train the run again."]) from error
-
-    @classmethod
-    def _from(cls, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> FittedFold:
-        if description["format"] != FORMAT:
-            raise ValueError(f"format {description['format']!r}; this version of survq reads {FORMAT}")
-        config = TrainConfig(**description["config"])
-        sizes = description["spec"]
-        gene_sets = {name: tuple(map(tuple, sets)) for name, sets in sizes["gene_sets"].items()}
-        spec = InputSpec(**{**sizes, "gene_sets": gene_sets})
-        weights = {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
-        model = _build(config, spec, weights)
-        offset, factor = (tensors[FITTED + name].numpy() for name in ("offset", "factor"))
-        scale = ExpressionScale(
-            offset if offset.ndim else float(offset),
-            factor if factor.ndim else float(factor),
-            description["keeps_zeros"],
-        )
-        lowest, highest = (tensors[FITTED + name].numpy() for name in ("lowest", "highest"))
-        genes = tuple(description["genes"])
-        if not len(genes) == spec.genes == len(lowest) == len(highest) or np.shape(offset) not in ((), (len(genes),)):
-            raise ValueError("its genes and their scales differ in number")
-        return cls(
-            config=config,
-            repeat=int(description["repeat"]),
-            index=int(description["fold"]),
-            spec=spec,
-            preprocessing=Preprocessing(
-                genes, scale, lowest, highest, TimeIntervals(tuple(map(float, description["interval_edges"])))
-            ),
-            gene_set_names={name: tuple(sets) for name, sets in description["gene_set_names"].items()},
-            encoder=str(description["encoder"]),
-            trained_on=frozenset(map(str, description["trained_on"])),
-            model=model.eval(),
-        )
-
-
-def _build(config: TrainConfig, spec: InputSpec, weights: Mapping[str, Tensor]) -> SurvivalModel:
-    """The model with these weights. Its sizes are compared first, so that no description asks for absurd memory."""
-    kind = MODELS[config.model]
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in kind(spec, **config.hyperparameters).state_dict().items()}
-    if expected != (found := {name: tensor.shape for name, tensor in weights.items()}):
-        differing = sorted({*expected.items()} ^ {*found.items()})
-        raise ValueError(f"its weights are not those of the model, first {differing[0][0]!r}")
-    model = kind(spec, **config.hyperparameters)
-    model.load_state_dict(weights)
-    return model
 
 
 @torch.no_grad()

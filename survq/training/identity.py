@@ -24,6 +24,9 @@ STOPS = {
     "survq.models": "the list of models; a run depends on its own one",
     "survq.models.space": "what is worth searching",
     "survq.text": "messages",
+    "survq.training.checkpoints": "what it restores is what it saved",
+    "survq.training.fold_file": "what it reads is what it wrote",
+    "survq.training.tensor_file": "what it reads is what it wrote",
     "survq.training.config": "settings, which are compared themselves",
     "survq.training.run": "the folds of a run, which are compared themselves",
 }

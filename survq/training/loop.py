@@ -28,6 +28,7 @@ from survq.layers.fused import computes_bf16
 from survq.models import MODELS
 from survq.text import preview
 from survq.training.checkpoints import Checkpoints, History
+from survq.training.fold_file import fold_content
 from survq.training.learner import SURVIVAL, FoldLearner, learning_rate
 from survq.training.run import Run
 from survq.training.sampling import epoch_batches
@@ -105,7 +106,7 @@ def train_folds(
             checkpoints.save(learners, history, share)
 
     summaries = share.by_fold([_summary(learner) for learner in learners])
-    mine = {one.fitted.file: one.fitted.content() for one in learners} if keep_weights and share.part == 0 else {}
+    mine = {one.fitted.file: fold_content(one.fitted) for one in learners} if keep_weights and share.part == 0 else {}
     files = {name: content for of_one in share.gather(mine) for name, content in of_one.items()}
     details = {
         "parameters": sum(parameter.numel() for parameter in learners[0].model.parameters()),

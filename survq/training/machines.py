@@ -43,7 +43,13 @@ class Machines:
             if name not in self._bags:
                 self._bags[name] = _shared(cohort)
         print(flush=True)
-        execute(queue, self._bags, trial, self._settings.verbose)
+        execute(
+            queue,
+            self._bags,
+            trial,
+            checkpoint_minutes=self._settings.checkpoint_minutes,
+            verbose=self._settings.verbose,
+        )
 
 
 def _shared(cohort: Cohort) -> Bags:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import lifelines
@@ -134,6 +135,10 @@ class RunQueue:
             self._ended(run, record, found=True)
         return None
 
+    def checkpoints(self, run: Run) -> Path:
+        """The folder for the checkpoints of a run that was handed out."""
+        return self.results.checkpoints(run.path, self._describe(run))
+
     @property
     def exhausted(self) -> bool:
         return self.schedule.exhausted
@@ -163,7 +168,8 @@ class RunQueue:
         epochs.append(epoch)
         self._tell(lambda monitor: monitor.epoch(run.path, epoch))
         if epoch.epoch < run.config.epochs and self.schedule.stops(run, epochs):
-            self.end(run, RunOutcome("stopped", epochs))
+            pretraining = self._pretraining.get(run.path, [])
+            self.end(run, RunOutcome("stopped", epochs, pretraining=pretraining))
             return True
         return False
 
@@ -176,9 +182,9 @@ class RunQueue:
             self._tell(lambda monitor: monitor.failed(run.path, outcome.details["reason"]))
             return
         files = {} if outcome.predictions is None else {PREDICTIONS: parquet(outcome.predictions)}
-        report = report_of(outcome, self._pretraining.pop(run.path, ()))
-        record = self.results.save(run.path, self._describe(run), report, {**files, **outcome.files})
+        record = self.results.save(run.path, self._describe(run), report_of(outcome), {**files, **outcome.files})
         outcome.files.clear()  # weights are large
+        self.results.remove_checkpoints(run.path)
         self._ended(run, record, found=False)
 
     def _ended(self, run: Run, record: Record, *, found: bool) -> None:
@@ -198,7 +204,7 @@ class RunQueue:
         self._tell(lambda monitor: monitor.say(text))
 
 
-def report_of(outcome: RunOutcome, pretraining: Sequence[PretrainingEpoch] = ()) -> Report:
+def report_of(outcome: RunOutcome) -> Report:
     """The report of a run that ended. The headline is the last epoch; what was picked by looking says so."""
     versions = {"survq": survq.__version__, "torch": torch.__version__, "lifelines": lifelines.__version__}
     measured = best = None
@@ -209,7 +215,7 @@ def report_of(outcome: RunOutcome, pretraining: Sequence[PretrainingEpoch] = ())
     return Report(
         state=outcome.state,  # type: ignore[arg-type]  # what failed leaves no report
         epochs=tuple(outcome.epochs),
-        pretraining=tuple(pretraining),
+        pretraining=tuple(outcome.pretraining),
         c_index=measured,
         optimistic_best_epoch=best,
         versions=versions | {"python": platform.python_version()},

@@ -13,10 +13,11 @@ import torch
 
 from survq.data.batch import Bags
 from survq.data.cohort import Cohort
-from survq.evaluation.epochs import Epoch
+from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.exits import UsageError
-from survq.ray_session import resources
+from survq.ray_session import resources as session_resources
 from survq.settings import StudySettings
+from survq.training.checkpoints import Checkpoints, checkpoints_at
 from survq.training.distributed import free_workers, spread_problem, train_over_workers
 from survq.training.loop import RunOutcome, best_device, train_folds
 from survq.training.queue import RunQueue
@@ -31,8 +32,15 @@ from ray.tune.search import Searcher
 RETRIES = 2  # of a trial whose process died; a model that raised an error would do so again
 
 
-def execute(queue: RunQueue, bags: Mapping[str, Bags], room: TrialResources, verbose: bool = False) -> None:
-    """Do all runs that the queue hands out, as many at a time as there is room for.
+def execute(
+    queue: RunQueue,
+    bags: Mapping[str, Bags],
+    resources: TrialResources,
+    *,
+    checkpoint_minutes: float = 10.0,
+    verbose: bool = False,
+) -> None:
+    """Do all runs that the queue hands out, as many at a time as the resources allow.
 
     Raises what the queue raised, and KeyboardInterrupt where a signal made Tune leave off.
     """
@@ -40,15 +48,21 @@ def execute(queue: RunQueue, bags: Mapping[str, Bags], room: TrialResources, ver
     scratch = tempfile.mkdtemp(prefix="survq-tune-")
     scheduler = _Scheduler(queue)
     try:
-        trial = tune.with_parameters(_trial, cohorts=queue.cohorts, bags=dict(bags), room=room)
+        trial = tune.with_parameters(
+            _trial,
+            cohorts=queue.cohorts,
+            bags=dict(bags),
+            resources=resources,
+            checkpoint_minutes=checkpoint_minutes,
+        )
         tune.Tuner(
-            tune.with_resources(trial, room.trial),
+            tune.with_resources(trial, resources.trial),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(queue),
                 scheduler=scheduler,
                 num_samples=-1,
-                max_concurrent_trials=room.trials,
-                reuse_actors=not room.workers,
+                max_concurrent_trials=resources.trials,
+                reuse_actors=not resources.workers,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
@@ -81,7 +95,7 @@ class TrialResources:
     @classmethod
     def of(cls, settings: StudySettings) -> TrialResources:
         """Raises UsageError where there is no room for a single trial."""
-        _, cpus, gpus = resources()
+        _, cpus, gpus = session_resources()
         gpu = 0.0 if not gpus else 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
         if workers := settings.workers_per_trial:
             worker = {"CPU": 1.0, "GPU": gpu} if gpu else {"CPU": 1.0}
@@ -118,28 +132,40 @@ def _places(gpus: int, gpu: float) -> int:
     return int(gpus / gpu) if gpu >= 1 else gpus * int(1 / gpu)
 
 
-def _trial(parameters: dict, *, cohorts: Mapping[str, Cohort], bags: Mapping[str, Bags], room: TrialResources) -> None:
+def _trial(
+    parameters: dict,
+    *,
+    cohorts: Mapping[str, Cohort],
+    bags: Mapping[str, Bags],
+    resources: TrialResources,
+    checkpoint_minutes: float,
+) -> None:
     """What a trial's process does: one run. `reuse_actors` lets the process live on for the next one."""
     run: Run = parameters["run"]
-    torch.set_num_threads(room.threads)
+    torch.set_num_threads(resources.threads)
+    checkpoints = checkpoints_at(parameters["checkpoints"], checkpoint_minutes)
 
     cohort, its_bags = cohorts[run.cohort], bags[run.cohort]
-    if not room.workers:
-        outcome = _train_here(run, cohort, its_bags, room.device)
-    elif problem := spread_problem(room.workers, len(run.folds)):
+    if not resources.workers:
+        outcome = _train_here(run, cohort, its_bags, resources.device, checkpoints)
+    elif problem := spread_problem(resources.workers, len(run.folds)):
         outcome = _failed(problem)
     else:
         # what goes wrong there is mostly a worker that died: left to Tune, which tries again
-        return train_over_workers(run, cohort, its_bags, room.workers, room.worker)
+        return train_over_workers(run, cohort, its_bags, resources.workers, resources.worker, checkpoints)
     tune.report({"epoch": run.config.epochs, "message": outcome})
 
 
-def _train_here(run: Run, cohort: Cohort, bags: Bags, device: torch.device) -> RunOutcome:
-    def report(epoch: Epoch) -> None:
+def _train_here(
+    run: Run, cohort: Cohort, bags: Bags, device: torch.device, checkpoints: Checkpoints | None
+) -> RunOutcome:
+    def report(epoch: Epoch | PretrainingEpoch) -> None:
         tune.report({"epoch": epoch.epoch, "message": epoch})
 
     try:
-        return train_folds(run, cohort, bags, device=device, report=report)
+        return train_folds(
+            run, cohort, bags, device=device, report=report, checkpoints=checkpoints, keep_weights=run.keep_weights
+        )
     except Exception:
         return _failed(traceback.format_exc())
 
@@ -167,7 +193,7 @@ class _Searcher(_OfThisProcess, Searcher):
         run = self._queue.take()
         if run is not None:
             self._runs[trial_id] = run
-            return {"run": run}
+            return {"run": run, "checkpoints": self._queue.checkpoints(run)}
         return Searcher.FINISHED if self._queue.exhausted else None
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
@@ -194,6 +220,8 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
         try:
             if isinstance(message, RunOutcome):
                 self._queue.end(run, message)
+            elif isinstance(message, PretrainingEpoch):
+                self._queue.pretraining(run, message)
             elif isinstance(message, Epoch) and self._queue.epoch(run, message):
                 free_workers(result)
                 return self.STOP

@@ -43,6 +43,7 @@ class Report:
     device: str = ""
     precision: str = ""  # bf16 where large products may be computed in it
     parts: int = 1  # processes that shared each fold
-    seconds: float = math.nan
+    seconds: float = math.nan  # of the last process that trained it
+    resumed_after_epochs: int = 0  # those of a process before that was interrupted
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileCheck] = field(default_factory=dict)  # by name: those beside this report

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -170,6 +171,29 @@ class Results:
             if not folder.exists():
                 raise
         return read_record(folder)
+
+    def checkpoints(self, path: str, config: dict) -> Path:
+        """A folder for the checkpoints of the run at `path` with exactly this configuration, which is made.
+
+        Those of other configurations of the run go, for nothing will continue them.
+        """
+        folder = self.folder / "checkpoints" / path
+        own = folder / hashlib.sha256(to_json(config)).hexdigest()[:16]
+        for other in folder.glob("*") if folder.exists() else ():
+            if other != own:
+                shutil.rmtree(other, ignore_errors=True)
+        own.mkdir(parents=True, exist_ok=True)
+        return own
+
+    def remove_checkpoints(self, path: str) -> None:
+        """Remove the checkpoints of a run, and the folders that they leave empty."""
+        folder = self.folder / "checkpoints" / path
+        shutil.rmtree(folder, ignore_errors=True)
+        while folder != self.folder:
+            folder = folder.parent
+            with suppress(OSError):  # it is not there, or there are those of other runs
+                if folder != self.folder:
+                    folder.rmdir()
 
     def records(self) -> list[Record]:
         """All runs that ended, by path. Damaged ones are passed over: `find` reports those that a study needs."""

@@ -55,7 +55,7 @@ class Run:
     @property
     def weights_files(self) -> tuple[str, ...]:
         """The files that hold the weights of its folds, in their order."""
-        return tuple(f"fold-{fold.repeat}-{fold.index}.safetensors" for fold in self.folds)
+        return tuple(weights_file(fold.repeat, fold.index) for fold in self.folds)
 
     def problems(self, cases: pd.DataFrame) -> list[str]:
         """The folds whose time intervals cannot be cut, for too few times of death. `cases` has time and event."""
@@ -86,6 +86,11 @@ class Run:
             "data": data_of(self.model, parts),
             "code": code_of(self.model),
         }
+
+
+def weights_file(repeat: int, index: int) -> str:
+    """The name of the file that holds the trained model of a fold."""
+    return f"fold-{repeat}-{index}.safetensors"
 
 
 def named_settings(model: str, hyperparameters: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Search:
     trials_wanted: int
     seeds: int
     seed: int
+    keep_weights: bool = False  # of the choices, trained on all training cases
     trials: list[Trial] = field(default_factory=list)  # those handed out
     refits: dict[int, Record | None] = field(default_factory=dict)  # by seed: how the choice does on the outer fold
     abandoned: bool = False
@@ -105,7 +106,7 @@ class Search:
             seed = len(self.refits)
             self.refits[seed] = None
             config = replace(self.chosen.config, epochs=self.chosen.best.epoch, seed=seed)
-            return Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen"), seed
+            return Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen", self.keep_weights), seed
         return None
 
     @property
@@ -284,6 +285,7 @@ def nested_searches(
     inner_folds: int = 3,
     seeds: int = 1,
     seed: int = 0,
+    keep_weights: bool = False,
 ) -> list[Search]:
     """A search for each outer fold; inner folds are made of its training cases, by event and site as all folds are.
 
@@ -296,7 +298,7 @@ def nested_searches(
         except DataError as error:
             problems += [f"cohort {cohort.name}, inside outer fold {fold.index}: {line}" for line in error.problems]
             continue
-        searches.append(Search(cohort, fold, tuple(inner), space, trials, seeds, seed))
+        searches.append(Search(cohort, fold, tuple(inner), space, trials, seeds, seed, keep_weights))
         problems += searches[-1].problems()
     raise_if_any(problems)
     return searches

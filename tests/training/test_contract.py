@@ -17,7 +17,7 @@ from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.models import MODELS, Prediction, SurvivalModel
 from survq.training.checkpoints import Checkpoints
 from survq.training.config import TrainConfig
-from survq.training.fold import FittedFold
+from survq.training.fold_file import read_fold
 from survq.training.loop import train_folds
 
 
@@ -240,7 +240,7 @@ def test_saved_folds_predict_what_they_predicted(small, tmp_path):
     assert sorted(outcome.files) == ["fold-0-0.safetensors", "fold-0-1.safetensors"]
     for fold, (name, content) in zip(run.folds, sorted(outcome.files.items()), strict=True):
         (tmp_path / name).write_bytes(content)
-        fitted = FittedFold.load(tmp_path / name)
+        fitted = read_fold(tmp_path / name)[0]
         assert fitted.gene_set_names["families"] == ("one", "two")
         found = fitted.predict_cases(fitted.preprocessing.table(cohort), bags, sorted(fold.validation))
         expected = outcome.predictions[outcome.predictions["fold"] == fold.index].reset_index(drop=True)
