@@ -25,7 +25,7 @@ from survq.data.location import Location, replace_file
 from survq.data.problems import DataError, raise_if_any
 from survq.evaluation.measure import measure
 from survq.evaluation.significance import bootstrap_difference
-from survq.exits import UsageError, end, exit_on_user_error, terminate
+from survq.exits import UsageError, exit_on_user_error, exit_with, terminate
 from survq.models import MODELS
 from survq.reporting.run_progress import Progress, short_labels
 from survq.reporting.tables import Table, environment_note, paper_table
@@ -60,7 +60,9 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
         yield study
         study.farewell()
         if study.missing:
-            end(f"{len(study.missing)} result(s) are missing; start the same command again to retry what failed.", 1)
+            exit_with(
+                f"{len(study.missing)} result(s) are missing; start the same command again to retry what failed.", 1
+            )
 
 
 @dataclass

@@ -13,10 +13,10 @@ from survq.exits import UsageError
 
 @dataclass(frozen=True)
 class ImportPathways:
-    """The gene sets of a data folder: GMT files of MSigDB or Reactome, or signature tables; several are joined.
+    """Import pathways from GMT files of MSigDB or Reactome, or from signature tables; several files are combined.
 
-    All cohorts of the folder share them. A pathway counts for a cohort that measures 90 % of its genes, as in the
-    paper; what each lacks stands in coverage.csv.
+    All cohorts of the data folder share them. As in the paper, a cohort uses the pathways of which it measures at
+    least 90 % of the genes; coverage.csv lists the missing genes.
 
     example:  survq import pathways h.all.v2023.1.Hs.symbols.gmt c2.cp.reactome.v2023.1.Hs.symbols.gmt data
 
@@ -24,7 +24,7 @@ class ImportPathways:
     """
 
     files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ... DATA")]
-    """Files of gene sets, in the order wanted; and at the end the data folder."""
+    """Files of gene sets, in the order to keep, followed by the data folder."""
 
     def run(self) -> int:
         from survq.data.gene_sets import COVERAGE
@@ -33,15 +33,15 @@ class ImportPathways:
 
         *files, data = self.files
         if not files:
-            raise UsageError("give one file of gene sets or more, and then the data folder")
+            raise UsageError("give one or more files of gene sets, and then the data folder")
         imported = import_pathways(files, Location.at(data))
         print(f"{len(imported.pathways)} pathways from {len(files)} files")
         covered = [
-            f"{cohort}: covers {count} to {COVERAGE:.0%}; {len(imported.pathways) - count} are left out"
+            f"{cohort}: {count} covered to {COVERAGE:.0%}; {len(imported.pathways) - count} excluded"
             for cohort, count in imported.covered.items()
         ]
         for line in [*imported.notes, *covered]:
             print(f"    {line}")
-        print(f"\nWritten to {data}/pathways.gmt" + (f"; each pathway in {data}/coverage.csv." if covered else "."))
+        print(f"\nWritten to {data}/pathways.gmt" + (f"; coverage in {data}/coverage.csv." if covered else "."))
         print(f"Next: survq import expression FILE {data} --cohort NAME")
         return 0

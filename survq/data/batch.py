@@ -1,4 +1,4 @@
-"""Batch: what a model sees of some cases. CaseTable: the same cases as a fold sees them."""
+"""Batch: the input of a model. CaseTable: all cases as one fold sees them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Bags = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some cases. Bags are ragged and stay so: nothing is padded, so nothing needs a mask."""
+    """Several cases as the input of a model. Bags are ragged: without padding, no mask is needed."""
 
     case_ids: tuple[str, ...]
-    bags: tuple[Tensor, ...]  # one (patch, feature) a case; (0, feature) where the case has no slides
-    expression: Float[Tensor, "case gene"]  # zeros where the case has none
+    bags: tuple[Tensor, ...]  # one (patch, feature) per case; (0, feature) for a case without slides
+    expression: Float[Tensor, "case gene"]  # zeros for a case without expression
     has_expression: Bool[Tensor, " case"]
     time: Float[Tensor, " case"]  # months
     event: Bool[Tensor, " case"]
@@ -41,7 +41,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class CaseTable:
-    """All cases of a cohort in the eyes of one fold: expression scaled and times cut as its training cases say."""
+    """All cases of a cohort as one fold sees them: scaled and discretised by its training cases."""
 
     row: Mapping[str, int]
     expression: Float[Tensor, "case gene"]
@@ -63,8 +63,8 @@ class CaseTable:
     ) -> CaseTable:
         """Fit scaling and interval edges on the training cases of `fold`.
 
-        `interval_edges="cohort"` takes the edges from the whole cohort, held-out cases included: what the paper's
-        kin do, and a small leak of labels.
+        `interval_edges="cohort"` fits the edges on the whole cohort, including held-out cases, as related published
+        code does; this leaks a little of the labels.
         """
         case_ids = cohort.cases.index
         time, event = cohort.cases["time"].to_numpy(float), cohort.cases["event"].to_numpy(bool)
@@ -77,7 +77,9 @@ class CaseTable:
         if has.any():
             assert cohort.expression is not None
             if not (training & has).any():
-                raise DataError([f"fold {fold.index}: no training case has expression to scale by. Fix: fewer folds."])
+                raise DataError(
+                    [f"fold {fold.index}: no training case has expression to fit the scaling. Fix: use fewer folds."]
+                )
             scale = SCALES[expression_scale](cohort.expression.loc[case_ids[training & has]].to_numpy())
             expression[has] = scale(cohort.expression.loc[case_ids[has]].to_numpy())
         return cls(

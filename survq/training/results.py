@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from survq.data.location import Location, appearing, parquet
+from survq.data.location import Location, atomic_folder, parquet
 from survq.data.lock import locked
 from survq.evaluation.epochs import Epoch
 
@@ -104,7 +104,7 @@ class Results:
         folder = self.folder / path
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with appearing(folder) as unfinished:
+            with atomic_folder(folder) as unfinished:
                 checksums = {"config.json": _write(unfinished / "config.json", _json(config))}
                 if predictions is not None:
                     checksums["predictions.parquet"] = _write(unfinished / "predictions.parquet", parquet(predictions))
