@@ -1,4 +1,4 @@
-"""The `survq` command: make data folders, and look at them. Studies are run with `python studies/<study>.py`."""
+"""The `survq` command makes and checks data folders. Studies are run with `python studies/<study>.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from survq.exits import USAGE, exit_on_user_error
 
 @dataclass(frozen=True)
 class Import:
-    """Bring files that people already have into a data folder. Everything is joined by case id.
+    """Import existing files into a data folder. All tables are joined by case id.
 
     example:  survq import survpath ~/SurvPath data --cohorts BLCA
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = tyro.cli(
             Command,
             prog="survq",
-            description=f"{__doc__}\n\nA first look:  survq simulate data && survq check data",
+            description=f"{__doc__}\n\nTo get started:  survq simulate data && survq check data",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )

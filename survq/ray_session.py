@@ -1,4 +1,4 @@
-"""The Ray session: a private one on this machine, or the cluster that RAY_ADDRESS names. Import `ray` from here."""
+"""The Ray session: a private one on this machine, or the cluster at RAY_ADDRESS. Import `ray` from here."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ import secrets
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
-BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # `ray up` leaves it on the head
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # written to the head node by `ray up`
 ON_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
 
-# These are read when ray is imported.
+# Ray reads these variables when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run` must not ship the project folder to workers
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # whoever has no GPU sees all: TrialResources.device
+# processes without a GPU request still see all GPUs: see TrialResources.device
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # survq writes its own results and curves
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # Tune schedules, it does not remember
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # its own ends a study as if all of it were done
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # Tune only schedules; survq keeps the state
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune's handler would end a study as if it were complete
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "1000")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# of PyTorch in Ray's processes: large tensors in large pages, for fresh small ones cost more than what fills them
+# PyTorch in Ray's processes: huge pages for large tensors, as page faults cost more than filling the memory
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# inside one of Ray's own processes the session is there, and what is said of it must not change
+# in Ray's worker processes the session exists already, and its variables must not change
 if not ON_CLUSTER and not ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
     # Without this a local Ray listens on all network interfaces, whatever address it is given.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    # A token of this process alone; Ray would otherwise leave one in the home folder, readable by all.
+    # A token of this process only; otherwise Ray writes one to the home folder, readable by all.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "150")
 
 import ray  # noqa: E402
 
-__all__ = ["ON_CLUSTER", "await_machine", "connect", "on_loopback", "ray", "resources", "silence"]
+__all__ = ["ON_CLUSTER", "await_machine", "connect", "on_loopback", "quiet_data_context", "ray", "resources"]
 
 
 def connect(cpus: int | None = None, verbose: bool = False) -> None:
-    """Start a private Ray on this machine, or join the cluster that RAY_ADDRESS names; once a process.
+    """Start a private Ray on this machine, or join the cluster at RAY_ADDRESS; once per process.
 
-    Raises ConnectionError with the mend where the cluster cannot be joined.
+    Raises ConnectionError if the cluster cannot be joined.
     """
     if ray.is_initialized():
         return
@@ -64,60 +67,72 @@ def connect(cpus: int | None = None, verbose: bool = False) -> None:
         else:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     if not verbose:
-        silence()
+        _silence_loggers()
 
 
 def on_loopback() -> bool:
-    """Whether the session is on this machine's loopback interface only, as a private one is; known in every process."""
+    """Whether the session uses the loopback interface only, as a private one does. Works in every process."""
     return ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback
 
 
-def silence() -> None:
-    """Ray's parts set up their loggers when first used, so this is said again then."""
+@contextmanager
+def quiet_data_context(**settings: object) -> Iterator[ray.data.DataContext]:
+    """Within the block, Ray Data uses a copy of its context with these settings, without log or progress bars."""
+    context = ray.data.DataContext.get_current().copy()
+    _silence_loggers()
+    context.enable_progress_bars = False
+    for name, value in settings.items():
+        setattr(context, name, value)
+    with ray.data.DataContext.current(context):
+        yield context
+
+
+def _silence_loggers() -> None:
+    """Show errors only. Ray's libraries configure their loggers on first use, so repeat this after it."""
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def resources() -> tuple[int, int, int]:
-    """How many nodes there are, and how many CPUs and GPUs there are or, where machines come when asked for, may be."""
-    total, most = ray.cluster_resources(), _may_grow_to()
-    cpus, gpus = (int(max(total.get(what, 0), most.get(what, 0))) for what in ("CPU", "GPU"))
+    """The numbers of nodes, CPUs and GPUs. On an autoscaling cluster, CPUs and GPUs are those it may grow to."""
+    total, limit = ray.cluster_resources(), _autoscaler_limit()
+    cpus, gpus = (int(max(total.get(what, 0), limit.get(what, 0))) for what in ("CPU", "GPU"))
     return sum(node["Alive"] for node in ray.nodes()), cpus or 1, gpus
 
 
 def await_machine(minutes: float = 45) -> None:
-    """On a cluster whose machines come when asked for, ask for one and wait until it is there.
+    """On an autoscaling cluster without a free machine, request one and wait for it.
 
-    Raises ConnectionError with the mend.
+    Raises ConnectionError if none has started after `minutes`.
     """
-    what = "GPU" if _may_grow_to().get("GPU") else "CPU"
+    what = "GPU" if _autoscaler_limit().get("GPU") else "CPU"
     if not ON_CLUSTER or ray.cluster_resources().get(what, 0) >= 1:
         return
     from ray.autoscaler.sdk import request_resources
 
-    print("ray: waiting for a machine, about ten minutes; `ray status` says how it goes", flush=True)
+    print("ray: waiting for a machine, about ten minutes; `ray status` shows the progress", flush=True)
     deadline = time.monotonic() + 60 * minutes
     request_resources(bundles=[{what: 1}])
     try:
         while ray.cluster_resources().get(what, 0) < 1:
             if time.monotonic() > deadline:
                 raise ConnectionError(
-                    f"no machine came in {minutes:g} minutes. Fix: `ray status` on the head says why, mostly the "
-                    f"account's quota or no room in the zone."
+                    f"no machine started within {minutes:g} minutes. Fix: run `ray status` on the head node for the "
+                    f"reason, usually the account's quota or no capacity in the zone."
                 )
             time.sleep(5)
     finally:
-        request_resources(bundles=[])  # an ask that stands keeps the machine for ever
+        request_resources(bundles=[])  # a standing request would keep the machine forever
 
 
-def _may_grow_to() -> dict[str, float]:
-    """What the cluster's autoscaler may add up to; empty where none is at work."""
+def _autoscaler_limit() -> dict[str, float]:
+    """The resources that the cluster's autoscaler may grow to; empty without an autoscaler."""
     if not (ON_CLUSTER and BOOTSTRAP.is_file()):
         return {}
     config = yaml.safe_load(BOOTSTRAP.read_text())
-    most: dict[str, float] = {}
+    limit: dict[str, float] = {}
     for name, kind in config["available_node_types"].items():
         count = min(kind["max_workers"], config["max_workers"]) + (name == config["head_node_type"])
         for what, amount in kind["resources"].items():
-            most[what] = most.get(what, 0) + count * amount
-    return most
+            limit[what] = limit.get(what, 0) + count * amount
+    return limit

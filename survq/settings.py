@@ -1,4 +1,4 @@
-"""The few flags that every study shares."""
+"""The options shared by all studies."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from survq.exits import UsageError
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What every study can be told."""
+    """Options shared by all studies."""
 
     data: str | None = None
-    """A data folder or bucket URI, as `survq import` makes it. Left out: a small simulated cohort."""
+    """Data folder made by `survq import`, or its bucket URI. Default: a small simulated cohort."""
     cohorts: tuple[str, ...] = ()
-    """Names of cohorts in the data folder, such as BLCA COADREAD. Left out: all of them."""
+    """Cohorts in the data folder, such as BLCA COADREAD. Default: all cohorts."""
     results: Path = Path("results")
-    """Where results go, a folder a study. Start the same command again to continue."""
+    """Folder for results, with one subfolder per study. Run the same command again to resume."""
     epochs: int | None = None
-    """Epochs of training. Left out: the paper's 50, or what the study says for simulated data."""
+    """Training epochs. Default: 50 as in the paper, or the study's own number for simulated data."""
     folds: int | None = None
-    """Make this many folds, stratified by event, grouped by site. Left out: the folds given with the data, else 5."""
+    """Number of new folds, stratified by event and grouped by site. Default: the folds of the data folder, else 5."""
     repeats: int = 1
-    """Make the folds this many times over, each time other ones. Not for folds that are given with the data."""
+    """Repeats of the cross-validation, each with a new split. Not available for folds of the data folder."""
     seeds: int = 1
-    """Train each configuration with this many seeds."""
+    """Seeds per configuration."""
     cpus: int | None = None
-    """CPUs that a private Ray on this machine may use. Left out: all."""
+    """CPUs for the private Ray on this machine. Default: all."""
     gpus_per_trial: float | None = None
-    """GPUs of a trial, or of each of its workers; 0.5 puts two on a GPU, 0 takes none. Left out: one, where
-    there are any."""
+    """GPUs per trial, or per Ray Train worker; 0.5 lets two trials share a GPU, 0 uses none. Default: 1 if there are
+    GPUs."""
     workers_per_trial: int = 0
-    """Spread the folds of a trial over this many Ray Train workers; a multiple of the folds also divides their batches.
-    0: the trial's own process does all."""
+    """Ray Train workers that share the folds of a trial; a multiple of the number of folds also divides each fold's
+    batches. 0: one process trains all folds."""
     keep_weights: bool = False
     """Keep the trained models of all folds, for `survq predict`: about 0.1 GB per fold at the paper's size."""
     checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints of a run, from which an interrupted run goes on. 0: after every epoch."""
+    """Minutes between checkpoints of a run, from which an interrupted run continues. 0: after every epoch."""
     verbose: bool = False
-    """Show what Ray has to say."""
+    """Show Ray's log."""
 
     at_least: ClassVar[dict[str, int]] = dict(epochs=1, folds=2, repeats=1, seeds=1, cpus=1, workers_per_trial=0)
 
@@ -54,7 +54,7 @@ class StudySettings:
             problems.append(f"--checkpoint-minutes is {self.checkpoint_minutes:g}; expected 0 or more")
         if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
             problems.append(f"--gpus-per-trial is {self.gpus_per_trial:g}; expected 0 or more")
-        if twice := sorted({name for name in self.cohorts if self.cohorts.count(name) > 1}):
-            problems.append(f"--cohorts names {', '.join(twice)} more than once")
+        if repeated := sorted({name for name in self.cohorts if self.cohorts.count(name) > 1}):
+            problems.append(f"--cohorts lists {', '.join(repeated)} more than once")
         if problems:
             raise UsageError("; ".join(problems))

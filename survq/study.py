@@ -20,7 +20,7 @@ from survq import demo
 from survq.data.cohort import Cohort, cohort_names
 from survq.data.location import Location, replace_file
 from survq.data.problems import DataError, raise_if_any
-from survq.exits import end, exit_on_user_error
+from survq.exits import exit_on_user_error, exit_with
 from survq.reporting.configurations import index_table, short_labels
 from survq.reporting.run_progress import Progress
 from survq.reporting.study_tables import Trained
@@ -55,7 +55,9 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
         yield study
         study.farewell()
         if study.missing:
-            end(f"{len(study.missing)} result(s) are missing; start the same command again to retry what failed.", 1)
+            exit_with(
+                f"{len(study.missing)} result(s) are missing; start the same command again to retry what failed.", 1
+            )
 
 
 @dataclass

@@ -1,27 +1,27 @@
-"""Text for people: lists cut short, durations."""
+"""Text for people: shortened lists and durations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-SHOWN = 20  # of many problems
+SHOWN = 20  # items of a long list
 
 
 def itemised(sentences: Sequence[str]) -> list[str]:
-    """The first of many sentences, a line each, and a line that says how many more there are."""
+    """One line for each of the first sentences, and a last line with the number of the others."""
     more = len(sentences) - SHOWN
     return [f"  - {sentence}" for sentence in sentences[:SHOWN]] + ([f"  ... and {more} more"] if more > 0 else [])
 
 
 def preview(names: Iterable[object], limit: int = 3) -> str:
-    """The first few of many names, escaped: ids come from users' files and may hold anything."""
+    """The first few names, escaped, because ids from users' files may contain anything."""
     names = list(names)
     shown = ", ".join(repr(str(name)) for name in names[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def clock(seconds: float) -> str:
-    """1:05:09, or 5:09."""
+    """A duration as 1:05:09 or 5:09."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

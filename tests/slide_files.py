@@ -1,4 +1,4 @@
-"""Slides for tests: tiled TIFFs, as OpenSlide reads them; of any size, for tiles that are equal are stored once."""
+"""Slides for tests: tiled TIFFs for OpenSlide. Equal tiles are stored once, so that large slides are small files."""
 
 import struct
 import zlib
@@ -16,10 +16,10 @@ Draw = Callable[[int, int], np.ndarray]
 
 def write_tiff(file: Path, levels: Sequence[tuple[int, int, Draw]], mpp: float | None = None) -> Path:
     """Levels are (width, height, draw), the largest first; `mpp` becomes the resolution tags."""
-    stored: dict[bytes, tuple[int, int]] = {}  # pixels of a tile: its address and bytes
+    stored: dict[bytes, tuple[int, int]] = {}  # pixels of a tile -> offset and size in the file
     with file.open("wb") as stream:
         stream.write(b"II*\0" + bytes(4))
-        link = 4  # where the address of the next level is written
+        link = 4  # position of the offset of the next level's directory
         for number, (width, height, draw) in enumerate(levels):
             offsets, counts = [], []
             for y in range(0, height, TILE):
@@ -79,7 +79,7 @@ def of_array(pixels: np.ndarray) -> tuple[int, int, Draw]:
 
 
 def stained(width: int, height: int, seed: int = 0) -> tuple[int, int, Draw]:
-    """A level that is stained tissue in the middle and glass around it; its tiles of one kind are all the same."""
+    """A level with stained tissue in the middle and glass around it; all tiles of a kind are equal."""
     random = np.random.default_rng(seed)
     glass = np.clip(random.normal(242, 2, (TILE, TILE, 3)), 0, 255).astype(np.uint8)
     nuclei = random.random((TILE // 8, TILE // 8)).repeat(8, 0).repeat(8, 1)[..., None] < 0.3

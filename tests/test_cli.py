@@ -1,4 +1,4 @@
-"""The command: what it prints, its exit codes, and that errors are sentences and not tracebacks."""
+"""The `survq` command: output, exit codes, and user errors as messages without tracebacks."""
 
 import os
 import re
@@ -22,19 +22,19 @@ def test_import_and_check_real_cohorts(real_data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "BLCA: 359 cases, 113 events, 1577 genes, 281 of 331 pathways covered" in out
     assert "COADREAD: 296 cases, 37 events" in out
-    assert "left out, expression without a label: 21" in out
-    who = "'TCGA-EI-6883', 'TCGA-G4-6323'"
-    assert f"left out, neither slides nor expression: 2, until slides of them come: {who}" in out
+    assert "excluded, expression without a label: 21" in out
+    ids = "'TCGA-EI-6883', 'TCGA-G4-6323'"
+    assert f"excluded, neither slides nor expression: 2, until their slides are imported: {ids}" in out
     assert "'TCGA-G4-6317', 'TCGA-G5-6572', 'TCGA-NH-A8F7'" in out
     assert f"Next: python studies/query_counts.py --data {data} --cohorts BLCA COADREAD" in out
     assert main(["check", data]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"events held out +25 24 23 25 16 +5 13 5 9 5", out)
+    assert re.search(r"held-out events +25 24 23 25 16 +5 13 5 9 5", out)
     assert "No problems found" in out
 
 
 def test_a_cohort_from_single_tables(real_data, tmp_path, capsys):
-    """What a person types, in the order that the messages propose; with real tables."""
+    """With real tables, in the order that the messages propose."""
     survpath, data = real_data / "survpath", str(tmp_path / "data")
     labels = str(survpath / "datasets_csv/metadata/tcga_hnsc.csv")
     sets = [str(survpath / f"datasets_csv/metadata/{name}_signatures.csv") for name in ("hallmarks", "xena")]
@@ -44,7 +44,7 @@ def test_a_cohort_from_single_tables(real_data, tmp_path, capsys):
     assert main(["import", "labels", labels, data, "--cohort", "HNSC"]) == 0
     out = capsys.readouterr().out
     assert "HNSC: 394 cases, 117 events, disease-specific survival" in out
-    assert "survival_months_dss in months, censorship_dss = 0 is an event, 1 a censored case" in out
+    assert "time: survival_months_dss in months; event: censorship_dss = 0; censored: censorship_dss = 1" in out
     assert main(["check", data]) == 65
     assert "no case has slides or expression" in capsys.readouterr().out
 
@@ -54,14 +54,14 @@ def test_a_cohort_from_single_tables(real_data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "HNSC: expression of 394 cases, 769 of the 1,557 genes" in out
     assert "covers 10 of 331 pathways; " in out
-    assert "left out, expression without a label: 22" in out
+    assert "excluded, expression without a label: 22" in out
     assert main(["import", "splits", splits, data, "--cohort", "HNSC"]) == 0
-    assert "HNSC: 5 given folds, with 16 25 18 45 13 events held out" in capsys.readouterr().out
+    assert "HNSC: 5 folds with 16 25 18 45 13 held-out events" in capsys.readouterr().out
     assert main(["check", data]) == 0
     assert "No problems found" in capsys.readouterr().out
 
 
-def test_a_clinical_table_of_ones_own(tmp_path, capsys):
+def test_a_clinical_table_with_stated_columns(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("id,days,status\nP1,60,dead\nP2,90,alive\nP3,,dead\n")
     stated = ["--case-column", "id", "--time-column", "days", "--time-unit", "days", "--event-column", "status"]
     coding = ["--event-values", "dead", "--censored-values", "alive"]
@@ -83,7 +83,7 @@ def test_cohorts_can_be_chosen(real_data, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path)) == ["COADREAD", "coverage.csv", "pathways.gmt", "source.json"]
 
 
-def test_problems_end_with_65_and_all_are_shown(tmp_path, small, capsys):
+def test_problems_exit_with_65_and_all_are_shown(tmp_path, small, capsys):
     write_cohort(tmp_path, "X", **small)
     for table in ("expression", "splits"):
         os.truncate(tmp_path / "X" / f"{table}.parquet", 10)
@@ -93,7 +93,7 @@ def test_problems_end_with_65_and_all_are_shown(tmp_path, small, capsys):
     assert "33 of 33 slides read" in captured.err
 
 
-def test_bad_source_is_told_on_stderr(small_survpath, tmp_path, tree, capsys):
+def test_problems_of_the_source_are_printed_to_stderr(small_survpath, tmp_path, tree, capsys):
     labels = small_survpath / "datasets_csv/metadata/tcga_blca.csv"
     labels.write_text(labels.read_text().replace("AA,10.5", "AA,ten"))
     before = tree(tmp_path)
@@ -128,7 +128,7 @@ def test_bad_source_is_told_on_stderr(small_survpath, tmp_path, tree, capsys):
         (["import", "expression", "/absent", "d", "--cohort", "X"], 65, "labels define the cases"),
         (["import", "splits", "/absent", "d", "--cohort", "X"], 65, "labels define the cases"),
         (["import", "pathways", "/absent", "d"], 66, "/absent"),
-        (["import", "pathways", "d"], 64, "give one file of gene sets or more"),
+        (["import", "pathways", "d"], 64, "give one or more files of gene sets"),
         (["fetch", "gdc", "BRCA", "d"], 64, ""),
         (["simulate", "d", "--cases", "30", "--name", "../x"], 65, "cannot be the name of a cohort"),
     ],
@@ -142,7 +142,7 @@ def test_exit_codes(arguments, code, message, capsys, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_place_that_cannot_be_written_ends_with_74(small_survpath, tmp_path, capsys):
+def test_an_unwritable_destination_exits_with_74(small_survpath, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert main(["import", "survpath", str(small_survpath), str(tmp_path / "file" / "data")]) == 74
     assert capsys.readouterr().err.startswith("survq: ")
@@ -152,7 +152,7 @@ def test_simulate(tmp_path, capsys):
     assert main(["simulate", str(tmp_path), "--cases", "40", "--seed", "3", "--name", "TOY"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"cases +40\n", out)
-    assert "The truth itself ranks the cases with a C-index of 0." in out
+    assert "The true risks reach a C-index of 0." in out
     assert main(["check", str(tmp_path), "--deep"]) == 0
 
 
@@ -163,14 +163,14 @@ def test_simulate(tmp_path, capsys):
         *(f"import {what}" for what in ("labels", "expression", "pathways", "splits", "features", "survpath")),
     ],
 )
-def test_help_teaches(command, capsys):
+def test_help_shows_an_example_and_the_next_command(command, capsys):
     assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out
     assert "survq simulate data" in out if not command else f"example:  survq {command}" in out
     assert "next:" in out
 
 
-def test_it_starts_quickly_and_without_heavy_imports():
+def test_the_command_starts_without_heavy_imports():
     heavy = ("torch", "ray", "sklearn", "pandas", "lifelines")
     code = f"import sys, survq.cli; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -188,7 +188,7 @@ def test_it_starts_quickly_and_without_heavy_imports():
     ],
     ids=repr,
 )
-def test_what_the_user_can_mend_is_a_sentence_and_a_code(error, code, capsys):
+def test_a_user_error_ends_with_a_message_and_an_exit_code(error, code, capsys):
     with pytest.raises(SystemExit) as ended, exit_on_user_error():
         raise error
     assert ended.value.code == code
@@ -196,19 +196,19 @@ def test_what_the_user_can_mend_is_a_sentence_and_a_code(error, code, capsys):
 
 
 @pytest.mark.parametrize("bug", [ValueError("Length mismatch"), TypeError("None"), RuntimeError("shapes")], ids=repr)
-def test_a_bug_is_a_traceback(bug):
-    """A library's ValueError is no mistake of the user, and her message would not tell where it comes from."""
+def test_a_bug_ends_with_a_traceback(bug):
+    """A library's ValueError is not a user error, and its message alone would not show its origin."""
     with pytest.raises(type(bug)) as shown, exit_on_user_error():
         raise bug
     assert shown.value is bug
 
 
-def test_a_world_that_cannot_be_is_a_sentence(tmp_path, capsys, monkeypatch):
+def test_an_impossible_simulation_is_a_user_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], censoring=0.001))
     assert main(["simulate", str(tmp_path)]) == 64
     assert "cannot be had" in capsys.readouterr().err
 
 
-def test_an_unsafe_address_is_a_sentence(tmp_path, capsys):
+def test_an_unsafe_url_is_a_user_error(tmp_path, capsys):
     assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", "ftp://example.org"]) == 64
     assert "it is no https address" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from survq.exits import DATA
 
 @dataclass(frozen=True)
 class Check:
-    """Show what a data folder holds, and everything that is wrong with it.
+    """Show the content of a data folder, and all its problems.
 
-    Looks at all cohorts in one pass; exits with 65 where there are problems. A folder in a bucket is read as well.
+    Checks all cohorts in one pass and exits with 65 if there are problems. The folder may be in a bucket.
 
     example:  survq check data --deep
 
@@ -24,28 +24,28 @@ class Check:
     """
 
     folder: Annotated[Positional[str], arg(metavar="DIR")]
-    """Data folder, or the address of one in a bucket."""
+    """Data folder, or its bucket URI."""
     deep: bool = False
-    """Read every patch feature too, and hold it against its checksum."""
+    """Also read all patch features and verify their checksums."""
 
     def run(self) -> int:
         from survq.data.check import check
 
-        report = check(self.folder, deep=self.deep, progress=_progress)
-        if report.cohorts:
-            print(report.table())
-        if report.notes:
-            print("\nWorth a look:\n" + "\n".join(f"  - {note}" for note in report.notes))
-        if report.problems:
-            print(f"\n{len(report.problems)} problems:\n" + "\n".join(f"  - {line}" for line in report.problems))
+        checked = check(self.folder, deep=self.deep, progress=_show_progress)
+        if checked.cohorts:
+            print(checked.table())
+        if checked.notes:
+            print("\nNotes:\n" + "\n".join(f"  - {note}" for note in checked.notes))
+        if checked.problems:
+            print(f"\n{len(checked.problems)} problems:\n" + "\n".join(f"  - {line}" for line in checked.problems))
             return DATA
-        print(f"\nNo problems found{'' if self.deep else '; features themselves were not read, --deep does that'}.")
-        show_next(self.folder, [cohort.name for cohort in report.cohorts])
+        print(f"\nNo problems found{'' if self.deep else '; patch features were not read (--deep reads them)'}.")
+        show_next(self.folder, [cohort.name for cohort in checked.cohorts])
         return 0
 
 
-def _progress(done: int, slides: int) -> None:
-    """On a terminal one line that counts; in a log ten lines."""
+def _show_progress(done: int, slides: int) -> None:
+    """On a terminal, one line that is updated; in a log, ten lines."""
     if sys.stderr.isatty():
         print(f"\r{done} of {slides} slides read", end="\n" if done == slides else "", file=sys.stderr, flush=True)
     elif done * 10 // slides > (done - 1) * 10 // slides:

@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""Output shared by several commands."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ def show_next(folder: object, cohorts: Sequence[str]) -> None:
 
 
 def show_cohort(name: str, first: str, lines: Sequence[str], dropped) -> None:
-    """A cohort after an import: a line, more below it, and who was left out, by reason."""
-    from survq.data.tables import say_dropped
+    """A cohort after an import: the first line, further lines below it, and excluded cases by reason."""
+    from survq.data.tables import summarise_dropped
 
     print(f"{name}: {first}")
-    for line in [*lines, *say_dropped(dropped)]:
+    for line in [*lines, *summarise_dropped(dropped)]:
         print(f"    {line}")
 
 
-class Meter:
-    """Counts the bytes of large files: on a terminal in one line, in a log with a line a tenth."""
+class ByteProgress:
+    """Progress of reading or downloading files: one updated line on a terminal, a line per tenth of a file in a log."""
 
-    def __init__(self, least: int = 0):
-        self.least = least  # bytes of a file that is worth it
+    def __init__(self, smallest: int = 0):
+        self.smallest = smallest  # bytes; smaller files show no progress
         self.shown = (time.monotonic(), "", 0)
 
-    def __call__(self, name: str, there: int, total: int | None) -> None:
-        if total is not None and total < self.least:
+    def __call__(self, name: str, done: int, total: int | None) -> None:
+        if total is not None and total < self.smallest:
             return
         now, live = time.monotonic(), sys.stderr.isatty()
-        when, before, tenth = self.shown
-        new = there * 10 // total if total else there // 10**8
-        at_end = there == total
-        if name == before and (now - when < 0.5 and not (at_end and new > tenth) if live else new <= tenth):
+        when, last_name, last_tenth = self.shown
+        tenth = done * 10 // total if total else done // 10**8
+        at_end = done == total
+        recent = now - when < 0.5 and not (at_end and tenth > last_tenth)
+        if name == last_name and (recent if live else tenth <= last_tenth):
             return
-        self.shown = (now, name, new)
+        self.shown = (now, name, tenth)
         of = f" of {total / 1e6:,.1f}" if total else ""
-        line = f"{name}: {there / 1e6:,.1f}{of} MB"
+        line = f"{name}: {done / 1e6:,.1f}{of} MB"
         print(f"\r{line}" if live else line, end="\n" if not live or at_end else "", file=sys.stderr, flush=True)

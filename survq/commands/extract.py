@@ -20,39 +20,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Extract:
-    """Slides to patch features: tissue, patches of 224 px at 20x, a patch encoder, the feature store.
+    """Extract patch features from slides: find the tissue, cut it into patches of 224 px at 20x, encode and store them.
 
-    A slide goes to the case that its TCGA barcode names, or to the one that --cases tells. On a cluster the slides and
-    weights must be on a disk that all nodes share. What is finished is not done again: start the same command again
-    to continue.
+    Slides are matched to cases by TCGA barcode, or by the table of --cases. On a cluster, slides and weights must be
+    on a disk shared by all nodes. Run the same command again to resume: finished slides are skipped.
 
-    Look at the overviews: each slide with the outline of its tissue and the grid of its patches.
+    Check the overviews afterwards: each shows a slide with the outline of its tissue and its patches.
 
     example:  survq extract ~/slides data --cohort BLCA --weights ~/uni/pytorch_model.bin
 
-    try it:   survq extract ~/slides data --cohort BLCA --encoder tiny
+    try out:  survq extract ~/slides data --cohort BLCA --encoder tiny
 
     next:     survq check data
     """
 
     slides: Annotated[Positional[Path], arg(metavar="SLIDES")]
-    """Folder with slides in it or in folders below it: .svs, .ndpi, .mrxs, .tiff, ..."""
+    """Folder of slides, searched with its subfolders: .svs, .ndpi, .mrxs, .tiff, ..."""
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """Data folder, or the address of one in a bucket."""
+    """Data folder, or its bucket URI."""
     cohort: str
-    """Cohort that the slides are of; its cases must be there, from `survq import`."""
+    """Cohort of the slides. Import its labels first, with `survq import labels`."""
     encoder: str = "uni"
-    """uni; timm:NAME, any image model of timm; or tiny, mere colours, which needs no weights."""
+    """uni; timm:NAME for any image model of timm; or tiny, plain colours, which needs no weights."""
     weights: Annotated[Path | None, arg(metavar="FILE")] = None
-    """The encoder's weights, .safetensors or .bin. By default those in the cache of the Hugging Face hub."""
+    """Weights of the encoder, .safetensors or .bin. Default: the local cache of the Hugging Face hub."""
     download: bool = False
-    """Fetch weights that are not on this machine. UNI's are given out by huggingface.co/MahmoodLab/UNI on request."""
+    """Download missing weights from the hub. UNI's are gated: request access at huggingface.co/MahmoodLab/UNI."""
     cases: Annotated[Path | None, arg(metavar="TABLE")] = None
-    """CSV with the columns case_id and slide_id, for slides not named by barcode; it may have a column mpp."""
+    """CSV with the columns case_id and slide_id, for slides not named by barcode, and optionally mpp."""
     mpp: float | None = None
-    """Micrometres a pixel of those slides whose files do not say."""
+    """Micrometres per pixel of slides whose files do not state it."""
     timeout: float = 300
-    """Seconds without a patch after which a slide is given up."""
+    """A slide fails after this many seconds without a patch."""
 
     def run(self) -> int:
         needed = ["openslide", "PIL", "scipy", *(["timm"] if self.encoder != "tiny" else [])]
@@ -65,7 +64,7 @@ class Extract:
         from survq.slides.pipeline import encode_slides
 
         start = time.monotonic()
-        # every node loads its own; here it is seen, before anything is started, that it can be loaded
+        # every node loads its own encoder; loading it here first shows errors before anything starts
         encoder = load_encoder(self.encoder, self.weights, download=self.download, device="cpu")
         encode = partial(
             encode_slides,
@@ -75,24 +74,32 @@ class Extract:
             timeout=self.timeout,
         )
         outcomes = extract(self.slides, self.data, self.cohort, encoder, encode, table=self.cases, mpp=self.mpp)
-        self._tell(outcomes, encoder.name, time.monotonic() - start)
+        self._print_summary(outcomes, encoder.name, time.monotonic() - start)
         return DATA if any(outcome.state == "failed" for outcome in outcomes) else 0
 
-    def _tell(self, outcomes: list[SlideOutcome], encoder: str, seconds: float) -> None:
+    def _print_summary(self, outcomes: list[SlideOutcome], encoder: str, seconds: float) -> None:
         from survq.text import clock, itemised
 
         by_state: dict[str, list[SlideOutcome]] = {state: [] for state in ("written", "found", "failed", "skipped")}
         for outcome in outcomes:
             by_state[outcome.state].append(outcome)
-        for state, heading in (("skipped", "Left out, for they are of no case"), ("failed", "Failed")):
-            if left_out := by_state[state]:
+        for state, heading in (
+            ("skipped", "Skipped, because they belong to no case of the cohort"),
+            ("failed", "Failed"),
+        ):
+            if unused := by_state[state]:
                 print(f"{heading}:")
-                print("\n".join(itemised([f"{outcome.slide_id}: {outcome.reason}" for outcome in left_out])))
+                print("\n".join(itemised([f"{outcome.slide_id}: {outcome.reason}" for outcome in unused])))
         written = by_state["written"]
         patches, size = sum(outcome.patches for outcome in written), sum(outcome.bytes for outcome in written)
         counts = ", ".join(
             f"{len(by_state[state])} {name}"
-            for state, name in (("written", "done"), ("found", "found"), ("failed", "failed"), ("skipped", "left out"))
+            for state, name in (
+                ("written", "written"),
+                ("found", "already stored"),
+                ("failed", "failed"),
+                ("skipped", "skipped"),
+            )
         )
         folder = f"{self.data.rstrip('/')}/{self.cohort}"
         print(f"{self.cohort}: {len(outcomes)} slides: {counts}; {encoder}.")
@@ -101,6 +108,6 @@ class Extract:
             f"{patches / seconds:,.1f} patches/s, {len(written) / seconds:.2g} slides/s"
         )
         if by_state["failed"] or by_state["skipped"]:
-            print(f"    who was left out, and why: {folder}/features/skipped.csv")
-        print(f"    look at them: {folder}/overviews")
+            print(f"    skipped and failed slides with reasons: {folder}/features/skipped.csv")
+        print(f"    overviews to check: {folder}/overviews")
         print(f"Next: survq check {shlex.quote(self.data)}")

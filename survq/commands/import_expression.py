@@ -8,16 +8,17 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import Meter, show_cohort
+from survq.commands.console import ByteProgress, show_cohort
 
 
 @dataclass(frozen=True)
 class ImportExpression:
-    """Expression of a cohort whose labels are there: a table with genes and samples, whichever way round.
+    """Import a table of gene expression; genes may be rows or columns. Import the cohort's labels first.
 
-    UCSC Xena (Toil, TCGA and GDC hubs), SurvPath, MMP, PORPOISE (*_rnaseq); CSV or TSV, packed or not, of any size:
-    only what is kept is held in memory. Ensembl ids need a probemap. The unit is told and noted in source.json, with
-    all rules that were applied; coverage.csv lists the missing genes of each gene set.
+    Reads tables of UCSC Xena (Toil, TCGA and GDC hubs), SurvPath, MMP and PORPOISE (*_rnaseq): CSV or TSV, optionally
+    compressed. Tables larger than memory are fine: only imported genes and cases are held. Ensembl ids need a
+    probemap. source.json records the detected unit and all rules applied; coverage.csv lists the genes that each
+    pathway lacks.
 
     example:  survq import expression tcga_RSEM_gene_tpm.gz data --cohort BRCA
                   --gene-map gencode.v23.annotation.gene.probemap
@@ -26,19 +27,19 @@ class ImportExpression:
     """
 
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """Table of expression."""
+    """Expression table."""
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """Data folder."""
     cohort: Annotated[str, arg(metavar="NAME")]
-    """Cohort to give it to."""
+    """Cohort of the samples."""
     gene_map: Annotated[Path | None, arg(metavar="FILE")] = None
     """Probemap from Ensembl ids to symbols: a table with the columns id and gene."""
     aliases: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Names of the same gene: columns alias and symbol, or HGNC's complete set, or the probemap of another release."""
+    """Gene aliases: a table with the columns alias and symbol, HGNC's complete set, or another release's probemap."""
     all_genes: bool = False
-    """Keep the genes of no gene set, too; they count where expression is scaled."""
+    """Also keep genes that are in no gene set; they affect the scaling of expression."""
     sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
-    """Sample types to take, by characters 14-15 of a TCGA barcode."""
+    """Sample types to import, by characters 14-15 of the TCGA barcode."""
 
     def run(self) -> int:
         from survq.data.location import Location
@@ -53,7 +54,7 @@ class ImportExpression:
             aliases=self.aliases,
             all_genes=self.all_genes,
             sample_types=self.sample_types,
-            progress=Meter(least=50_000_000),
+            progress=ByteProgress(smallest=50_000_000),
         )
         cases, genes = expression.values.shape
         show_cohort(
@@ -63,6 +64,6 @@ class ImportExpression:
             expression.notes,
             dropped,
         )
-        print(f"\nWritten to {root / self.cohort}; who was left out stands in dropped.csv.")
+        print(f"\nWritten to {root / self.cohort}; dropped.csv lists excluded cases.")
         print(f"Next: survq check {self.data}")
         return 0

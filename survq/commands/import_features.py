@@ -14,11 +14,11 @@ from survq.exits import DATA
 
 @dataclass(frozen=True)
 class ImportFeatures:
-    """Patch features that TRIDENT, CLAM, STAMP, MMP, SurvPath or slide2vec made: a folder of .h5 or .pt files.
+    """Import patch features of TRIDENT, CLAM, STAMP, MMP, SurvPath or slide2vec: a folder of .h5 or .pt files.
 
-    Which tool made a file is seen by what is in it. A slide goes to the case that its TCGA barcode names, or to the
-    one that --cases tells. All files are looked at first; where anything is wrong, all of it is named and nothing is
-    written. The same command continues an import that ended early, and brings what is new.
+    Detects the tool from the content of each file. Slides are matched to cases by TCGA barcode, or by the table of
+    --cases. All files are inspected first: if there are problems, all are listed and nothing is written. Run the same
+    command again to resume an interrupted import or to add new slides.
 
     example:  survq import features ~/trident/20x_224px_0px_overlap/features_uni_v1 data --cohort BLCA
 
@@ -26,17 +26,17 @@ class ImportFeatures:
     """
 
     src: Annotated[Positional[Path], arg(metavar="SRC")]
-    """Folder with the files, or with folders of them."""
+    """Folder of feature files, searched with its subfolders."""
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """Data folder, or the address of one in a bucket. It has the cohort already, with its labels."""
+    """Data folder, or its bucket URI. Import the cohort's labels first."""
     cohort: Annotated[str, arg(metavar="NAME")]
-    """Cohort that the slides are of."""
+    """Cohort of the slides."""
     cases: Annotated[Path | None, arg(metavar="TABLE")] = None
-    """CSV with the columns case_id and slide_id; a column mpp makes pixels of STAMP's micrometres."""
+    """CSV with the columns case_id and slide_id; its optional column mpp converts STAMP's micrometres to pixels."""
     encoder: Annotated[str | None, arg(metavar="NAME")] = None
-    """Patch encoder, where neither the files nor their folder name it."""
+    """Patch encoder, if neither the files nor their folder state it."""
     skip_bad: bool = False
-    """Leave out files that are empty, cut short or unlike the others, and list them."""
+    """Skip and list files that are empty, truncated or unlike the others."""
 
     def run(self) -> int:
         from survq.importing.patch_features import import_features
@@ -48,7 +48,7 @@ class ImportFeatures:
         print(first)
         for line in rest:
             print(f"    {line}")
-        print(f"\nIn {imported.features}", end="")
-        print("." if imported.skipped is None else f"; who was left out stands in {imported.skipped}.")
+        print(f"\nWritten to {imported.features}", end="")
+        print("." if imported.skipped is None else f"; {imported.skipped} lists skipped and failed slides.")
         print(f"Next: survq check {shlex.quote(self.data)}")
         return DATA if imported.failed and not self.skip_bad else 0

@@ -14,11 +14,11 @@ from survq.exits import UsageError
 
 @dataclass(frozen=True)
 class ImportLabels:
-    """Who lived how long: the clinical table that defines the cases of a cohort. It comes first.
+    """Import survival labels from a clinical table. Import them first: they define the cases of a cohort.
 
-    Recognised by their columns: SurvPath, PORPOISE, MMP, TCGA-CDR (xlsx), UCSC Xena, cBioPortal; CSV or TSV, packed or
-    not. Any other table needs its columns stated, with the time unit and what means an event: it is never guessed.
-    Expression, splits and features that are there stay; who is left out is listed in dropped.csv with the reason.
+    Tables of SurvPath, PORPOISE, MMP, TCGA-CDR (xlsx), UCSC Xena and cBioPortal are recognised by their columns; CSV or
+    TSV, optionally compressed. For other tables state the columns, the time unit and the event coding: nothing is
+    guessed. Existing expression, splits and features are kept. dropped.csv lists excluded cases with the reason.
 
     example:  survq import labels TCGA-CDR-SupplementalTableS1.xlsx data --cohort COADREAD --types COAD READ
               survq import labels patients.csv data --cohort MINE --case-column id --time-column days --time-unit days
@@ -28,31 +28,32 @@ class ImportLabels:
     """
 
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """Clinical table: a row a case, sample or slide."""
+    """Clinical table with one row per case, sample or slide."""
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """Data folder."""
     cohort: Annotated[str, arg(metavar="NAME")]
-    """Cohort to make, or to give new labels."""
+    """Cohort to create, or to update with new labels."""
     outcome: Literal["DSS", "OS", "PFI", "DFI"] = "DSS"
-    """Disease-specific survival, as in the paper; overall survival; progression-free or disease-free interval."""
+    """Endpoint: disease-specific survival, as in the paper; overall survival; progression-free or disease-free
+    interval."""
     types: Annotated[tuple[str, ...], arg(metavar="TYPE ...")] = ()
-    """Cancer types to take from a table of many. By default the one named like the cohort."""
+    """Cancer types to import from a pan-cancer table. Default: the name of the cohort."""
     sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
-    """Sample types to take, by characters 14-15 of a TCGA barcode: 03 is blood, 06 a metastasis."""
+    """Sample types to import, by characters 14-15 of the TCGA barcode: 01 primary tumour, 03 blood, 06 metastasis."""
     case_column: Annotated[str | None, arg(metavar="COLUMN")] = None
-    """Of a table of your own: the case ids."""
+    """For other tables: column of the case ids."""
     time_column: Annotated[str | None, arg(metavar="COLUMN")] = None
-    """The time to the event or to the last follow-up."""
+    """For other tables: column of the time to the event or to the last follow-up."""
     time_unit: Literal["days", "months"] | None = None
-    """What that time is counted in. 30 days are a month."""
+    """Unit of that time; a month is 30 days."""
     event_column: Annotated[str | None, arg(metavar="COLUMN")] = None
-    """1 where the event was observed, 0 where the case is censored."""
+    """For other tables: column with 1 for an observed event and 0 for a censored case."""
     censorship_column: Annotated[str | None, arg(metavar="COLUMN")] = None
-    """Instead of it: 1 where the case is censored, 0 where the event was observed."""
+    """Alternative to --event-column: column with 1 for a censored case and 0 for an observed event."""
     event_values: Annotated[tuple[str, ...], arg(metavar="VALUE ...")] = ()
-    """Other values of that column that mean an event; with --censored-values."""
+    """Values of that column that mean an event, if other than 0 and 1; needs --censored-values."""
     censored_values: Annotated[tuple[str, ...], arg(metavar="VALUE ...")] = ()
-    """The values that mean a censored case."""
+    """Values of that column that mean a censored case; needs --event-values."""
 
     def run(self) -> int:
         from survq.data.location import Location
@@ -62,7 +63,7 @@ class ImportLabels:
         own = [self.case_column, self.time_column, self.time_unit, self.event_column or self.censorship_column]
         if any([*own, self.event_values, self.censored_values]) and not all(own):
             raise UsageError(
-                "a table of your own needs all of --case-column, --time-column, --time-unit, and --event-column or "
+                "a table with stated columns needs --case-column, --time-column, --time-unit, and --event-column or "
                 "--censorship-column"
             )
         if (self.event_column and self.censorship_column) or bool(self.event_values) != bool(self.censored_values):
@@ -96,12 +97,12 @@ class ImportLabels:
             self.cohort,
             f"{len(labels.cases)} cases, {labels.cases['event'].sum()} events, {ENDPOINTS[self.outcome]}",
             [
-                f"read as a table of {used['layout']}: {used['time']} in {used['unit']}, {used['status']} = "
-                f"{' or '.join(used['event'])} is an event, {' or '.join(used['censored'])} a censored case",
+                f"layout: {used['layout']}; time: {used['time']} in {used['unit']}; event: {used['status']} = "
+                f"{' or '.join(used['event'])}; censored: {used['status']} = {' or '.join(used['censored'])}",
                 *labels.notes,
             ],
             dropped,
         )
-        print(f"\nWritten to {root / self.cohort}; who was left out stands in dropped.csv.")
+        print(f"\nWritten to {root / self.cohort}; dropped.csv lists excluded cases.")
         print(f"Next: survq import pathways SIGNATURES {self.data}; survq import expression FILE {self.data} ...")
         return 0

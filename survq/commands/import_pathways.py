@@ -13,11 +13,11 @@ from survq.exits import UsageError
 
 @dataclass(frozen=True)
 class ImportPathways:
-    """Gene sets of a data folder: GMT files of MSigDB or Reactome, or signature tables; several are joined.
+    """Import gene sets from GMT files of MSigDB or Reactome, or from signature tables; several files are combined.
 
-    All cohorts of the folder share them. A pathway counts for a cohort that measures 90 % of its genes, as in the
-    paper; a set of any other collection counts where at least one of its genes was measured. coverage.csv lists the
-    missing genes of each set.
+    All cohorts of the data folder share them. As in the paper, a cohort uses the pathways of which it measures at
+    least 90 % of the genes; of any other collection it uses the sets of which it measures at least one gene.
+    coverage.csv lists the missing genes of each set.
 
     example:  survq import pathways h.all.v2023.1.Hs.symbols.gmt c2.cp.reactome.v2023.1.Hs.symbols.gmt data
               survq import pathways functional_groups.csv data --set six_groups
@@ -26,7 +26,7 @@ class ImportPathways:
     """
 
     files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ... DATA")]
-    """Files of gene sets, in the order wanted; and at the end the data folder."""
+    """Files of gene sets, in the order to keep, followed by the data folder."""
     collection: Annotated[str, arg(name="set", metavar="NAME")] = "pathways"
     """Collection to write: pathways, or a name by which a model asks for its gene sets, such as six_groups. Its file is
     gene_sets/NAME.gmt in the data folder; that of the pathways is pathways.gmt."""
@@ -38,18 +38,17 @@ class ImportPathways:
 
         *files, data = self.files
         if not files:
-            raise UsageError("give one file of gene sets or more, and then the data folder")
+            raise UsageError("give one or more files of gene sets, and then the data folder")
         imported = import_gene_sets(files, Location.at(data), self.collection)
         total, least = len(imported.sets), least_coverage(self.collection)
         print(f"{total} {self.collection} from {len(files)} files")
         rule = f"to {least:.0%}" if least else "with one gene or more"
         covered = [
-            f"{cohort}: covers {count} {rule}; {total - count} are left out"
-            for cohort, count in imported.covered.items()
+            f"{cohort}: {count} covered {rule}; {total - count} excluded" for cohort, count in imported.covered.items()
         ]
         for line in [*imported.notes, *covered]:
             print(f"    {line}")
-        more = f"; the coverage of each set to {data}/coverage.csv" if covered else ""
+        more = f"; coverage in {data}/coverage.csv" if covered else ""
         print(f"\nWritten to {data}/{collection_path(self.collection)}{more}.")
         print(f"Next: survq import expression FILE {data} --cohort NAME")
         return 0

@@ -13,9 +13,9 @@ from survq.commands.console import show_cohort, show_next
 
 @dataclass(frozen=True)
 class ImportSplits:
-    """Published folds of a cohort whose labels are there, verbatim: of SurvPath, MCAT, PORPOISE, CLAM or MMP.
+    """Import published folds unchanged, from SurvPath, MCAT, PORPOISE, CLAM or MMP. Import the cohort's labels first.
 
-    Ids are those of cases or slides. Cases that the cohort does not have take no part, and are listed.
+    Ids may be those of cases or slides. Cases that are not in the cohort are ignored and listed.
 
     example:  survq import splits ~/SurvPath/splits/5foldcv/tcga_brca data --cohort BRCA
 
@@ -23,13 +23,13 @@ class ImportSplits:
     """
 
     src: Annotated[Positional[Path], arg(metavar="SRC")]
-    """Location with splits_0.csv, ..., or with folders that end in k=0, ..."""
+    """Folder with splits_0.csv, ..., or with subfolders that end in k=0, ..."""
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """Data folder."""
     cohort: Annotated[str, arg(metavar="NAME")]
-    """Cohort to give them to."""
+    """Cohort of the splits."""
     held_out: Literal["val", "test"] | None = None
-    """Which cases are held out, where the splits have both; the others then take no part."""
+    """Role to hold out, if the splits have both; cases of the other role are then not used."""
 
     def run(self) -> int:
         from survq.data.location import Location
@@ -38,7 +38,7 @@ class ImportSplits:
         root = Location.at(self.data)
         splits, events, dropped = import_splits(self.src, root, self.cohort, held_out=self.held_out)
         held_out = " ".join(map(str, events))
-        show_cohort(self.cohort, f"{len(events)} given folds, with {held_out} events held out", splits.notes, dropped)
-        print(f"\nWritten to {root / self.cohort}; who was left out stands in dropped.csv.")
+        show_cohort(self.cohort, f"{len(events)} folds with {held_out} held-out events", splits.notes, dropped)
+        print(f"\nWritten to {root / self.cohort}; dropped.csv lists excluded cases.")
         show_next(self.data, [self.cohort])
         return 0

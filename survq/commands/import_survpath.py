@@ -13,10 +13,10 @@ from survq.commands.console import show_next
 
 @dataclass(frozen=True)
 class ImportSurvPath:
-    """All tables of the SurvPath repository at once: labels, expression, pathways and splits; it has no slides.
+    """Import all tables of the SurvPath repository: labels, expression, pathways and splits. It has no slides.
 
-    Tables are joined by case id; whoever is left out is listed in dropped.csv with the reason. When anything is
-    wrong, all of it is named and nothing is written.
+    Tables are joined by case id; dropped.csv lists excluded cases with the reason. If there are problems, all are
+    listed and nothing is written.
 
     example:  survq import survpath ~/SurvPath data --cohorts BLCA COADREAD
 
@@ -24,15 +24,15 @@ class ImportSurvPath:
     """
 
     src: Annotated[Positional[Path], arg(metavar="SRC")]
-    """Location with datasets_csv/ and splits/ in it."""
+    """Folder with datasets_csv/ and splits/."""
     dest: Annotated[Positional[Path], arg(metavar="DEST")]
-    """Data folder to write. A cohort that is there is replaced."""
+    """Data folder to write. Existing cohorts of the same name are replaced."""
     cohorts: Annotated[tuple[str, ...], arg(metavar="COHORT ...")] = ()
-    """Cohorts to import. By default all that have both labels and expression."""
+    """Cohorts to import. Default: all with labels and expression."""
     expression: str = "xena"
-    """Location of datasets_csv/raw_rna_data with the expression."""
+    """Subfolder of datasets_csv/raw_rna_data with the expression."""
     pathways: str = "combine"
-    """Which <pathways>_signatures.csv of datasets_csv/metadata."""
+    """Pathways: reads datasets_csv/metadata/<pathways>_signatures.csv."""
 
     def run(self) -> int:
         from survq.importing.survpath import import_survpath
@@ -45,6 +45,6 @@ class ImportSurvPath:
             print(f"{cohort.name}: {first}")
             for line in rest:
                 print(f"    {line}")
-        print(f"\nWritten to {self.dest}; who was left out stands in each cohort's dropped.csv.")
+        print(f"\nWritten to {self.dest}; dropped.csv of each cohort lists excluded cases.")
         show_next(self.dest, [cohort.name for cohort in imported])
         return 0

@@ -15,9 +15,9 @@ from survq.exits import UsageError
 
 @dataclass(frozen=True)
 class Simulate:
-    """Make a data folder with a simulated cohort, whose truth is known.
+    """Write a data folder with a simulated cohort whose true risks are known.
 
-    Nothing is downloaded. How well the truth itself would rank the cases is in simulation.json.
+    Nothing is downloaded. simulation.json gives the C-index of the true risks.
 
     example:  survq simulate data
 
@@ -27,11 +27,11 @@ class Simulate:
     dest: Annotated[Positional[Path], arg(metavar="DEST")]
     """Data folder to write."""
     preset: Literal["demo", "test", "rare", "bulk", "interaction"] = "demo"
-    """Which world the cases are drawn from."""
+    """Simulation to draw the cases from."""
     cases: int | None = None
-    """How many cases; by default as many as the preset says."""
+    """Number of cases. Default: the preset's."""
     seed: int = 0
-    """Another seed draws other cases from the same world."""
+    """Random seed; other seeds draw other cases from the same simulation."""
     name: str = "SIM"
     """Name of the cohort."""
 
@@ -44,6 +44,6 @@ class Simulate:
         folder = write_simulated(self.dest, self.preset, cases=self.cases, seed=self.seed, name=self.name)
         print(check(self.dest).table())
         oracle = json.loads((folder / "simulation.json").read_text())["oracle"]
-        print(f"\nWritten to {folder}. The truth itself ranks the cases with a C-index of {oracle['eta']:.3f}.")
+        print(f"\nWritten to {folder}. The true risks reach a C-index of {oracle['eta']:.3f}.")
         show_next(self.dest, [self.name])
         return 0

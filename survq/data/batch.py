@@ -1,4 +1,4 @@
-"""Batch: the cases that a model sees at once. Preprocessing, CaseTable: a cohort as one fold sees it."""
+"""Batch: the input of a model. Preprocessing, CaseTable: all cases as one fold sees them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Bags = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some cases. Bags are ragged and stay so: nothing is padded, so nothing needs a mask."""
+    """Several cases as the input of a model. Bags are ragged: without padding, no mask is needed."""
 
     case_ids: tuple[str, ...]
-    bags: tuple[Tensor, ...]  # one (patch, feature) a case; (0, feature) where the case has no slides
-    expression: Float[Tensor, "case gene"]  # zeros where the case has none
+    bags: tuple[Tensor, ...]  # one (patch, feature) per case; (0, feature) for a case without slides
+    expression: Float[Tensor, "case gene"]  # zeros for a case without expression
     has_expression: Bool[Tensor, " case"]
     time: Float[Tensor, " case"]  # months
     event: Bool[Tensor, " case"]
@@ -61,8 +61,8 @@ class Preprocessing:
     ) -> Preprocessing:
         """Fit scaling and interval edges on the training cases of `fold`.
 
-        `interval_edges="cohort"` takes the edges from the whole cohort, held-out cases included: the paper's kin do so,
-        and it leaks a little of the labels.
+        `interval_edges="cohort"` fits the edges on the whole cohort, including held-out cases, as related published
+        code does; this leaks a little of the labels.
         """
         case_ids = cohort.cases.index
         time, event = cohort.cases["time"].to_numpy(float), cohort.cases["event"].to_numpy(bool)

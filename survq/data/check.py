@@ -1,4 +1,4 @@
-"""What a data folder holds, and everything that is wrong with it, in one pass over all its cohorts."""
+"""Check a data folder: its content and all its problems, in one pass over all its cohorts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from survq.data.tables import Tables, read_tables
 from survq.text import preview
 
 TABLES = ("cases.parquet", "expression.parquet", "splits.parquet", "features")
-LONGEST_MEDIAN = 600  # months; beyond it, times are more likely days
+LONGEST_MEDIAN = 600  # months; a larger median time suggests that times are in days
 
 OnSlide = Callable[[int, int], None]
-"""Called with slides read and slides in all."""
+"""Called with the number of slides read so far, and of all slides."""
 
 
 @dataclass
-class CohortReport:
-    """One cohort: figures for people, by name; what is wrong; and what is worth a look."""
+class CohortCheck:
+    """The check of one cohort. `figures` are for people, `notes` are worth a look without being problems."""
 
     name: str
     figures: dict[str, str] = field(default_factory=dict)
@@ -36,13 +36,13 @@ class CohortReport:
 
 
 @dataclass
-class Report:
-    cohorts: list[CohortReport]
+class FolderCheck:
+    cohorts: list[CohortCheck]
     problems: list[str]  # of the folder, then of its cohorts
     notes: list[str]
 
     def table(self) -> str:
-        """The figures as aligned text, a column a cohort."""
+        """The figures as aligned text, one column per cohort."""
         rows = list(dict.fromkeys(name for cohort in self.cohorts for name in cohort.figures))
         cells = [["cohort", *(cohort.name for cohort in self.cohorts)]]
         cells += [[row, *(cohort.figures.get(row, "-") for cohort in self.cohorts)] for row in rows]
@@ -51,58 +51,58 @@ class Report:
         return "\n".join(lines)
 
 
-def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | None = None) -> Report:
-    """Look at every cohort of a data folder. `deep` reads every feature, and holds it against its checksum.
+def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | None = None) -> FolderCheck:
+    """Check every cohort of a data folder. `deep` also reads all features and verifies their checksums.
 
-    Raises FileNotFoundError where there is no such folder; whatever else is wrong is in the report.
+    Raises FileNotFoundError if there is no such folder; all other problems are returned.
     """
     root = Location.at(root)
     if not root.is_folder():
         raise FileNotFoundError(f"{root}: no such folder.")
     gene_sets, wrong = read_collections(root)
-    report = Report([], wrong, [])
+    checked = FolderCheck([], wrong, [])
     folders = [name for name in root.names() if (root / name).is_folder()]
     names = [name for name in folders if set(TABLES).intersection((root / name).names())]
     if not names:
-        report.problems.append(
+        checked.problems.append(
             f"{root}: holds no cohort; expected folders with cases.parquet in them. "
-            f"Fix: make some with `survq import` or `survq simulate`."
+            f"Fix: create one with `survq import` or `survq simulate`."
         )
     read = {name: read_tables(root / name) for name in names}
     slides = sum(len(tables.slides) for tables, _ in read.values())
     done = 0
     for name, (tables, problems) in read.items():
-        cohort = _look_at(root / name, name, tables, gene_sets)
+        cohort = _check_cohort(root / name, name, tables, gene_sets)
         cohort.problems[:0] = problems
         for row in tables.slides.to_dict("records") if deep else ():
             cohort.problems += _slide_problems(root / name / "features", row)
             done += 1
             if progress is not None:
                 progress(done, slides)
-        report.cohorts.append(cohort)
-        report.problems += cohort.problems
-        report.notes += [f"{name}: {note}" for note in cohort.notes]
-    features = {cohort.name: cohort.figures["features"] for cohort in report.cohorts if "features" in cohort.figures}
+        checked.cohorts.append(cohort)
+        checked.problems += cohort.problems
+        checked.notes += [f"{name}: {note}" for note in cohort.notes]
+    features = {cohort.name: cohort.figures["features"] for cohort in checked.cohorts if "features" in cohort.figures}
     if len(set(features.values())) > 1:
-        report.notes.append(f"cohorts differ in their features: {features}")
+        checked.notes.append(f"cohorts differ in their features: {features}")
     try:
         sources = {name: read_source(root / name).get("expression", {}) for name in names}
         units = {name: source["unit"] for name, source in sources.items() if "unit" in source}
         if len(set(units.values())) > 1:
-            report.notes.append(f"cohorts differ in the unit of their expression: {units}")
+            checked.notes.append(f"cohorts differ in the unit of their expression: {units}")
     except DataError as error:
-        report.problems += error.problems
-    return report
+        checked.problems += error.problems
+    return checked
 
 
-def _look_at(folder: Location, name: str, tables: Tables, gene_sets: Mapping[str, GeneSets]) -> CohortReport:
-    """Figures, notes, and the problems that show only in a cohort as a whole."""
-    found = CohortReport(name)
-    figures = found.figures
+def _check_cohort(folder: Location, name: str, tables: Tables, gene_sets: Mapping[str, GeneSets]) -> CohortCheck:
+    """Figures, notes, and the problems of a cohort as a whole."""
+    checked = CohortCheck(name)
+    figures = checked.figures
     cases = expression = None
     if tables.cases is not None:
         cases = tables.cases.set_index("case_id").sort_index()
-        _look_at_cases(cases, found)
+        _check_cases(cases, checked)
     figures["slides"] = f"{len(tables.slides):,}"
     if len(tables.slides):
         figures["patches"] = f"{tables.slides['patches'].sum():,}"
@@ -110,96 +110,98 @@ def _look_at(folder: Location, name: str, tables: Tables, gene_sets: Mapping[str
         figures["features"] = ", ".join(f"{width} ({encoder})" for width, encoder in kinds.to_numpy())
     if tables.expression is not None:
         expression = tables.expression.set_index("case_id")
-        _look_at_expression(expression, found)
-        _look_at_gene_sets(gene_sets, list(expression.columns), f"{folder}", found)
+        _check_expression(expression, checked)
+        _check_gene_sets(gene_sets, list(expression.columns), f"{folder}", checked)
     if cases is not None:
-        _look_at_modalities(cases, tables, expression, f"{folder}", found)
+        _check_modalities(cases, tables, expression, f"{folder}", checked)
     if not (folder / "splits.parquet").is_file():
-        figures["folds"] = "none given"
+        figures["folds"] = "none"
     elif cases is not None and tables.splits is not None:
-        _look_at_folds(tables.splits, cases, f"{folder}/splits.parquet", found)
-    figures["left out"] = str(len(tables.dropped))
-    return found
+        _check_folds(tables.splits, cases, f"{folder}/splits.parquet", checked)
+    figures["excluded"] = str(len(tables.dropped))
+    return checked
 
 
-def _look_at_cases(cases: pd.DataFrame, found: CohortReport) -> None:
+def _check_cases(cases: pd.DataFrame, checked: CohortCheck) -> None:
     events = int(cases["event"].sum())
-    found.figures |= {"cases": str(len(cases)), "events": str(events)}
+    checked.figures |= {"cases": str(len(cases)), "events": str(events)}
     median = cases["time"].median()
     if median > LONGEST_MEDIAN:
-        found.notes.append(f"the median time is {median:g} months. Is it in days?")
+        checked.notes.append(f"the median time is {median:g} months. Is it in days?")
     if events > 0.95 * len(cases):
-        found.notes.append(f"{events} of {len(cases)} cases have an event. Is the coding reversed?")
+        checked.notes.append(f"{events} of {len(cases)} cases have an event. Is the coding reversed?")
 
 
-def _look_at_gene_sets(
-    gene_sets: Mapping[str, GeneSets], genes: Sequence[str], folder: str, found: CohortReport
+def _check_gene_sets(
+    gene_sets: Mapping[str, GeneSets], genes: Sequence[str], folder: str, checked: CohortCheck
 ) -> None:
     if PATHWAYS not in gene_sets:
-        found.notes.append("there are no pathways, so models that read pathways cannot use the expression")
+        checked.notes.append("there are no pathways, so models that read pathways cannot use the expression")
     for name, sets in gene_sets.items():
         covered = sets.covered_by(genes, least_coverage(name))
-        found.figures[name] = f"{len(covered)} of {len(sets)}"
+        checked.figures[name] = f"{len(covered)} of {len(sets)}"
         if not any(sets.coverage(genes)):
-            found.problems.append(
-                f"{folder}/expression.parquet: has no gene of the {name}. Its genes are called {preview(genes)}, "
+            checked.problems.append(
+                f"{folder}/expression.parquet: has no gene of the {name}. Its genes are named {preview(genes)}, "
                 f"those of the {name} {preview(sets.genes[0])}. Fix: use the same names."
             )
         elif not len(covered):
-            found.notes.append(f"expression covers none of {len(sets)} {name} to {least_coverage(name):.0%}")
+            checked.notes.append(f"expression covers none of {len(sets)} {name} to {least_coverage(name):.0%}")
 
 
-def _look_at_expression(expression: pd.DataFrame, found: CohortReport) -> None:
-    found.figures["genes"] = f"{expression.shape[1]:,}"
+def _check_expression(expression: pd.DataFrame, checked: CohortCheck) -> None:
+    checked.figures["genes"] = f"{expression.shape[1]:,}"
     values = expression.to_numpy()
     constant = expression.columns[(values == values[:1]).all(axis=0)]
     if len(constant):
-        found.notes.append(f"genes that are the same in all cases: {preview(constant)}")
+        checked.notes.append(f"genes with the same value in all cases: {preview(constant)}")
     if values.max() > 50:
-        found.notes.append(f"expression goes up to {values.max():g}, so it may not be on a log scale as is expected")
+        checked.notes.append(f"the largest expression is {values.max():g}; it should be on a log scale")
 
 
-def _look_at_modalities(
-    cases: pd.DataFrame, tables: Tables, expression: pd.DataFrame | None, folder: str, found: CohortReport
+def _check_modalities(
+    cases: pd.DataFrame, tables: Tables, expression: pd.DataFrame | None, folder: str, checked: CohortCheck
 ) -> None:
     histology = cases.index.isin(tables.slides["case_id"])
     genomics = np.zeros_like(histology) if expression is None else cases.index.isin(expression.index)
-    present = [name for name, there in (("histology", histology), ("genomics", genomics)) if there.any()]
-    found.figures |= {
+    present = [name for name, has in (("histology", histology), ("genomics", genomics)) if has.any()]
+    checked.figures |= {
         "modalities": " + ".join(present) or "none",
-        "lacking slides": str((~histology).sum()),
-        "lacking expression": str((~genomics).sum()),
+        "without slides": str((~histology).sum()),
+        "without expression": str((~genomics).sum()),
     }
     neither = cases.index[~(histology | genomics)]
     if len(neither) == len(cases):
-        found.problems.append(f"{folder}: no case has slides or expression. Fix: import either.")
+        checked.problems.append(f"{folder}: no case has slides or expression. Fix: import either.")
     elif len(neither):
-        found.notes.append(
-            f"{len(neither)} cases have neither slides nor expression, studies skip them: {preview(neither)}"
+        checked.notes.append(
+            f"{len(neither)} cases have neither slides nor expression; studies exclude them: {preview(neither)}"
         )
 
 
-def _look_at_folds(splits: pd.DataFrame, cases: pd.DataFrame, file: str, found: CohortReport) -> None:
+def _check_folds(splits: pd.DataFrame, cases: pd.DataFrame, file: str, checked: CohortCheck) -> None:
     try:
         folds = given_folds(splits, list(cases.index))
     except DataError as error:
-        found.problems += [f"{file}: {problem}" for problem in error.problems]
+        checked.problems += [f"{file}: {problem}" for problem in error.problems]
         return
-    found.problems += [f"{file}: {problem}" for problem in fold_problems(folds, cases)]
+    checked.problems += [f"{file}: {problem}" for problem in fold_problems(folds, cases)]
     events = [int(cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
-    found.figures["folds"] = str(len(folds))
-    found.figures["events held out"] = (
+    checked.figures["folds"] = str(len(folds))
+    checked.figures["held-out events"] = (
         " ".join(map(str, events)) if len(events) <= 10 else f"{min(events)}-{max(events)}"
     )
     unsplit = cases.index.difference(pd.Index([case for fold in folds for case in fold.validation]))
     if len(unsplit):
-        found.notes.append(f"{len(unsplit)} cases are held out in no fold: {preview(unsplit)}")
+        checked.notes.append(f"{len(unsplit)} cases are not held out in any fold: {preview(unsplit)}")
     if "site" in cases:
         sites = cases["site"].dropna()
         for fold in folds:
             both = set(sites.reindex(fold.training).dropna()) & set(sites.reindex(fold.validation).dropna())
             if both:
-                found.notes.append(f"fold {fold.index} of repeat {fold.repeat}: {len(both)} sites are on both sides")
+                checked.notes.append(
+                    f"fold {fold.index} of repeat {fold.repeat}: {len(both)} sites have training and held-out cases"
+                )
 
 
 def _slide_problems(folder: Location, row: dict) -> list[str]:

@@ -1,8 +1,8 @@
-"""A cohort whose tables come one at a time. Each import puts its own, and the books are brought up to date with it.
+"""Import the tables of a cohort one at a time. Each import also updates the records dropped.csv and source.json.
 
-The books are dropped.csv and source.json. Whatever comes in which order, and however often, the rule at the head of
-survq/data/tables.py holds: an id in any of a cohort's tables is a case of cases.parquet or stands in dropped.csv, and
-who has neither slides nor expression stands in both.
+In any order, and however often tables are imported, the rule in the docstring of survq/data/tables.py holds: every id
+in the tables of a cohort is in cases.parquet or in dropped.csv, and a case with neither slides nor expression is in
+both.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ WITHOUT_LABEL = {
     "splits": "in the splits without a label",
     "features": "slides without a label",
 }
-"""Why somebody is left out who stands in a table yet is no case; all other reasons are those of the labels."""
+"""The reasons of ids that are in a table of a part, but not in the labels. All other reasons come from the labels."""
 
 
 def cohort_folder(root: str | Path | Location, name: str) -> Location:
-    """Where a cohort of a data folder lies, whether it is there or not. Raises DataError for a name that is none."""
+    """The folder of a cohort, existing or not. Raises DataError for an invalid name."""
     raise_if_any(cohort_name_problems(name))
     return Location.at(root) / name
 
@@ -56,17 +56,17 @@ def update_cohort(
     splits: pd.DataFrame | None = None,
     unlabelled: Mapping[str, Iterable[str]] | None = None,
 ) -> pd.DataFrame:
-    """Put the tables that are given in place of those of the cohort at `folder`; the others, and features, stay.
+    """Replace the given tables of the cohort at `folder`; keep its other tables and its features.
 
-    `folder` is what `cohort_folder` gives, for names of cohorts are people's and must not become any path.
+    `folder` must come from `cohort_folder`, which makes sure that a name given by the user is no other path.
 
-    `source` says what each part was made of, by the name of the part: labels, expression, splits or features; it goes
-    into source.json. `cases` and `expression` are indexed by case id. `dropped` gives whom the labels leave out, and
-    why; it comes with `cases`. `unlabelled` gives, by part, ids that were seen and not written, for they have no label.
-    Ids without a label that are written are found here, those of slides too: who writes features calls this afterwards
-    with `source={"features": ...}` and no more. Features may come before the labels, other tables may not.
+    `source` describes the origin of each part (labels, expression, splits or features) for source.json. `cases` and
+    `expression` are indexed by case id. `dropped` maps the ids that the labels exclude to their reasons; pass it with
+    `cases`. `unlabelled` lists, by part, ids that were read but not written, because they have no label. Written ids
+    without a label are found here, including those of slides: after writing features, call this with only
+    `source={"features": ...}`. Features may be imported before the labels, other tables may not.
 
-    Returns dropped.csv as it is now: case_id, reason. Raises DataError, and then nothing has been written.
+    Returns the new dropped.csv: case_id, reason. If it raises DataError, nothing has been written.
     """
     problems: list[str] = []
     tables: dict[str, pd.DataFrame] = {}
@@ -87,65 +87,66 @@ def update_cohort(
             part: set(_slides(folder) if part == "features" else _case_ids(folder, f"{part}.parquet", tables))
             for part in WITHOUT_LABEL
         }
-        reasons = left_out(
+        reasons = exclusions(
             known,
-            of_labels=dropped or {},
-            before=read_dropped(folder),
+            by_labels=dropped or {},
+            previous=read_dropped(folder),
             unlabelled=unlabelled or {},
             written=written,
             renewed=source,
         )
         table = pd.DataFrame(sorted(reasons.items()), columns=DROPPED, dtype=object)
-        books = {
+        records = {
             "dropped.csv": table.to_csv(index=False).encode(),
             "source.json": json.dumps({**read_source(folder), **source}, indent=1, sort_keys=True).encode(),
         }
-        folder.write_files({**{name: parquet(table) for name, table in tables.items()}, **books})
+        folder.write_files({**{name: parquet(table) for name, table in tables.items()}, **records})
     return table
 
 
-def left_out(
+def exclusions(
     known: Collection[str],
     *,
-    of_labels: Mapping[str, str],
-    before: Mapping[str, str],
+    by_labels: Mapping[str, str],
+    previous: Mapping[str, str],
     unlabelled: Mapping[str, Iterable[str]],
     written: Mapping[str, Iterable[str]],
     renewed: Collection[str],
 ) -> dict[str, str]:
-    """Who is left out of a cohort, and why. `known` are its cases.
+    """The ids excluded from a cohort, with their reasons. `known` are its cases.
 
-    Of several reasons of one id the first counts:
+    If an id has several reasons, the first in this order counts:
 
-        of_labels     what the labels that come now say of it
-        before        what dropped.csv says, unless the part that this reason is of is `renewed` now
-        unlabelled    it came with a part, and was not written, for it has no label
-        written       it stands in the table of a part, and has no label
+        by_labels     the new labels exclude it
+        previous      dropped.csv excludes it, for a reason of a part that is not `renewed` now
+        unlabelled    it was read with a part but not written, because it has no label
+        written       it is in the table of a part, but has no label
 
-    A case is left out for none of them; but where it has neither slides nor expression, once anybody has.
+    None of these reasons excludes a case. A case is excluded only if it has neither slides nor expression while any
+    other id has.
     """
     part_of = {reason: part for part, reason in WITHOUT_LABEL.items()}
-    still = {case: reason for case, reason in before.items() if part_of.get(reason, "labels") not in renewed}
+    kept = {case: reason for case, reason in previous.items() if part_of.get(reason, "labels") not in renewed}
     seen = [dict.fromkeys(ids, WITHOUT_LABEL[part]) for parts in (unlabelled, written) for part, ids in parts.items()]
-    reasons = ChainMap(dict(of_labels), still, *seen)  # the first that knows an id answers
-    having = {*written["expression"], *written["features"]}
-    lacking = [case for case in known if case not in having] if having else []
-    return {case: reasons[case] for case in reasons if case not in known} | dict.fromkeys(lacking, NEITHER)
+    reasons = ChainMap(dict(by_labels), kept, *seen)
+    with_input = {*written["expression"], *written["features"]}
+    without_input = [case for case in known if case not in with_input] if with_input else []
+    return {case: reasons[case] for case in reasons if case not in known} | dict.fromkeys(without_input, NEITHER)
 
 
 def read_dropped(folder: Location) -> dict[str, str]:
-    """The reason of everybody who was left out of a cohort."""
+    """The excluded ids of a cohort, with their reasons."""
     return dict((folder / "dropped.csv").read_csv(DROPPED).itertuples(index=False))
 
 
 def labelled(folder: Location) -> set[str]:
-    """Whom the labels of a cohort know: its cases, and those whom they leave out."""
+    """All ids in the labels of a cohort: its cases, and those that the labels exclude."""
     by_labels = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
     return {*_case_ids(folder, "cases.parquet", {}), *by_labels}
 
 
 def read_source(folder: Location) -> dict[str, dict]:
-    """What the parts of a cohort were made of, as their imports noted it; empty where none did."""
+    """The origin of each part of a cohort, as recorded by its import; empty if none did."""
     file = folder / "source.json"
     try:
         parts = json.loads(file.read_text()) if file.is_file() else {}
@@ -155,12 +156,12 @@ def read_source(folder: Location) -> dict[str, dict]:
 
 
 def read_cases(folder: Location) -> pd.DataFrame:
-    """The cases of a cohort, indexed by id: time, event, ... Raises DataError where its labels are not there yet."""
+    """The cases of a cohort, indexed by id: time, event, ... Raises DataError if it has no labels yet."""
     if not (folder / "cases.parquet").is_file():
         cohort = folder.path.rsplit("/", 1)[-1]
         raise DataError(
             [
-                f"{folder}/cases.parquet is missing: labels define the cases of a cohort, so they come first. "
+                f"{folder}/cases.parquet is missing: labels define the cases, so import them first. "
                 f"Fix: survq import labels FILE DATA --cohort {cohort}"
             ]
         )
@@ -171,9 +172,9 @@ def read_cases(folder: Location) -> pd.DataFrame:
 
 @contextmanager
 def locked_files(folder: Location, *files: str) -> Iterator[None]:
-    """These files of a folder for one import after another; what killed ones left of them half written is swept away.
+    """Lock these files of a folder for one import, and remove partial copies that killed imports have left.
 
-    In a bucket nothing is ever seen half written, and nothing can be locked.
+    In a bucket there are neither locks nor partial files.
     """
     if folder.local is None:
         yield

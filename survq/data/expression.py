@@ -24,25 +24,25 @@ class ExpressionScale:
 
 
 def minmax(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
-    """One scale to [-1, 1] for the whole training matrix, as the field's shared protocol has it.
+    """One scale to [-1, 1] for the whole training matrix, as in the protocol shared by published models.
 
-    It keeps the genes' levels, and lets genes of high variance weigh more. Held-out values may leave [-1, 1].
+    It keeps the level of each gene, and gives more weight to genes of high variance. Held-out values may leave [-1, 1].
     """
     low, high = float(training.min()), float(training.max())
     return ExpressionScale(offset=(low + high) / 2, factor=2 / (high - low) if high - low > 1e-8 else 0.0)
 
 
 def minmax_as_survpath(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
-    """`minmax` as SurvPath's code has it: exact zeros, which it takes for missing, become the middle of the range.
+    """`minmax` as in SurvPath's code, which treats exact zeros as missing and maps them to the middle of the range.
 
-    The same as `minmax` on the public tables, log2(TPM + 0.001), where nothing is exactly 0. Of log2(TPM + 1), where 0
-    is the lowest value there is, it makes nonsense.
+    Equal to `minmax` on the public tables in log2(TPM + 0.001), where no value is exactly 0. Unsuitable for
+    log2(TPM + 1), where 0 is the lowest value.
     """
     return replace(minmax(training), keeps_zeros=True)
 
 
 def zscore(training: Float[np.ndarray, "case gene"]) -> ExpressionScale:
-    """Mean 0 and population deviation 1 a gene; a gene that is constant in training becomes 0 everywhere."""
+    """Mean 0 and population deviation 1 for each gene; a gene that is constant in training becomes 0 everywhere."""
     mean, deviation = training.mean(axis=0, dtype=np.float64), training.std(axis=0, dtype=np.float64)
     constant = deviation < 1e-8
     factor = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))

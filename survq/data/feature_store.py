@@ -1,9 +1,8 @@
-"""The feature store: patch features and coordinates as Parquet, one row and one row group a slide.
+"""The feature store: patch features and coordinates as Parquet, one row and one row group per slide.
 
-Slides may share files; those that survq writes have one each, so that many processes can write at once and none has to
-do a slide again that is there.
-
-Half floats are kept as plain bytes: lists of half floats decode ten times slower.
+Slides may share files. survq writes one file per slide, so that many processes can write at the same time, and finished
+slides can be skipped after a restart. Half floats are stored as plain bytes: lists of half floats decode ten times
+slower.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ SCHEMA = pa.schema(
         ("features", pa.large_binary()),  # float16, (patch, feature), C-order
         ("patches", pa.int32()),
         ("width", pa.int32()),
-        ("coordinates", pa.large_binary()),  # int32, (patch, 2): level-0 pixels of the top-left corner; or null
+        ("coordinates", pa.large_binary()),  # int32, (patch, 2): top-left corner in level-0 pixels; or null
         ("patch_size", pa.int32()),  # side of a patch in level-0 pixels; or null
-        ("magnification", pa.float32()),  # of level 0, in round figures: 40 for a scan at 40x; or null
+        ("magnification", pa.float32()),  # of level 0, rounded: 40 for a scan at 40x; or null
         ("encoder", pa.string()),
         ("sha256", pa.string()),  # of `features`
     ]
 )
-AT_ONCE = 16  # files whose heads are read at a time: from a bucket each takes its time
+INDEX_THREADS = 16  # metadata of files read in parallel, as each read from a bucket has a high latency
 INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
-SOURCE = b"source"  # the note of a file on what its slide was made from
+SOURCE = b"source"  # key of the file's metadata that describes the source of its slide
 
 
 class FeatureStore:
-    """Random access to the slides of a features folder. The index is read once; features only when asked for."""
+    """Random access to the slides of a features folder. The index is read once, features on demand."""
 
     def __init__(self, folder: str | Path | Location):
         self.folder = Location.at(folder)
@@ -50,18 +49,18 @@ class FeatureStore:
         raise_if_any(problems)
 
     def read(self, slide_ids: Sequence[str]) -> np.ndarray:
-        """The patch features of the slides, one after another: (patch, feature), float16."""
+        """The patch features of the slides, concatenated: (patch, feature), float16."""
         return read_slides(self.folder, self.index.loc[list(slide_ids)].to_dict("records"))
 
     def coordinates(self, slide_id: str) -> np.ndarray | None:
-        """(patch, 2), int32: level-0 pixels of each patch's top-left corner; None where the tool left none."""
+        """(patch, 2), int32: top-left corner of each patch in level-0 pixels; None if the slide has none."""
         return read_coordinates(self.folder, self.index.loc[slide_id].to_dict())
 
 
 def read_index(folder: Location) -> tuple[pd.DataFrame, list[str]]:
-    """INDEX, source, file and row_group of the slides that can be read, by id; and what is wrong with the others."""
+    """INDEX, source, file and row_group of the readable slides, by id; and the problems of the others."""
     files = [folder / name for name in folder.names() if name.endswith(".parquet")]
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(INDEX_THREADS) as threads:
         read = list(threads.map(_read_index, files))
     where = [("source", pa.string()), ("file", pa.string()), ("row_group", pa.int64())]
     none = pa.schema([*(SCHEMA.field(name) for name in INDEX), *where]).empty_table()
@@ -71,18 +70,18 @@ def read_index(folder: Location) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
-    """The rows of one file without features and coordinates, and what is wrong with it."""
+    """The rows of one file without features and coordinates, or None; and its problems."""
     try:
         with (
             file.filesystem.open_input_file(file.path) as source,
             pq.ParquetFile(source, page_checksum_verification=True) as parquet,
         ):
-            there = {field.name: field.type for field in parquet.schema_arrow}
-            if missing := [field.name for field in SCHEMA if there.get(field.name) != field.type]:
+            types = {field.name: field.type for field in parquet.schema_arrow}
+            if missing := [field.name for field in SCHEMA if types.get(field.name) != field.type]:
                 fix = "Fix: import the features again."
                 return None, [f"{file}: lacks the columns {missing}, or they have other types. {fix}"]
             if parquet.num_row_groups != parquet.metadata.num_rows:
-                return None, [f"{file}: its slides do not have a row group each. Fix: import them again."]
+                return None, [f"{file}: does not have one row group per slide. Fix: import the features again."]
             source = (parquet.schema_arrow.metadata or {}).get(SOURCE, b"").decode()
             part = parquet.read(columns=INDEX, use_threads=False).select(INDEX).replace_schema_metadata()
     except UNREADABLE as error:
@@ -94,14 +93,14 @@ def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
 
 
 def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
-    """The features of slides named by rows of the index; every byte is checked against the row's sha256."""
+    """The features of the slides of these rows of the index, concatenated and verified by their sha256."""
     bags, problems = [], []
     for row in rows:
         file = file_of(folder, row)
         buffer = _read_cell(file, row, "features")
         if buffer is None or hashlib.sha256(buffer).hexdigest() != row["sha256"]:
             problems.append(
-                f"{file}: the features of slide {row['slide_id']!r} are not those that were written "
+                f"{file}: the features of slide {row['slide_id']!r} have changed since they were written "
                 f"(sha256 differs). Fix: restore the file, or import the slide again."
             )
         elif len(buffer) != 2 * row["patches"] * row["width"]:
@@ -116,7 +115,7 @@ def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
 
 
 def read_case(cases: pa.Table, folder: Location) -> pa.Table:
-    """The patches of one case: a row of (case_id, slides as JSON rows of the index) to (case_id, patches, features)."""
+    """One row (case_id, slides as JSON rows of the index) to one row (case_id, patches, features)."""
     (case,) = cases.to_pylist()
     bag = read_slides(folder, json.loads(case["slides"]))
     features = pa.array([bag.tobytes()], type=pa.large_binary())
@@ -129,7 +128,7 @@ def case_of_row(table: pa.Table) -> str:
 
 
 def read_coordinates(folder: Location, row: dict) -> np.ndarray | None:
-    """The coordinates of the slide named by a row of the index, (patch, 2), int32; None where there are none."""
+    """The coordinates of the slide of a row of the index, (patch, 2), int32; None if it has none."""
     file = file_of(folder, row)
     buffer = _read_cell(file, row, "coordinates")
     if buffer is None:
@@ -138,19 +137,19 @@ def read_coordinates(folder: Location, row: dict) -> np.ndarray | None:
         raise DataError(
             [
                 f"{file}: slide {row['slide_id']!r}: {len(buffer)} bytes of coordinates for {row['patches']} "
-                f"patches; expected 8 a patch. Fix: import the slide again."
+                f"patches; expected 8 per patch. Fix: import the slide again."
             ]
         )
     return np.frombuffer(buffer, np.int32).reshape(-1, 2)
 
 
 def file_of(folder: Location, row: dict) -> Location:
-    """Where the slide of a row of the index lies."""
+    """The file of the slide of a row of the index."""
     return Location(folder.filesystem, row["file"])
 
 
 def _read_cell(file: Location, row: dict, column: str) -> pa.Buffer | None:
-    # features have their sha256; the other columns have the checksums of their pages
+    # features are verified by their sha256, the other columns by page checksums
     verify = column != "features"
     try:
         with (

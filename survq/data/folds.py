@@ -1,4 +1,4 @@
-"""Folds: which cases train and which are held out; and the time intervals of the discrete-time model."""
+"""Folds of training and held-out cases, and the time intervals of the discrete-time model."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ class Fold:
     def __post_init__(self):
         if both := set(self.training) & set(self.validation):
             raise DataError(
-                [f"fold {self.index}: {preview(sorted(both))} both train and are held out. Fix: put each in one role."]
+                [
+                    f"fold {self.index}: {preview(sorted(both))} are both training and held-out cases. "
+                    f"Fix: give each case one role."
+                ]
             )
 
 
 def given_folds(splits: pd.DataFrame, case_ids: Sequence[str]) -> list[Fold]:
-    """The published folds, verbatim, cut to the cases that the cohort has.
+    """The published folds as given, restricted to the cases of the cohort.
 
     `splits` has the columns repeat, fold, case_id and role ("training" or "validation").
     """
@@ -46,26 +49,26 @@ def make_folds(cases: pd.DataFrame, k: int = 5, repeats: int = 1, seed: int = 0)
     """`k` folds, stratified by event and grouped by site, `repeats` times over.
 
     `cases` is indexed by case_id and has `event`; with a `site` column of at least k sites, no site is on both
-    sides of a fold, for sites differ in staining and sequencing and a model may learn the site.
-    Raises DataError where there are fewer cases or events than folds.
+    sides of a fold, because sites differ in staining and sequencing and a model could learn the site.
+    Raises DataError if there are fewer events than folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # takes seconds, given folds need it not
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import, unused by given folds
 
     cases = cases.sort_index()
     case_ids, event = cases.index.to_numpy(), cases["event"].to_numpy()
     if not 2 <= k <= event.sum():
         raise DataError(
             [
-                f"{k} folds of {len(cases)} cases with {event.sum()} events cannot be made: held-out cases are ranked "
-                f"only where there are events. Fix: ask for at least 2 and at most as many folds as events."
+                f"{k} folds of {len(cases)} cases with {event.sum()} events cannot be made: each fold needs a held-out "
+                f"event. Fix: use at least 2 and at most as many folds as events."
             ]
         )
     sites = cases["site"].fillna("unknown").astype(str).to_numpy() if "site" in cases else np.array([])
     grouped = len(np.unique(sites)) >= k
     folds = []
     for repeat in range(repeats):
-        kind = StratifiedGroupKFold if grouped else StratifiedKFold
-        splitter = kind(n_splits=k, shuffle=True, random_state=seed + repeat)
+        splitter_class = StratifiedGroupKFold if grouped else StratifiedKFold
+        splitter = splitter_class(n_splits=k, shuffle=True, random_state=seed + repeat)
         for index, (training, validation) in enumerate(splitter.split(case_ids, event, sites if grouped else None)):
             folds.append(Fold(repeat, index, tuple(case_ids[training]), tuple(case_ids[validation])))
     _refuse_unusable(folds)
@@ -73,9 +76,9 @@ def make_folds(cases: pd.DataFrame, k: int = 5, repeats: int = 1, seed: int = 0)
 
 
 def fold_problems(folds: Sequence[Fold], cases: pd.DataFrame) -> list[str]:
-    """The folds in which nothing can be learnt or ranked: no event to train on, or no two cases to compare.
+    """Problems of folds that cannot be trained (no training event) or evaluated (no comparable pair of held-out cases).
 
-    Two cases can be compared where one died and the other lived longer, or was censored at that moment.
+    Two cases are comparable if one died and the other lived longer, or was censored at the same time.
     """
     problems = []
     for fold in folds:
@@ -97,7 +100,7 @@ def fold_problems(folds: Sequence[Fold], cases: pd.DataFrame) -> list[str]:
 def _refuse_unusable(folds: list[Fold]) -> None:
     problems = [
         f"fold {fold.index} of repeat {fold.repeat} has {len(fold.training)} training and {len(fold.validation)} "
-        f"held-out cases; both must have some. Fix: check the case ids of the splits, or ask for fewer folds."
+        f"held-out cases; both must be above 0. Fix: check the case ids of the splits, or use fewer folds."
         for fold in folds
         if not fold.training or not fold.validation
     ]
@@ -112,9 +115,9 @@ class TimeIntervals:
 
     @classmethod
     def fit(cls, time: np.ndarray, event: np.ndarray, intervals: int = 4) -> TimeIntervals:
-        """Edges at the quantiles of the observed times of death of the cases given: give the training cases.
+        """Edges at quantiles of the observed times of death. Pass the training cases only.
 
-        Raises DataError where there are fewer different times of death than intervals.
+        Raises DataError if the quantiles are not distinct: too few different times of death.
         """
         deaths = np.asarray(time, dtype=float)[np.asarray(event, dtype=bool)]
         edges = np.quantile(deaths, np.arange(1, intervals) / intervals) if len(deaths) else np.array([])
@@ -131,5 +134,5 @@ class TimeIntervals:
         return len(self.edges) + 1
 
     def interval(self, time: np.ndarray) -> np.ndarray:
-        """The index of the interval that holds each time, 0 to n - 1."""
+        """The index of the interval of each time, from 0."""
         return np.searchsorted(np.asarray(self.edges), np.asarray(time, dtype=float), side="right")

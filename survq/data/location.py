@@ -1,4 +1,4 @@
-"""Files and folders on this machine or in a bucket, read the same way (pyarrow filesystems)."""
+"""Files and folders on this machine or in a bucket, through one interface (pyarrow filesystems)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from survq.data.problems import DataError, raise_if_any
 from survq.text import preview
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
-"""What pyarrow may raise for a Parquet file that is cut short, overwritten or damaged."""
+"""What pyarrow may raise for a Parquet file that is truncated, overwritten or damaged."""
 
-SCHEMES = {"gcs": "gs"}  # of filesystems that are not called as their URIs are
-UNFINISHED = ".unfinished"  # the end of the hidden names of files that are being written
+SCHEMES = {"gcs": "gs"}  # pyarrow's name of a filesystem -> scheme of its URIs, where they differ
+UNFINISHED = ".unfinished"  # suffix of the hidden names of files being written
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Location:
         return Location(self.filesystem, f"{self.path}/{name}")
 
     def __str__(self) -> str:
-        """As a person names it, and `at` understands it: a path, or the URI of a bucket. Filesystems want `path`."""
+        """A local path or a bucket URI, for people and for `at`. Filesystem calls need `path` instead."""
         scheme = SCHEMES.get(self.filesystem.type_name, self.filesystem.type_name)
         return self.path if self.local is not None else f"{scheme}://{self.path}"
 
     @property
     def local(self) -> Path | None:
-        """As a path of this machine; None in a bucket."""
+        """The path on this machine; None in a bucket."""
         return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
 
     def is_file(self) -> bool:
@@ -63,22 +63,22 @@ class Location:
         return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
 
     def names(self) -> list[str]:
-        """What lies directly in this folder, sorted; nothing if it is not there. Hidden names are left out."""
+        """The names in this folder, sorted, without hidden ones; empty if there is no such folder."""
         selector = fs.FileSelector(self.path, allow_not_found=True)
         names = (info.base_name for info in self.filesystem.get_file_info(selector))
         return sorted(name for name in names if not name.startswith((".", "_")))
 
     @contextmanager
     def writing(self) -> Iterator[pa.NativeFile]:
-        """A stream into this file, and the folders above it; under its name it is never seen half written."""
-        if self.local is None:  # a stream into a bucket would leave half a file where its writer stumbles
+        """A stream into this file. The file appears under its name only when complete; parent folders are created."""
+        if self.local is None:  # an error while streaming into a bucket would leave a partial file
             content = pa.BufferOutputStream()
             yield content
             with self.filesystem.open_output_stream(self.path) as stream:
                 stream.write(content.getvalue())
             return
         self.local.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(self.local) as unfinished, pa.OSFile(str(unfinished), "wb") as stream:
+        with _atomic_file(self.local) as unfinished, pa.OSFile(str(unfinished), "wb") as stream:
             yield stream
 
     def write(self, content: bytes | memoryview) -> None:
@@ -86,7 +86,7 @@ class Location:
             stream.write(content)
 
     def sweep(self, pattern: str = ".*") -> None:
-        """Remove what processes that were killed left half written in here. Only for who works here alone."""
+        """Remove partial files that killed processes have left here. Call it only while holding the lock."""
         for unfinished in list(self.local.glob(pattern + UNFINISHED)) if self.local is not None else ():
             if unfinished.is_dir():
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -94,7 +94,7 @@ class Location:
                 unfinished.unlink(missing_ok=True)
 
     def write_files(self, contents: Mapping[str, bytes | memoryview]) -> None:
-        """Write several files of this folder, by name; none is seen before all of them have been written."""
+        """Write several files of this folder, by name. None appears before all are complete."""
         with ExitStack() as written:
             for name, content in contents.items():
                 written.enter_context((self / name).writing()).write(content)
@@ -108,9 +108,9 @@ class Location:
             raise DataError([f"{self}: is not UTF-8 text ({error.reason}). Fix: save it as UTF-8."]) from error
 
     def read_csv(self, columns: Sequence[str]) -> pd.DataFrame:
-        """A table of text with these columns; without rows where there is no such file.
+        """A table of text with these columns; without rows if there is no such file.
 
-        It may have been edited by hand: raises DataError with every line that does not have them.
+        The file may have been edited by hand: raises DataError, listing every line with other columns.
         """
         if not self.is_file():
             return pd.DataFrame(columns=columns, dtype=str)
@@ -119,7 +119,7 @@ class Location:
         try:
             rows = [(lines.line_num, row) for row in lines if row]
         except csv.Error as error:
-            raise DataError([f"{self}:{lines.line_num}: is no table ({error}). {fix}"]) from error
+            raise DataError([f"{self}:{lines.line_num}: is not valid CSV ({error}). {fix}"]) from error
         header = rows.pop(0)[1] if rows else []
         if header != list(columns):
             found = preview(header, 9) or "none"
@@ -134,20 +134,20 @@ class Location:
         return pd.DataFrame([row for _, row in rows], columns=columns, dtype=str)
 
     def read_table(self) -> pd.DataFrame:
-        """A Parquet table. Raises DataError where it cannot be read, or is not what was written."""
+        """A Parquet table. Raises DataError if it cannot be read or fails its checksums."""
         try:
-            # partitioning=None: a folder named `a=b` on the way is just a name
+            # partitioning=None: a folder named `a=b` in the path is no partition
             table = pq.read_table(
                 self.path, filesystem=self.filesystem, partitioning=None, page_checksum_verification=True
             )
-            # what pandas noted about an index is not needed: a named one is a column, one of numbers is nothing
+            # ignore the index that pandas recorded: a named one is a column, an unnamed one carries no data
             return table.to_pandas(ignore_metadata=True).filter(regex=r"^(?!__index_level_\d+__$)")
         except UNREADABLE as error:
             raise DataError([unreadable(self, error)]) from error
 
 
 def unreadable(file: object, error: Exception) -> str:
-    """The sentence for such a file."""
+    """The message for an UNREADABLE error of a file."""
     reason = " ".join(str(error).split())[:120]
     return f"{file}: cannot be read ({reason}). Fix: restore it or import it again."
 
@@ -160,17 +160,17 @@ def parquet(table: pd.DataFrame) -> memoryview:
 
 
 def replace_file(file: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one, also after a power cut."""
-    with _replacing(file) as unfinished:
+    """Replace a file atomically: even after a power failure it has either its old or its new content."""
+    with _atomic_file(file) as unfinished:
         unfinished.write_bytes(content)
 
 
 @contextmanager
-def appearing(folder: Path, *, replacing: bool = False) -> Iterator[Path]:
-    """A hidden folder to fill, which takes the name of `folder` when all of it is on the disk; else nothing is left.
+def atomic_folder(folder: Path, *, replacing: bool = False) -> Iterator[Path]:
+    """Yield a hidden folder to fill. It is renamed to `folder` once it is complete on disk, or removed on an error.
 
-    Raises OSError where there is one of that name by then, unless it is to be replaced: then the old one goes. Between
-    the two renames neither is there, so whoever replaces must be able to make it again.
+    Raises OSError if `folder` exists by then, unless `replacing`: then the old folder is removed. Between the two
+    renames neither folder exists, so the caller must be able to create it again.
     """
     unfinished, aside = _hidden(folder), _hidden(folder)
     os.mkdir(unfinished)
@@ -191,10 +191,10 @@ def appearing(folder: Path, *, replacing: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """A place for the new content, which takes the place of the old when it is on the disk."""
+def _atomic_file(file: Path) -> Iterator[Path]:
+    """Yield a hidden file for the new content. It replaces `file` once it is complete on disk."""
     unfinished = _hidden(file)
-    # not by tempfile, whose files are their owner's alone: who may read patients' outcomes is for the umask to say
+    # not tempfile, which ignores the umask: the umask decides who may read the data of patients
     handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         yield unfinished
@@ -208,7 +208,7 @@ def _replacing(file: Path) -> Iterator[Path]:
 
 
 def _hidden(path: Path) -> Path:
-    """A name beside it that nothing else has, for what is to take its place."""
+    """A unique hidden name beside `path`, for its replacement."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
 
 

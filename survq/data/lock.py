@@ -1,4 +1,4 @@
-"""One process at a time: a lock that dies with its holder, and says who that is."""
+"""A lock between processes. It ends with the process that holds it, and names that process."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from survq.exits import IN_USE, UserError
 
 
 class InUse(UserError):
-    """Another process works here."""
+    """Another process holds the lock."""
 
     exit_code = IN_USE
 
 
 @contextmanager
 def locked(file: Path, what: object, fix: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock that is `file`, which goes when it is given back.
+    """Hold the lock `file`, which is removed on release.
 
-    While another process holds it, raises InUse, with who that is and the mend; or says so on stderr, and waits.
+    If another process holds it, raise InUse, which names that process; or with `wait`, notify on stderr and wait.
     """
-    has_said = False
+    notified = False
     while True:
         with file.open("a+") as handle:
             try:
@@ -35,12 +35,12 @@ def locked(file: Path, what: object, fix: str, *, wait: bool = False) -> Iterato
                 message = f"{what} is in use by {handle.read().strip() or 'another process'}. Fix: {fix}."
                 if not wait:
                     raise InUse(message) from None
-                if not has_said:
+                if not notified:
                     print(f"survq: waiting: {message}", file=sys.stderr, flush=True)
-                has_said = True
+                notified = True
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if not _is_still(file, handle.fileno()):
-                continue  # its last holder took it away after it was opened here
+            if not _is_same_file(file, handle.fileno()):
+                continue  # its last holder removed it after this process had opened it
             handle.truncate(0)
             handle.write(f"process {os.getpid()} on {socket.gethostname()}")
             handle.flush()
@@ -51,7 +51,7 @@ def locked(file: Path, what: object, fix: str, *, wait: bool = False) -> Iterato
             return
 
 
-def _is_still(file: Path, handle: int) -> bool:
+def _is_same_file(file: Path, handle: int) -> bool:
     try:
         return os.path.samestat(os.stat(file), os.fstat(handle))
     except FileNotFoundError:

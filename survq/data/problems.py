@@ -1,4 +1,4 @@
-"""How survq says that its input is wrong: everything at once, each with its place and its mend."""
+"""Errors about the input data: all problems at once, each with its place and its fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from survq.text import itemised
 
 
 class DataError(UserError, ValueError):
-    """The input cannot be used. Carries every problem found in one pass, as sentences."""
+    """The input data cannot be used. `problems` holds a message for every problem found in one pass."""
 
     exit_code = DATA
 

@@ -1,4 +1,4 @@
-"""Patch features through Ray Data into the object store: read once a study, shared by all its trials."""
+"""Patch features in Ray's object store: read once per study through Ray Data, shared by all its trials."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from survq.data.cohort import Cohort
 from survq.data.feature_store import case_of_row, read_case
-from survq.ray_session import ray, resources, silence
+from survq.ray_session import quiet_data_context, ray, resources
 
 
 class SharedBags(Mapping[str, Tensor]):
-    """case id -> (patch, feature), float16: views of the node's shared memory, fetched when first asked for.
+    """case id -> (patch, feature), float16: read-only views of the node's shared memory, fetched on first access.
 
-    A node holds one copy of a bag however many trials it runs. The tensors are read-only.
+    A node holds one copy of a bag for all its trials.
     """
 
     def __init__(self, blocks: dict[str, ray.ObjectRef]):
@@ -39,9 +39,9 @@ class SharedBags(Mapping[str, Tensor]):
 
 
 def share_bags(cohort: Cohort) -> SharedBags:
-    """Read all slides of a cohort with Ray Data, spread over the nodes; a block a case, its slides one after another.
+    """Read all slides of a cohort on all nodes; the bag of a case is the concatenation of its slides.
 
-    Every byte is checked against the store's checksums on the way.
+    Features are verified by the store's checksums.
     """
     slides = cohort.slides
     by_case = [
@@ -55,16 +55,12 @@ def share_bags(cohort: Cohort) -> SharedBags:
     ]
     if not by_case:
         return SharedBags({})
-    context = ray.data.DataContext.get_current().copy()
-    silence()
-    context.enable_progress_bars = False
-    context.target_max_block_size = 1  # every row a block of its own, and so an object of its own
-    with ray.data.DataContext.current(context):
+    with quiet_data_context(target_max_block_size=1):  # one block per row, hence one object per case
         tasks = min(len(by_case), 4 * resources()[1])
         cases = ray.data.from_items(by_case, override_num_blocks=tasks)
         read = cases.map_batches(read_case, batch_size=1, batch_format="pyarrow", fn_kwargs={"folder": cohort.features})
         read = read.materialize()
     blocks = [block for bundle in read.iter_internal_ref_bundles() for block in bundle.block_refs]
-    case_of = ray.remote(case_of_row)  # the order in which blocks come is nobody's promise
+    case_of = ray.remote(case_of_row)  # block order is not guaranteed
     names = ray.get([case_of.remote(block) for block in blocks])
     return SharedBags(dict(zip(names, blocks, strict=True)))

@@ -1,16 +1,16 @@
-"""The tables of a data folder: how they lie there, how they are read, and all that may be wrong with them.
+"""The tables of a data folder: their files, how to read them, and checks of each table and of all tables together.
 
-The data folder that every study reads, on a local path or in a bucket:
+Every study reads such a data folder, on a local path or in a bucket:
 
     DIR/pathways.gmt
-    DIR/<COHORT>/cases.parquet          case_id, time (months), event (bool), site, further columns as they came
-    DIR/<COHORT>/expression.parquet     case_id, one float32 column a gene                        (may be missing)
-    DIR/<COHORT>/features/*.parquet     one row and one row group a slide, see survq/data/feature_store.py   (likewise)
-    DIR/<COHORT>/splits.parquet         repeat, fold, case_id, role: training or validation            (likewise)
-    DIR/<COHORT>/dropped.csv            case_id, reason: who was left out, and why                     (likewise)
+    DIR/<COHORT>/cases.parquet          case_id, time (months), event (bool), site, further columns unchanged
+    DIR/<COHORT>/expression.parquet     case_id, one float32 column per gene                               (optional)
+    DIR/<COHORT>/features/*.parquet     one row and row group per slide, see survq/data/feature_store.py   (optional)
+    DIR/<COHORT>/splits.parquet         repeat, fold, case_id, role: training or validation                (optional)
+    DIR/<COHORT>/dropped.csv            case_id, reason: excluded cases                                    (optional)
 
-Nobody gets lost: an id in any of these tables is a case of cases.parquet or stands in dropped.csv. A case that has
-neither slides nor expression stands in both, until either comes.
+Every id in any of these tables is in cases.parquet or in dropped.csv, so that no case is lost. A case with neither
+slides nor expression is in both, until it gets either.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NEITHER = "neither slides nor expression"  # the reason of a case that a study c
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of a cohort as they lie in its folder; None where there is none that can be used."""
+    """The tables of a cohort as stored in its folder; None where a table is missing or invalid."""
 
     cases: pd.DataFrame | None
     expression: pd.DataFrame | None
@@ -46,7 +46,7 @@ class Tables:
 
 
 def read_tables(folder: Location) -> tuple[Tables, list[str]]:
-    """Every table of a cohort that is sound by itself, and all that is wrong with any of them, by itself and joined."""
+    """The valid tables of a cohort, and the problems of all its tables, each by itself and joined."""
     problems: list[str] = []
 
     def read(file: str) -> pd.DataFrame | None:
@@ -68,24 +68,24 @@ def read_tables(folder: Location) -> tuple[Tables, list[str]]:
         dropped = (folder / "dropped.csv").read_csv(DROPPED)
     except DataError as error:
         problems += error.problems
-    tables, found = sound_tables(Tables(cases, expression, splits, slides, dropped), str(folder))
+    tables, found = valid_tables(Tables(cases, expression, splits, slides, dropped), str(folder))
     return tables, problems + found
 
 
-def sound_tables(tables: Tables, folder: str) -> tuple[Tables, list[str]]:
-    """The tables without those that are wrong by themselves, and all that is wrong with any, by itself and joined."""
+def valid_tables(tables: Tables, folder: str) -> tuple[Tables, list[str]]:
+    """The tables without invalid ones, and the problems of all tables, each by itself and joined."""
     checks: dict[str, Callable[[pd.DataFrame, str], list[str]]] = {
         "cases": cases_problems,
         "expression": expression_problems,
         "splits": splits_problems,
     }
     problems: list[str] = []
-    unsound: dict[str, None] = {}
+    invalid: dict[str, None] = {}
     for name, check in checks.items():
         table = getattr(tables, name)
         if table is not None and (found := check(table, f"{folder}/{name}.parquet")):
             problems += found
-            unsound[name] = None
+            invalid[name] = None
     problems += slides_problems(tables.slides, f"{folder}/features")
     if list(tables.dropped.columns) != DROPPED:
         problems.append(
@@ -93,16 +93,16 @@ def sound_tables(tables: Tables, folder: str) -> tuple[Tables, list[str]]:
         )
     elif tables.cases is not None and "case_id" in tables.cases and len(tables.cases):
         problems += join_problems(tables, folder)
-    return replace(tables, **unsound), problems
+    return replace(tables, **invalid), problems
 
 
 def join_problems(tables: Tables, folder: str) -> list[str]:
-    """The ids of other tables that nobody knows, for then the tables may not belong together."""
+    """Ids of other tables that are neither cases nor dropped: a sign that the tables do not belong together."""
     assert tables.cases is not None
     cases, dropped = set(tables.cases["case_id"]), set(other_reasons(tables.dropped)["case_id"])
     problems = []
     if both := sorted(str(case) for case in cases & dropped):
-        problems.append(f"{folder}/dropped.csv: {preview(both)} are left out, yet stand in cases.parquet.")
+        problems.append(f"{folder}/dropped.csv: lists {preview(both)}, which are also in cases.parquet.")
     others = {
         "expression.parquet": tables.expression,
         "splits.parquet": tables.splits,
@@ -113,31 +113,31 @@ def join_problems(tables: Tables, folder: str) -> list[str]:
             continue
         ids = set(table["case_id"])
         if unknown := sorted(str(case) for case in ids - cases - dropped):
-            like = f"; cases look like {str(min(cases, key=str))!r}"
-            none = "" if ids & cases else f"; none of its {len(ids)} ids is a case of cases.parquet"
+            example = f"; cases.parquet has ids such as {str(min(cases, key=str))!r}"
+            none = "" if ids & cases else f"; none of the {len(ids)} ids is in cases.parquet"
             problems.append(
-                f"{folder}/{file}: ids that are no case: {preview(unknown)}{like}{none}. "
+                f"{folder}/{file}: ids that are not in cases.parquet: {preview(unknown)}{example}{none}. "
                 f"Fix: correct them, or list them in dropped.csv with a reason."
             )
     return problems
 
 
 def other_reasons(dropped: pd.DataFrame) -> pd.DataFrame:
-    """Those who are left out although they have slides or expression, or because they are no case."""
+    """The rows of dropped.csv with any reason but NEITHER: cases that stay excluded whatever is imported for them."""
     return dropped[dropped["reason"] != NEITHER]
 
 
-def say_dropped(dropped: pd.DataFrame) -> list[str]:
-    """Who was left out, a line a reason, for people; all of them stand in dropped.csv."""
+def summarise_dropped(dropped: pd.DataFrame) -> list[str]:
+    """Excluded cases, one line per reason, for people; dropped.csv lists them all."""
     lines = []
     for reason, ids in dropped.groupby("reason")["case_id"]:
-        until = "until slides of them come: " if reason == NEITHER else ""
-        lines.append(f"left out, {reason}: {len(ids)}, {until}{preview(ids, 5)}")
+        until = "until their slides are imported: " if reason == NEITHER else ""
+        lines.append(f"excluded, {reason}: {len(ids)}, {until}{preview(ids, 5)}")
     return lines
 
 
 def cohort_name_problems(name: str) -> list[str]:
-    """It is the name of a folder, too."""
+    """The name must be safe as the name of a folder."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
         return []
     return [f"{name!r} cannot be the name of a cohort; expected a plain name such as BLCA."]
@@ -147,40 +147,43 @@ def cases_problems(cases: pd.DataFrame, file: str) -> list[str]:
     if missing := [column for column in ("case_id", "time", "event") if column not in cases]:
         return [f"{file}: lacks the columns {missing}; it has {preview(cases.columns, 9)}. Fix: rename or add them."]
     if cases.empty:
-        return [f"{file}: holds no case."]
+        return [f"{file}: holds no cases."]
     problems = case_id_problems(cases["case_id"], file)
     time = pd.to_numeric(cases["time"], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     for case, cell in cases.loc[~(np.isfinite(time) & (time > 0)), ["case_id", "time"]].to_numpy(dtype=object):
         problems.append(
-            f"{file}: case {case!r}: time {cell!r}; expected months above 0. Fix: correct it or leave the case out."
+            f"{file}: case {case!r}: time {cell!r}; expected months above 0. Fix: correct it or remove the case."
         )
     if not pd.api.types.is_numeric_dtype(cases["time"]) and not problems:
         problems.append(f"{file}: time is {cases['time'].dtype}; expected numbers, in months.")
     for case in cases.loc[cases["event"].isna(), "case_id"]:
-        problems.append(f"{file}: case {case!r}: no event status. Fix: add it or leave the case out.")
+        problems.append(f"{file}: case {case!r}: no event status. Fix: add it or remove the case.")
     if not pd.api.types.is_bool_dtype(cases["event"].dropna().infer_objects()):
-        problems.append(f"{file}: event is {cases['event'].dtype}; expected bool, true where death was observed.")
+        problems.append(f"{file}: event is {cases['event'].dtype}; expected bool, true if death was observed.")
     elif not cases["event"].any():
-        problems.append(f"{file}: no case has an event; nothing can be learnt or ranked. Fix: is the coding reversed?")
+        problems.append(
+            f"{file}: no case has an event; no model can be trained or evaluated. "
+            f"Fix: check whether the coding is reversed."
+        )
     return problems
 
 
 def case_id_problems(case_ids: pd.Series, file: str) -> list[str]:
-    """An id is text that starts with a letter or digit; two ids of one patient are leakage waiting to happen."""
+    """Ids are text that starts with a letter or digit. Two ids of one patient would leak between folds."""
     problems = []
     for row, case in enumerate(case_ids, start=1):
         if not isinstance(case, str) or not usable_id(case):
             problems.append(
                 f"{file}: row {row}: case id {_shortened(case)}; expected up to 200 printable characters, "
-                f"the first a letter or digit, no blanks around."
+                f"starting with a letter or digit, without surrounding blanks."
             )
-    twice = case_ids[case_ids.duplicated(keep=False)].unique()
-    if len(twice):
-        problems.append(f"{file}: cases that stand more than once: {preview(twice)}. Fix: keep one row a case.")
+    repeated = case_ids[case_ids.duplicated(keep=False)].unique()
+    if len(repeated):
+        problems.append(f"{file}: cases listed more than once: {preview(repeated)}. Fix: keep one row per case.")
     patients = case_ids.map(lambda case: case_of(str(case).upper()))
     for _, ids in case_ids.drop_duplicates().groupby(patients):
         if len(ids) > 1:
-            problems.append(f"{file}: {preview(ids)} are one patient. Fix: keep one row a patient.")
+            problems.append(f"{file}: {preview(ids)} are one patient. Fix: keep one row per patient.")
     return problems
 
 
@@ -199,18 +202,18 @@ def expression_problems(expression: pd.DataFrame, file: str) -> list[str]:
     genes = expression.drop(columns="case_id")
     if genes.empty:
         problems.append(f"{file}: holds {genes.shape[0]} cases and {genes.shape[1]} genes.")
-    if twice := list(genes.columns[genes.columns.duplicated()].unique()):
-        return [*problems, f"{file}: genes that stand more than once: {preview(twice)}. Fix: keep one column a gene."]
+    if repeated := list(genes.columns[genes.columns.duplicated()].unique()):
+        return [*problems, f"{file}: genes listed more than once: {preview(repeated)}. Fix: keep one column per gene."]
     if text := [column for column in genes if not pd.api.types.is_numeric_dtype(genes[column])]:
-        problems.append(f"{file}: genes that are not numbers: {preview(text)}. Fix: keep numeric columns only.")
+        problems.append(f"{file}: columns that are not numeric: {preview(text)}. Fix: keep numeric columns only.")
         genes = genes.drop(columns=text)
     finite = np.isfinite(genes.to_numpy(dtype=np.float64, na_value=np.nan))
     for column in np.flatnonzero(~finite.all(axis=0)):
         rows = np.flatnonzero(~finite[:, column])
         problems.append(
-            f"{file}: gene {genes.columns[column]!r}: not a finite number in "
+            f"{file}: gene {genes.columns[column]!r}: not a finite number for "
             f"{preview(expression['case_id'].iloc[rows])}. "
-            f"Fix: fill it or drop the gene."
+            f"Fix: fill in the values or drop the gene."
         )
     return problems
 
@@ -224,17 +227,17 @@ def splits_problems(splits: pd.DataFrame, file: str) -> list[str]:
             problems.append(f"{file}: {column} is {splits[column].dtype}; expected whole numbers.")
     if unknown := sorted(set(splits["role"].map(str)) - {"training", "validation"}):
         problems.append(f"{file}: roles {preview(unknown)}; expected training or validation.")
-    twice = splits[splits.duplicated(["repeat", "fold", "case_id"])]
-    for (repeat, fold), rows in twice.groupby(["repeat", "fold"]):
+    repeated = splits[splits.duplicated(["repeat", "fold", "case_id"])]
+    for (repeat, fold), rows in repeated.groupby(["repeat", "fold"]):
         problems.append(
-            f"{file}: repeat {repeat}, fold {fold}: {preview(rows['case_id'].unique())} stand more than once. "
-            f"Fix: a case either trains or is held out."
+            f"{file}: repeat {repeat}, fold {fold}: {preview(rows['case_id'].unique())} are listed more than once. "
+            f"Fix: give each case one role."
         )
     held_out = splits[splits["role"] == "validation"].drop_duplicates(["repeat", "fold", "case_id"])
     for repeat, rows in held_out[held_out.duplicated(["repeat", "case_id"])].groupby("repeat"):
         problems.append(
             f"{file}: repeat {repeat}: {preview(rows['case_id'].unique())} are held out in two folds. "
-            f"Fix: hold a case out once a repeat."
+            f"Fix: hold out each case once per repeat."
         )
     return problems
 
@@ -242,14 +245,16 @@ def splits_problems(splits: pd.DataFrame, file: str) -> list[str]:
 def slides_problems(slides: pd.DataFrame, file: str) -> list[str]:
     problems = []
     ids = slides["slide_id"]
-    if odd := [slide for slide in ids if not isinstance(slide, str) or not usable_id(slide)]:
-        problems.append(f"{file}: slide ids {preview(map(_shortened, odd))}; expected text as for case ids.")
-    if twice := list(ids[ids.duplicated()].unique()):
-        problems.append(f"{file}: slides that stand more than once: {preview(twice)}. Fix: import the features afresh.")
+    if unusable := [slide for slide in ids if not isinstance(slide, str) or not usable_id(slide)]:
+        problems.append(f"{file}: slide ids {preview(map(_shortened, unusable))}; expected text as for case ids.")
+    if repeated := list(ids[ids.duplicated()].unique()):
+        problems.append(
+            f"{file}: slides listed more than once: {preview(repeated)}. Fix: remove the folder and import it again."
+        )
     for column, what in (("width", "feature widths"), ("encoder", "patch encoders")):
         if slides[column].nunique() > 1:
             groups = ", ".join(f"{value} ({count} slides)" for value, count in slides[column].value_counts().items())
             problems.append(f"{file}: mixed {what}: {groups}. Fix: extract all slides of a cohort with one encoder.")
     if empty := list(ids[slides["patches"] == 0]):
-        problems.append(f"{file}: slides without patches: {preview(empty)}. Fix: leave them out.")
+        problems.append(f"{file}: slides without patches: {preview(empty)}. Fix: remove them.")
     return problems

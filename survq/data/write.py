@@ -1,4 +1,4 @@
-"""Writing: a slide of the feature store, and a whole cohort. Each appears under its name whole, or not at all."""
+"""Write a slide of the feature store, or a whole cohort. Each appears under its name only when complete."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ import pyarrow.parquet as pq
 from survq.data.cohort import cohort_names
 from survq.data.feature_store import INDEX, SCHEMA, SOURCE, FeatureStore
 from survq.data.gene_sets import GeneSets, collection_path
-from survq.data.location import Location, appearing, parquet
+from survq.data.location import Location, atomic_folder, parquet
 from survq.data.lock import locked
 from survq.data.problems import raise_if_any
-from survq.data.tables import Tables, cohort_name_problems, join_problems, slides_problems, sound_tables
+from survq.data.tables import Tables, cohort_name_problems, join_problems, slides_problems, valid_tables
 from survq.text import preview
 
-LARGEST = 2**31 - 2**20  # bytes of features a slide: what a Parquet file can have in one cell
+LARGEST = 2**31 - 2**20  # bytes of features per slide: the limit of a Parquet cell
 
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide as its patch encoder left it."""
+    """The patch features of one slide."""
 
     slide_id: str
     case_id: str
     features: np.ndarray  # (patch, feature), float16
-    coordinates: np.ndarray | None = None  # (patch, 2), int32, level-0 pixels of the top-left corner
+    coordinates: np.ndarray | None = None  # (patch, 2), int32: top-left corner in level-0 pixels
     patch_size: int | None = None  # level-0 pixels
     magnification: float | None = None  # of level 0
     encoder: str = "unknown"
@@ -45,7 +45,7 @@ class Slide:
         elif self.features.dtype != np.float16:
             found.append(f"features of type {self.features.dtype}; expected float16")
         elif self.features.nbytes > LARGEST:
-            found.append(f"{self.features.nbytes:,} bytes of features; a slide of the store may have {LARGEST:,}")
+            found.append(f"{self.features.nbytes:,} bytes of features; the limit per slide is {LARGEST:,}")
         elif (patch := first_not_finite(self.features)) is not None:
             found.append(f"a feature that is not finite, first in patch {patch}")
         if (
@@ -57,7 +57,7 @@ class Slide:
         return [f"slide {self.slide_id!r}: {problem}." for problem in found]
 
     def table(self, source: str = "") -> pa.Table:
-        """The one row of it that the store has, with a note of what it was made from. Features are not copied."""
+        """Its row in the store, with `source` in the metadata. Features are not copied."""
         schema = SCHEMA.with_metadata({SOURCE: source.encode()} if source else None)
         features = np.ascontiguousarray(self.features)
         coordinates = None if self.coordinates is None else np.ascontiguousarray(self.coordinates, np.int32)
@@ -84,9 +84,9 @@ def _cell(value: object, kind: pa.DataType) -> pa.Array:
 
 
 def first_not_finite(features: np.ndarray) -> int | None:
-    """The first patch with a NaN or an infinity, of (patch, feature) float16; None where all are finite."""
-    # The bits tell, ten times faster than np.isfinite: the largest exponent is that of what is not finite. By blocks,
-    # since fresh memory for all of it would cost as much again.
+    """The first patch with a NaN or an infinity in (patch, feature) float16; None if all are finite."""
+    # Test the bits, ten times faster than np.isfinite: only non-finite values have the largest exponent. In blocks,
+    # as allocating memory for all at once would take as long again.
     bits = np.ascontiguousarray(features).view(np.uint16)
     step = max(1, 2**19 // max(1, bits.shape[1]))
     for start in range(0, len(bits), step):
@@ -97,16 +97,16 @@ def first_not_finite(features: np.ndarray) -> int | None:
 
 
 def write_features(folder: str | Path | Location, slides: Iterable[Slide]) -> None:
-    """Write slides into `folder`, each as soon as it comes.
+    """Write slides into `folder`, one after another.
 
-    Raises DataError with what is wrong with any of the slides, after the last of them.
+    Raises DataError with the problems of all slides, after writing the valid ones.
     """
     problems: list[str] = []
     written: set[str] = set()
     for slide in slides:
         found = slide.problems()
         if slide.slide_id in written:
-            found.append(f"slides that stand more than once: {slide.slide_id!r}. Fix: keep one of them.")
+            found.append(f"slides listed more than once: {slide.slide_id!r}. Fix: keep one of them.")
         if not found:
             write_slide(folder, slide)
             written.add(slide.slide_id)
@@ -115,18 +115,18 @@ def write_features(folder: str | Path | Location, slides: Iterable[Slide]) -> No
 
 
 def write_slide(folder: str | Path | Location, slide: Slide, source: str = "") -> Location:
-    """Write a slide as a file of its own, and return where it is. A slide of that id that is there is replaced.
+    """Write a slide as one file, replacing an existing slide of that id. Returns the file.
 
-    The file appears under its name only when it is whole, and is the same to the bit whenever it is written: a process
-    that dies at any moment leaves the store as it was. `source`, what the slide was made from, is noted in the file and
-    stands in the index. Raises DataError with what is wrong with the slide.
+    The file appears under its name only when complete, so a process that dies leaves the store unchanged. Its bytes
+    depend on nothing but the slide. `source` describes the source of the slide; it is stored in the file's metadata and
+    shown in the index. Raises DataError with the problems of the slide.
     """
     raise_if_any(slide.problems())
     folder = Location.at(folder)
     table = slide.table(source)
     file = folder / file_name(slide.slide_id)
-    # Features do not compress; leaving them plain lets a reader map them. Statistics would be the smallest and largest
-    # of one value, and finding them takes longer than all else.
+    # Features do not compress, and plain bytes can be memory-mapped. Statistics of a single value are useless, and
+    # computing them takes longer than everything else.
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     with file.writing() as stream, pq.ParquetWriter(stream, table.schema, write_page_checksum=True, **plain) as writer:
         writer.write_table(table)
@@ -134,7 +134,7 @@ def write_slide(folder: str | Path | Location, slide: Slide, source: str = "") -
 
 
 def file_name(slide_id: str) -> str:
-    """Of a slide's file. Ids come from users' files: what is no letter, digit or hyphen has no place in a path."""
+    """The file name of a slide. Ids come from users' files: only letters, digits and hyphens are safe in a path."""
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", slide_id)[:100].strip("_-")
     return f"{plain or 'slide'}-{hashlib.sha256(slide_id.encode()).hexdigest()[:12]}.parquet"
 
@@ -151,12 +151,12 @@ def write_cohort(
     gene_sets: Mapping[str, GeneSets] | None = None,
     attachments: Mapping[str, bytes | memoryview] | None = None,
 ) -> Path:
-    """Write one cohort of a data folder, whole or not at all; a cohort of that name that is there is replaced.
+    """Write one cohort of a data folder atomically, replacing an existing cohort of that name.
 
     `cases` and `expression` are indexed by case_id. `gene_sets` are collections of gene sets, by name. `attachments`
-    are further small files, by name. All cohorts of a folder share its gene sets: a collection that differs from the
-    one in the folder is refused while the folder has other cohorts.
-    Raises DataError before anything is visible under the cohort's name, and InUse.
+    are further small files, by name. All cohorts of a folder share its gene sets: a collection can be replaced only
+    while there are no other cohorts.
+    Raises InUse; DataError, and then nothing has appeared under the cohort's name.
     """
     root = Path(root).expanduser()
     dropped = pd.DataFrame({"case_id": [], "reason": []}, dtype=str) if dropped is None else dropped
@@ -167,7 +167,7 @@ def write_cohort(
         slides=pd.DataFrame(columns=INDEX),
         dropped=dropped,
     )
-    _, problems = sound_tables(tables, name)
+    _, problems = valid_tables(tables, name)
     problems += cohort_name_problems(name)
     others = [other for other in cohort_names(root) if other != name]
     folder = Location.at(root)
@@ -175,13 +175,13 @@ def write_cohort(
     for file, text in gmts if others else ():
         if file.is_file() and file.read_text() != text:
             problems.append(
-                f"{file}: exists with other gene sets, and {preview(others)} need them. Fix: choose another folder."
+                f"{file}: exists with other gene sets, which {preview(others)} need. Fix: choose another folder."
             )
     raise_if_any(problems)
 
-    with _made(root), locked(root / f".{name}.lock", root / name, "wait for it to end"):
+    with _created(root), locked(root / f".{name}.lock", root / name, "wait for it to end"):
         folder.sweep(f".{name}.*")
-        with appearing(root / name, replacing=True) as unfinished:
+        with atomic_folder(root / name, replacing=True) as unfinished:
             for part, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
                 if table is not None:
                     (unfinished / f"{part}.parquet").write_bytes(parquet(table))
@@ -197,13 +197,13 @@ def write_cohort(
 
 
 @contextmanager
-def _made(root: Path) -> Iterator[None]:
-    """A folder to write into. One that was not there goes again where nothing comes of it."""
+def _created(root: Path) -> Iterator[None]:
+    """Create a folder to write into, and remove it again if it stays empty."""
     is_new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         if is_new:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # not empty
                 root.rmdir()

@@ -63,7 +63,7 @@ class Bag:
 def inspect(file: Path, mpp: float | None = None) -> FileInfo | None:
     """What is in a file, without reading its features; None where it holds coordinates alone.
 
-    `mpp`, micrometres a level-0 pixel, makes pixels of coordinates in micrometres.
+    `mpp`, micrometres per level-0 pixel, makes pixels of coordinates in micrometres.
     Raises DataError with what is wrong with the file, and the mend.
     """
     with _reading(file) as opened:

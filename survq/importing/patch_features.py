@@ -1,7 +1,7 @@
-"""Patch features that other tools made, into the feature store of a cohort, with Ray Data.
+"""Import the patch features of other tools into the feature store of a cohort, with Ray Data.
 
-A task reads one file, converts it, writes its slide and hands back a row of facts: features never travel between
-processes, and no more slides are in memory than tasks run.
+A task reads a file, converts it, writes its slide and returns a row of metadata. Features never travel between
+processes, and each running task holds one slide in memory.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from survq.data.location import Location
 from survq.importing.feature_folder import Job, Plan, import_slide, make_plan
 from survq.importing.slide_names import SlideTable, by_barcode
 from survq.importing.slide_progress import SlideProgress
-from survq.ray_session import connect, ray, resources, silence
+from survq.ray_session import connect, quiet_data_context, ray, resources
 from survq.text import clock, itemised
 
-TASKS = 16  # for a CPU: few enough to cost little, enough to share the work out evenly
+TASKS_PER_CPU = 16  # few enough for a low overhead, enough to balance the load
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import."""
+    """The result of an import."""
 
     cohort: str
     features: Location
     plan: Plan
     outcomes: list[SlideOutcome]
-    skipped: Location | None  # the list of those left out
-    cases: tuple[int, int]  # of the cohort: with slides, in all
+    skipped: Location | None  # the list of skipped and failed slides
+    cases: tuple[int, int]  # numbers of cases in the cohort: with slides, and all
     kind: str
     seconds: float
 
@@ -53,22 +53,22 @@ class Imported:
         states = Counter(outcome.state for outcome in self.outcomes)
         size = sum(outcome.bytes for outcome in written)
         layouts = ", ".join(f"{count} {layout}" for layout, count in self.plan.layouts.most_common())
-        lines = [f"{self.cohort}: nothing new; {states['found']} slides were there"]
+        lines = [f"{self.cohort}: nothing new; {states['found']} slides already stored"]
         if written:
             lines = [
                 f"{self.cohort}: {len(written)} slides written, {sum(o.patches for o in written):,} patches, "
                 f"{_bytes(size)} in {clock(self.seconds)} ({_bytes(size / self.seconds)}/s)"
-                + (f"; {states['found']} were there" if states["found"] else "")
+                + (f"; {states['found']} already stored" if states["found"] else "")
             ]
         lines += [f"layouts: {layouts}"] if layouts else []
         lines.append(f"{self.kind}; {self.cases[0]} of {self.cases[1]} cases have slides")
         if rounding := max((outcome.rounding for outcome in written), default=0.0):
-            lines.append(f"made half floats of wider ones, which moved no value by more than {rounding:.2g}")
+            lines.append(f"converted to half precision; largest rounding error {rounding:.2g}")
         lines += self.plan.notes
         for reason, count in Counter(o.reason for o in self.outcomes if o.state == "skipped").items():
-            lines.append(f"left out, {reason}: {count}")
+            lines.append(f"skipped, {reason}: {count}")
         if self.failed:
-            lines.append(f"left out, as something is wrong with them: {len(self.failed)}")
+            lines.append(f"failed: {len(self.failed)}")
             lines += itemised([outcome.reason for outcome in self.failed])
         return lines
 
@@ -82,10 +82,10 @@ def import_features(
     encoder: str | None = None,
     skip_bad: bool = False,
 ) -> Imported:
-    """Bring the patch features below `source` into DATA/COHORT/features; what is there already is not read again.
+    """Import the patch features below `source` into DATA/COHORT/features. Slides already stored are not read again.
 
-    Raises FileNotFoundError, InUse, OSError; and DataError with all that can be seen to be wrong before features are
-    read: then nothing has been written. What shows only then, such as NaN, fails its slide alone.
+    Raises FileNotFoundError, InUse, OSError; and DataError with all problems that are visible without reading features:
+    then nothing has been written. Problems of the features themselves, such as NaN, fail only their own slide.
     """
     root = Location.at(data)
     cases = case_ids(root, cohort)
@@ -97,59 +97,55 @@ def import_features(
             connect()
         outcomes = list(plan.outcomes)
         progress = SlideProgress(len(plan.jobs), sum(job.patches for job in plan.jobs))
-        for outcome in spread(plan.jobs, features) if plan.jobs else ():
+        for outcome in run_jobs(plan.jobs, features) if plan.jobs else ():
             progress.add(outcome)
             outcomes.append(outcome)
         skipped = list_skipped(features, outcomes)
         slides = record_features(root / cohort, plan.unlabelled)
     kinds = slides[["encoder", "width"]].drop_duplicates().to_numpy()
     kind = ", ".join(f"{encoder} features, {width} wide" for encoder, width in kinds) or "no slides"
-    having = len(cases.intersection(slides["case_id"]))
-    return Imported(cohort, features, plan, outcomes, skipped, (having, len(cases)), kind, progress.elapsed)
+    with_slides = len(cases.intersection(slides["case_id"]))
+    return Imported(cohort, features, plan, outcomes, skipped, (with_slides, len(cases)), kind, progress.elapsed)
 
 
-def spread(jobs: Sequence[Job], features: Location) -> Iterator[SlideOutcome]:
-    """Do the jobs as tasks over all nodes; yields what became of each slide when its task has ended.
+def run_jobs(jobs: Sequence[Job], features: Location) -> Iterator[SlideOutcome]:
+    """Run the jobs as tasks on all nodes; yields the outcome of each slide.
 
-    A process that ends in the middle takes the slides of its task with it: those are done once more, each by itself,
-    and the one that ends it again fails. Raises OSError where the store cannot be written.
+    If a process dies, all slides of its task are retried once, each in its own task. A slide whose process dies again
+    fails. Raises OSError if the store cannot be written.
     """
     waiting = {job.file: job for job in jobs}
-    for tasks in (TASKS * resources()[1], len(jobs)):
+    for tasks in (TASKS_PER_CPU * resources()[1], len(jobs)):
         ordered = sorted(waiting.values(), key=lambda job: -job.patches)
-        # dealt out like cards, so that every task gets large slides and small ones
-        hands = [[asdict(job) for job in ordered[start::tasks]] for start in range(min(tasks, len(ordered)))]
-        for row in _rows(hands, features):
+        # deal the jobs out in turn, so that every task gets large and small slides
+        batches = [[asdict(job) for job in ordered[start::tasks]] for start in range(min(tasks, len(ordered)))]
+        for row in _run_batches(batches, features):
             if row["state"] == "unwritten":
                 raise OSError(row["reason"])
             waiting.pop(row.pop("path"))
             yield SlideOutcome(**row)
     for job in waiting.values():
-        reason = f"{job.file}: the process that read it ended, several times. Fix: is it damaged, or too large?"
+        reason = f"{job.file}: its reader process died repeatedly. Fix: check whether the file is damaged or too large."
         yield SlideOutcome(job.slide_id, job.case_id, job.label, "failed", reason)
 
 
-def _rows(hands: list[list[dict]], features: Location) -> Iterator[dict]:
-    if not hands:
+def _run_batches(batches: list[list[dict]], features: Location) -> Iterator[dict]:
+    if not batches:
         return
-    context = ray.data.DataContext.get_current().copy()
-    silence()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # what a lost process was to do is left to the caller
-    with ray.data.DataContext.current(context):
-        tasks = ray.data.from_items([{"jobs": hand} for hand in hands], override_num_blocks=len(hands))
+    with quiet_data_context(max_errored_blocks=-1):  # the caller retries the jobs of processes that died
+        tasks = ray.data.from_items([{"jobs": batch} for batch in batches], override_num_blocks=len(batches))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")  # there is no other way yet
-            tasks = tasks.flat_map(_bring, fn_kwargs={"features": features}, ray_remote_args_fn=_few_retries)
+            warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")  # no alternative yet
+            tasks = tasks.flat_map(_import_batch, fn_kwargs={"features": features}, ray_remote_args_fn=_few_retries)
         yield from tasks.iter_rows()
 
 
 def _few_retries() -> dict:
-    """Ray Data would start a task over for ever whose process ends, and a forged file can end it each time."""
+    """Ray Data's default is to retry forever, and a malicious file could crash its process every time."""
     return {"max_retries": 1}
 
 
-def _bring(row: dict, features: Location) -> list[dict]:
+def _import_batch(row: dict, features: Location) -> list[dict]:
     rows = []
     for job in (Job(**job) for job in row["jobs"]):
         try:

@@ -22,7 +22,7 @@ BARCODE = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Name:
-    """A slide, the case it is of, and micrometres a level-0 pixel where a table tells."""
+    """A slide, the case it is of, and micrometres per level-0 pixel where a table tells."""
 
     slide_id: str
     case_id: str
@@ -74,7 +74,7 @@ class SlideTable:
             found, unreadable = numbers(table["mpp"], file)
             problems += unreadable
             problems += [
-                f"{file}:{line}: mpp {size:g}; expected micrometres a pixel, such as 0.25. Fix: correct it."
+                f"{file}:{line}: mpp {size:g}; expected micrometres per pixel, such as 0.25. Fix: correct it."
                 for line, size in found.items()
                 if size <= 0
             ]

@@ -1,4 +1,4 @@
-"""Progress of slides on their way into a feature store, for people."""
+"""Progress of writing slides into a feature store, for people."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import time
 from survq.data.feature_import import SlideOutcome
 from survq.text import clock
 
-EVERY = 15.0  # seconds between lines
+INTERVAL = 15.0  # seconds between lines
 
 
 class SlideProgress:
-    """Now and then a line, on stderr, on how a store is being filled."""
+    """Prints the progress of the slides to stderr at intervals."""
 
     def __init__(self, slides: int, patches: int | None = None):
-        """`patches` in all, where they are known beforehand: they tell better than slides how much is left."""
+        """`patches` is their total, if known in advance; it gives a better estimate of the time left than `slides`."""
         self.slides, self.patches = slides, patches
         self.done = self.failed = self.patches_done = 0
-        self._under_way: dict[str, tuple[int, float]] = {}  # slide: its patches that are done, and their share of all
+        self._started: dict[str, tuple[int, float]] = {}  # slide -> its finished patches, and their share of the slide
         self._start = self._last = time.monotonic()
 
     def add(self, outcome: SlideOutcome) -> None:
         self.done += 1
         self.failed += outcome.state == "failed"
         self.patches_done += outcome.patches
-        self._under_way.pop(outcome.slide_id, None)
-        self._now_and_then()
+        self._started.pop(outcome.slide_id, None)
+        self._print_at_intervals()
 
     def part(self, slide_id: str, patches: int, of: int | None) -> None:
-        """So many of a slide's patches are done; of how many may not be known yet."""
-        self._under_way[slide_id] = patches, patches / of if of else 0.0
-        self._now_and_then()
+        """Note that `patches` of a slide are done, out of `of` patches if known."""
+        self._started[slide_id] = patches, patches / of if of else 0.0
+        self._print_at_intervals()
 
-    def _now_and_then(self) -> None:
-        if time.monotonic() - self._last > EVERY:
+    def _print_at_intervals(self) -> None:
+        if time.monotonic() - self._last > INTERVAL:
             self._last = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """... 120 of 423 slides, 1 failed, 14,230 patches/s, 2.1 slides/s, 0:57 elapsed, about 2:24 left"""
+        """Such as: ... 120 of 423 slides, 1 failed, 14,230 patches/s, 2.1 slides/s, 0:57 elapsed, about 2:24 left"""
         elapsed = self.elapsed
-        patches, slides = map(sum, zip((self.patches_done, self.done), *self._under_way.values(), strict=True))
+        patches, slides = map(sum, zip((self.patches_done, self.done), *self._started.values(), strict=True))
         share = patches / self.patches if self.patches else slides / self.slides
         left = f", about {clock(elapsed / share - elapsed)} left" if share else ""
         failed = f", {self.failed} failed" if self.failed else ""

@@ -23,7 +23,7 @@ from survq.data.folds import given_folds
 from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
-from survq.data.tables import DROPPED, Tables, cohort_name_problems, say_dropped, sound_tables
+from survq.data.tables import DROPPED, Tables, cohort_name_problems, summarise_dropped, valid_tables
 from survq.importing.coverage import genes_of, given_gene_sets
 from survq.importing.expression import Expression, read_expression
 from survq.importing.labels import Labels, read_labels
@@ -61,7 +61,7 @@ class Imported:
             slides=pd.DataFrame(columns=INDEX),
             dropped=pd.DataFrame(self.dropped.items(), columns=DROPPED),
         )
-        return [*cohort_name_problems(self.name), *sound_tables(tables, self.name)[1]]
+        return [*cohort_name_problems(self.name), *valid_tables(tables, self.name)[1]]
 
     def write(self, root: Location) -> Imported:
         left_out = update_cohort(
@@ -99,7 +99,7 @@ class Imported:
                 lines.append(f"{len(unsplit)} cases are held out in no fold: {preview(unsplit)}")
         if lacking := sorted(set(cases.index) - set(self.expression.values.index)):
             lines.append(f"{len(lacking)} cases have no expression, slides alone: {preview(lacking)}")
-        return [*lines, *say_dropped(self.left_out), *self.labels.notes, *self.expression.notes]
+        return [*lines, *summarise_dropped(self.left_out), *self.labels.notes, *self.expression.notes]
 
 
 def import_survpath(

@@ -33,7 +33,7 @@ def read_text_table(file: str | Path, needed: Sequence[str] = ()) -> pd.DataFram
     (_, header), *rows = lines
     problems = []
     if twice := sorted({name for name in header if name and header.count(name) > 1}):
-        problems.append(f"{file}: columns that stand more than once: {preview(twice)}. Fix: keep one of each.")
+        problems.append(f"{file}: columns listed more than once: {preview(twice)}. Fix: keep one of each.")
     if missing := [name for name in needed if name not in header]:
         problems.append(f"{file}: lacks the columns {preview(missing, 9)}; {what_is_there(header, missing)}.")
     if not rows:

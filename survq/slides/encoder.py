@@ -1,10 +1,10 @@
-"""Patch encoders: what turns a patch into a vector of features. Through timm, or a tiny one of our own.
+"""Patch encoders: each turns a patch into a vector of features. They are models of timm, or a tiny built-in one.
 
-    uni         UNI (Chen et al., Nature Medicine 2024): a ViT-L/16; its weights are given out by MahmoodLab/UNI
-    timm:NAME   any image model of timm, by its name
-    tiny        the colours of a patch on a 4 x 4 grid, 48 numbers: to try the way from slide to study, not to publish
+    uni         UNI (Chen et al., Nature Medicine 2024): a ViT-L/16; weights from huggingface.co/MahmoodLab/UNI
+    timm:NAME   any image model of timm
+    tiny        the colours of a patch on a 4 x 4 grid, 48 numbers: to try out the pipeline, not for publication
 
-Weights come from a file, or from the cache of the Hugging Face hub; they are fetched only when that is asked for.
+Weights come from a file or from the local cache of the Hugging Face hub. They are downloaded only on request.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from survq.data.problems import DataError
 from survq.importing.decompress import sha256
 from survq.slides.slide import PATCH, PIXEL
 
-UNI = "vit_large_patch16_224", "MahmoodLab/UNI"  # the model in timm, and who gives out its weights
+UNI = "vit_large_patch16_224", "MahmoodLab/UNI"  # the timm model, and the hub repository of its weights
 UNI_ARGUMENTS: dict[str, Any] = {
     **{"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True},
-    "pretrained_cfg_overlay": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},  # timm's are another's
+    # timm's defaults for this architecture belong to other weights
+    "pretrained_cfg_overlay": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
 }
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # by these names the hub has them
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # file names on the hub
 
 
 @dataclass(frozen=True)
 class PatchEncoder:
-    """A frozen network with what its patches go through before it.
+    """A frozen network with its preprocessing.
 
-    `name` tells it from all others: what it is called, and a hash of weights and preprocessing.
+    `name` identifies it: the name given by the user, and a hash of weights and preprocessing.
     """
 
     name: str
     width: int
-    description: dict[str, Any]  # model, sha256 of the weights, preprocessing: as plain JSON
+    description: dict[str, Any]  # plain JSON: model, sha256 of the weights, preprocessing
     network: nn.Module
     device: torch.device
 
@@ -48,13 +49,13 @@ class PatchEncoder:
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """(patch, 224, 224, 3), uint8, to (patch, feature), float16."""
         X = torch.tensor(patches).to(self.device).permute(0, 3, 1, 2).float() / 255
-        # stored as half floats either way; on a GPU half floats are what its matrix units are for
+        # the result is stored in half precision either way; a GPU's matrix units are fastest in it
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
             return self.network(X).to(torch.float16).cpu().numpy()
 
 
 class Preprocessed(nn.Module):
-    """A network with the size and colours of images that it was trained on."""
+    """A network behind the image size and colour normalisation that it was trained with."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -65,7 +66,7 @@ class Preprocessed(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, X: Tensor) -> Tensor:
-        # the whole patch, never its centre: what is cut off of photographs is tissue here
+        # resize the whole patch; a centre crop, usual for photographs, would discard tissue
         if X.shape[-2:] != self.size:
             X = nn.functional.interpolate(X, self.size, mode="bicubic", antialias=True)
         return self.network((X - self.mean) / self.std)
@@ -79,15 +80,16 @@ class Colours(nn.Module):
 def load_encoder(
     name: str, weights: Path | None = None, *, download: bool = False, device: str | None = None
 ) -> PatchEncoder:
-    """`weights` is a file of safetensors, or one that torch reads as plain tensors; by default the hub's cache is used.
+    """Build an encoder with its weights.
 
-    Raises DataError where there is no such encoder, or its weights are not there or not its own.
+    `weights` is a .safetensors file, or a file that torch loads as plain tensors; the default is the hub's local cache.
+    Raises DataError for an unknown encoder, and for weights that are missing or belong to another model.
     """
     torch_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     patch = {"pixels": PATCH, "micrometres_a_pixel": PIXEL}
     if name == "tiny":
         if weights is not None:
-            raise DataError(["--weights: the encoder 'tiny' has none. Fix: leave them out."])
+            raise DataError(["--weights: the encoder 'tiny' has no weights. Fix: omit --weights."])
         return _named(name, 48, {"model": name, "patch": patch}, Colours().eval(), torch_device)
 
     import timm
@@ -95,13 +97,13 @@ def load_encoder(
     model, repository = UNI if name == "uni" else (name.removeprefix("timm:"), None)
     if name != "uni" and not (name.startswith("timm:") and timm.is_model(model)):
         raise DataError(
-            [f"--encoder {name!r}: unknown. Fix: uni, tiny, or timm:NAME with a name of timm.list_models()."]
+            [f"--encoder {name!r}: unknown. Fix: use uni, tiny, or timm:NAME with a name from timm.list_models()."]
         )
     config: Any = timm.get_pretrained_cfg(model)
     file = weights or hub_weights(name, repository or config.hf_hub_id, download)
-    given = _tensors(file)
+    weights_by_name = _read_weights(file)
     network: Any = timm.create_model(model, pretrained=False, num_classes=0, **(UNI_ARGUMENTS if name == "uni" else {}))
-    _fill(network.eval().requires_grad_(False), given, file, name)
+    _load_weights(network.eval().requires_grad_(False), weights_by_name, file, name)
     config = timm.data.resolve_model_data_config(network)
     preprocessing = {"size": list(config["input_size"][1:]), "mean": list(config["mean"]), "std": list(config["std"])}
     description = {
@@ -111,8 +113,8 @@ def load_encoder(
         "preprocessing": {"scale": "0 to 1", "resize": "whole patch, bicubic, antialiased", **preprocessing},
     }
     size = (preprocessing["size"][0], preprocessing["size"][1])
-    whole = Preprocessed(network, size, config["mean"], config["std"]).eval()
-    return _named(name, network.num_features, description, whole, torch_device)
+    preprocessed = Preprocessed(network, size, config["mean"], config["std"]).eval()
+    return _named(name, network.num_features, description, preprocessed, torch_device)
 
 
 def _named(name: str, width: int, description: dict, network: nn.Module, device: torch.device) -> PatchEncoder:
@@ -121,32 +123,32 @@ def _named(name: str, width: int, description: dict, network: nn.Module, device:
 
 
 def hub_weights(name: str, repository: str | None, download: bool) -> Path:
-    """The weights in the hub's cache; fetched into it where `download` says so."""
+    """The weights in the local cache of the hub, downloaded first if `download` is set."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
     if repository is None:
-        raise DataError([f"--encoder {name}: timm names no weights for it. Fix: give them with --weights FILE."])
+        raise DataError([f"--encoder {name}: timm knows no weights for it. Fix: pass them with --weights FILE."])
     for file in WEIGHT_FILES:
-        if isinstance(there := try_to_load_from_cache(repository, file), str):
-            return Path(there)
-    how = (
-        f"Fix: give them with --weights FILE; or add --download to fetch them from huggingface.co/{repository}. "
-        f"Where weights are gated, as UNI's are, ask for access on that page first, then `hf auth login`."
+        if isinstance(cached := try_to_load_from_cache(repository, file), str):
+            return Path(cached)
+    fix = (
+        f"Fix: pass them with --weights FILE; or add --download to download them from huggingface.co/{repository}. "
+        f"If the weights are gated, as UNI's are, request access on that page first, then run `hf auth login`."
     )
     if not download:
-        raise DataError([f"--encoder {name}: its weights are not on this machine. {how}"])
+        raise DataError([f"--encoder {name}: its weights are not on this machine. {fix}"])
     reason = ""
     for file in WEIGHT_FILES:
         try:
             return Path(hf_hub_download(repository, file))
         except (HfHubHTTPError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
-    raise DataError([f"--encoder {name}: its weights could not be fetched ({reason}). {how}"])
+    raise DataError([f"--encoder {name}: its weights could not be downloaded ({reason}). {fix}"])
 
 
-def _fill(network: nn.Module, given: dict[str, Tensor], file: Path, name: str) -> None:
-    """Give a network its weights: all of them, and none that are another's."""
+def _load_weights(network: nn.Module, given: dict[str, Tensor], file: Path, name: str) -> None:
+    """Load the weights into the network, without a classifier head. Refuses missing, misshapen and unknown tensors."""
     own = network.state_dict()
     classifier = getattr(network, "pretrained_cfg", {}).get("classifier") or "head"
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
@@ -157,17 +159,18 @@ def _fill(network: nn.Module, given: dict[str, Tensor], file: Path, name: str) -
         first = (wrong or unknown)[0]
         raise DataError(
             [
-                f"{file}: not the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or of another "
-                f"shape, {len(unknown)} are unknown to it, the first is {first!r}. Fix: name the model they belong to."
+                f"{file}: not the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or have "
+                f"another shape, {len(unknown)} are unknown; the first is {first!r}. Fix: name the model of these "
+                f"weights."
             ]
         )
     network.load_state_dict(given)
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    """The weights of a file, by name. Never unpickled: it may come from anyone."""
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """The weights in a file, by name. Never unpickled: the file may come from anyone."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file of weights.")
+        raise FileNotFoundError(f"{file}: no such weights file.")
     given: Any
     try:
         if file.suffix == ".safetensors":
@@ -176,12 +179,12 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             given = load_file(file)
         else:
             given = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # each of the two has its own, down to UnpicklingError and RuntimeError
+    except Exception as error:  # the two libraries share no base class, and raise even UnpicklingError
         reason = " ".join(str(error).split())[:120]
         raise DataError(
             [f"{file}: cannot be read as weights ({reason}). Fix: save the model's state_dict as safetensors."]
         ) from error
     given = given.get("state_dict", given) if isinstance(given, dict) else given
     if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
-        raise DataError([f"{file}: holds no named tensors. Fix: save the model's state_dict."])
+        raise DataError([f"{file}: does not hold named tensors. Fix: save the model's state_dict."])
     return given

@@ -1,10 +1,10 @@
-"""The slides of a folder to the feature store of a cohort.
+"""Extract the slides of a folder into the feature store of a cohort.
 
-    DIR/<COHORT>/features/<slide>.parquet    see survq/data/feature_store.py; with what it was made from, and how
-    DIR/<COHORT>/features/skipped.csv        who was left out, and why
-    DIR/<COHORT>/overviews/<slide>.jpg       the slide with its mask and grid, for the eye
+    DIR/<COHORT>/features/<slide>.parquet    see survq/data/feature_store.py; with its source file and encoder
+    DIR/<COHORT>/features/skipped.csv        skipped and failed slides, with the reason
+    DIR/<COHORT>/overviews/<slide>.jpg       the slide with its tissue mask and patch grid, for inspection
 
-A slide that is there, made from this file by this encoder, is not made again.
+Slides already in the store, from the same file and the same encoder, are not extracted again.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from survq.slides.encoder import PatchEncoder
 from survq.slides.sources import Source, find_files, name_sources
 from survq.text import preview
 
-READING = 1  # to be raised by whoever changes which patches are read, or their pixels
+READER_VERSION = 1  # increase it when a change affects which patches are read, or their pixels
 
 Message = tuple[Source, dict, bytes]
-"""Of a slide's reader (survq/slides/reader.py), with features, (patch, feature), float16, in place of patches."""
+"""A message of a slide's reader (survq/slides/reader.py); the payload of `patches` is (patch, feature), float16."""
 
 Encode = Callable[[Sequence[Source]], Iterator[Message]]
-"""The messages of many slides, in any order."""
+"""From slides to their messages, in any order."""
 
 
 def extract(
@@ -55,11 +55,11 @@ def extract(
     table: Path | None = None,
     mpp: float | None = None,
 ) -> list[SlideOutcome]:
-    """Fill the store of a cohort with the slides of its cases; what became of each slide, by its id.
+    """Extract the slides of a cohort's cases into its feature store. Returns one outcome per slide, ordered by its id.
 
-    `encoder` is what `encode` works with; `table` tells the cases of slides; `mpp` is that of slides that do not say.
-    A slide that fails ends nothing. Raises DataError where the store holds features of another encoder;
-    FileNotFoundError; InUse.
+    `encoder` is the one that `encode` applies. `table` maps slides to cases. `mpp` (micrometres per level-0 pixel)
+    is used for slides that do not state their own. A failed slide does not stop the others. Raises DataError where
+    the store holds features of another encoder; FileNotFoundError; InUse.
     """
     root = Location.at(root)
     name_of = by_barcode if table is None else SlideTable.read(table)
@@ -69,7 +69,7 @@ def extract(
         overviews = root / cohort / "overviews"
         overviews.sweep()
         index = readable_index(features)
-        _refuse(index, [source.slide_id for source in sources], encoder, features)
+        _refuse_conflicts(index, [source.slide_id for source in sources], encoder, features)
         todo = []
         for source in sources:
             if any(
@@ -81,77 +81,79 @@ def extract(
             else:
                 todo.append(source)
         if todo:
-            todo.sort(key=lambda source: -source.bytes)  # so that nobody waits for a large one at the end
-            outcomes += _write(features, overviews, todo, encoder, encode)
-        outcomes = [_with_what_is_left(outcome, index) for outcome in outcomes]
+            todo.sort(key=lambda source: -source.bytes)  # largest first, so that none is left running alone at the end
+            outcomes += _write_slides(features, overviews, todo, encoder, encode)
+        outcomes = [_note_kept_features(outcome, index) for outcome in outcomes]
         list_skipped(features, outcomes)
         record_features(root / cohort, {o.case_id for o in outcomes if o.state == "skipped" and o.case_id})
     return sorted(outcomes, key=lambda outcome: outcome.slide_id)
 
 
 def made_from(source: Source, encoder: PatchEncoder, mpp: float | None) -> str:
-    """What the features of a slide depend on, as JSON: the store keeps it with them."""
+    """Everything the features of a slide depend on, as JSON. The store keeps it with them."""
     facts = {"file": Path(source.file).name, "bytes": source.bytes, "fingerprint": source.fingerprint}
-    return json.dumps({**facts, "mpp_given": mpp, "reading": READING, "encoder": encoder.description}, sort_keys=True)
+    return json.dumps(
+        {**facts, "mpp_given": mpp, "reading": READER_VERSION, "encoder": encoder.description}, sort_keys=True
+    )
 
 
-def _refuse(index: pd.DataFrame, slide_ids: list[str], encoder: PatchEncoder, features: Location) -> None:
+def _refuse_conflicts(index: pd.DataFrame, slide_ids: list[str], encoder: PatchEncoder, features: Location) -> None:
     problems = in_the_way(index, slide_ids)
     if others := sorted(set(index["encoder"]) - {encoder.name}):
         problems.append(
             f"{features}: holds features of {preview(others)}; this encoder, with these weights, is {encoder.name!r}. "
-            f"Fix: use that one, or move the folder away; a cohort has one encoder."
+            f"Fix: use the encoder of the store, or move the folder away; a cohort has one encoder."
         )
     raise_if_any(problems)
 
 
 @dataclass
-class _Open:
-    """A slide of which some has come."""
+class _PartialSlide:
+    """A slide whose messages have arrived in part."""
 
     found: dict = field(default_factory=dict)
     coordinates: np.ndarray | None = None
-    parts: dict[int, bytes] = field(default_factory=dict)  # features by the number of their first patch
+    parts: dict[int, bytes] = field(default_factory=dict)  # index of the first patch -> features
     patches: int = 0
     closed: bool = False
 
 
-def _write(
+def _write_slides(
     features: Location, overviews: Location, sources: Sequence[Source], encoder: PatchEncoder, encode: Encode
 ) -> Iterator[SlideOutcome]:
-    """Write each slide as soon as all of it has come."""
+    """Write each slide as soon as all its messages have arrived."""
     progress = SlideProgress(len(sources))
-    slides: dict[str, _Open] = {}
+    slides: dict[str, _PartialSlide] = {}
     for source, facts, payload in encode(sources):
-        slide = slides.setdefault(source.slide_id, _Open())
+        slide = slides.setdefault(source.slide_id, _PartialSlide())
         if slide.closed:
             continue
         outcome = None
         if facts["kind"] == "failed":
-            _show(overviews, source, payload)
+            _write_overview(overviews, source, payload)
             outcome = _failed(source, facts["problem"])
         elif facts["kind"] == "found":
             coordinates = 8 * facts["patches"]
             slide.found, slide.coordinates = facts, np.frombuffer(payload[:coordinates], np.int32).reshape(-1, 2)
-            _show(overviews, source, payload[coordinates:])
-        elif facts["start"] not in slide.parts:  # what Ray had to read again may come again
+            _write_overview(overviews, source, payload[coordinates:])
+        elif facts["start"] not in slide.parts:  # Ray repeats messages when it retries a task
             slide.parts[facts["start"]] = payload
             slide.patches += facts["patches"]
             progress.part(source.slide_id, slide.patches, slide.found.get("patches"))
         if outcome is None and slide.patches == slide.found.get("patches"):
-            outcome = _finish(features, source, slide, encoder)
+            outcome = _write_complete(features, source, slide, encoder)
         if outcome is not None:
-            slides[source.slide_id] = _Open(closed=True)
+            slides[source.slide_id] = _PartialSlide(closed=True)
             progress.add(outcome)
             yield outcome
     for source in sources:
-        if not slides.get(source.slide_id, _Open()).closed:
-            lost = "some of it was lost, with the process that had it. Fix: start the same command again."
+        if not slides.get(source.slide_id, _PartialSlide()).closed:
+            lost = "some of its patches were lost with a process that died. Fix: start the same command again."
             progress.add(outcome := _failed(source, lost))
             yield outcome
 
 
-def _finish(features: Location, source: Source, slide: _Open, encoder: PatchEncoder) -> SlideOutcome:
+def _write_complete(features: Location, source: Source, slide: _PartialSlide, encoder: PatchEncoder) -> SlideOutcome:
     content = b"".join(part for _, part in sorted(slide.parts.items()))
     row = Slide(
         source.slide_id,
@@ -170,16 +172,16 @@ def _finish(features: Location, source: Source, slide: _Open, encoder: PatchEnco
     return SlideOutcome(row.slide_id, row.case_id, source.file, "written", patches=slide.patches, bytes=size)
 
 
-def _with_what_is_left(outcome: SlideOutcome, index: pd.DataFrame) -> SlideOutcome:
+def _note_kept_features(outcome: SlideOutcome, index: pd.DataFrame) -> SlideOutcome:
     if outcome.state != "failed" or outcome.slide_id not in index.index:
         return outcome
-    return replace(outcome, reason=f"{outcome.reason} The store still holds what was made of it before.")
+    return replace(outcome, reason=f"{outcome.reason} The store keeps its earlier features.")
 
 
 def _failed(source: Source, reason: str) -> SlideOutcome:
     return SlideOutcome(source.slide_id, source.case_id, source.file, "failed", reason)
 
 
-def _show(overviews: Location, source: Source, picture: bytes) -> None:
+def _write_overview(overviews: Location, source: Source, picture: bytes) -> None:
     if picture:
         (overviews / file_name(source.slide_id).replace(".parquet", ".jpg")).write(picture)

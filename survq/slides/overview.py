@@ -1,4 +1,4 @@
-"""A picture of a slide for the eye: people look before they trust."""
+"""The overview picture of a slide, for people to inspect its tissue mask and patches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUTLINE, GRID, SIDE = (20, 160, 60), (20, 60, 200), 1600
 def overview(
     slide: Scan, view: Image.Image, mask: np.ndarray | None = None, patches: np.ndarray | None = None
 ) -> bytes:
-    """JPEG of the view: the mask's outline in green, the patches that are read in blue; what is no tissue is faded."""
+    """JPEG of the view: the outline of the mask in green, the patches in blue, everything outside the mask faded."""
     image = view.copy()
     image.thumbnail((SIDE, SIDE))
     if mask is not None:

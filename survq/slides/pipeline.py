@@ -1,8 +1,7 @@
-"""Slides to features, over all nodes of a cluster: readers on CPUs feed encoders, on GPUs where there are any.
+"""Slides to features on all nodes of a cluster: readers on CPUs feed encoders, which use GPUs where available.
 
-One Ray Data pipeline. A row is a message of a slide's reader (survq/slides/reader.py): how many patches were found, a
-batch of them, or what went wrong. The encoders turn batches into features; what comes out is put together here, slide
-by slide. Pixels exist for a few batches at a time only.
+This is one Ray Data pipeline. A row is a message of a slide's reader (survq/slides/reader.py): the number of patches, a
+batch of patches, or an error. The encoders turn batches into features. Pixels of only a few batches exist at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from survq.ray_session import connect, ray, resources, silence
+from survq.ray_session import connect, quiet_data_context, ray, resources
 from survq.slides.encoder import load_encoder
 from survq.slides.reader import read_slide
 from survq.slides.slide import PATCH
@@ -28,25 +27,23 @@ IN_FLIGHT = 1 << 27  # bytes of messages in the object store for each reader and
 def encode_slides(
     sources: Sequence[Source], *, encoder: str, weights: Path | None, identity: str, timeout: float
 ) -> Iterator[tuple[Source, dict, bytes]]:
-    """The messages of all slides, in no order but that every slide's are whole; patches have become features.
+    """The messages of all slides, in any order, with features in place of patches.
 
-    `identity` is the name that the encoder must turn out to have on every node.
+    `identity` is the expected `PatchEncoder.name`; a node whose encoder has another name raises ValueError.
     """
     connect()
     _, cpus, gpus = resources()
     encoders = gpus or max(1, cpus - max(1, cpus // 8))  # an encoder without a GPU is far slower than a reader
     readers = max(1, cpus - encoders)
     share = 1.0 if cpus > 1 else 0.5
-    context = ray.data.DataContext.get_current().copy()
-    silence()
-    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # of few slides, it is right
-    context.enable_progress_bars = False
-    context.target_max_block_size = 1  # every message a block of its own: it goes on as soon as it is there
-    half = ray.cluster_resources().get("object_store_memory", 0) / 2  # what Ray Data would take by itself
-    context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
-        object_store_memory=min(half, IN_FLIGHT * (readers + encoders))
-    )
-    with ray.data.DataContext.current(context):
+    # true when there are fewer slides than encoders, and harmless
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+    half = ray.cluster_resources().get("object_store_memory", 0) / 2  # Ray Data's own default
+    # one block per message, so that each moves on without waiting for others
+    with quiet_data_context(target_max_block_size=1) as context:
+        context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
+            object_store_memory=min(half, IN_FLIGHT * (readers + encoders))
+        )
         rows = [{"slide": number, "file": source.file, "mpp": source.mpp} for number, source in enumerate(sources)]
         messages = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _read,
@@ -54,7 +51,7 @@ def encode_slides(
             batch_format="pyarrow",
             fn_kwargs={"timeout": timeout},
             compute=ray.data.TaskPoolStrategy(size=readers),
-            # Ray puts what asks for the same into one process, where reading would wait for encoding
+            # with equal requests Ray would fuse both steps into one process, and reading would wait for encoding
             num_cpus=share if gpus else share / 2,
         )
         features = messages.map_batches(
@@ -79,7 +76,7 @@ def _read(slides: pa.Table, timeout: float) -> Iterator[pa.Table]:
         try:
             for facts, payload in read_slide(slide["file"], slide["mpp"], timeout):
                 yield _message(slide["slide"], facts, payload)
-        except Exception as error:  # one slide's failure never ends the run
+        except Exception as error:  # a failed slide must not end the run
             yield _message(
                 slide["slide"],
                 {"kind": "failed", "problem": f"{type(error).__name__}: {error}. Fix: please report it."},
@@ -91,7 +88,9 @@ class _Encoder:
     def __init__(self, encoder: str, weights: Path | None, identity: str):
         self.encode = load_encoder(encoder, weights)
         if self.encode.name != identity:
-            raise ValueError(f"this node's encoder is {self.encode.name!r}, not {identity!r}: other weights lie there")
+            raise ValueError(
+                f"the encoder on this node is {self.encode.name!r}, expected {identity!r}: its weights file differs."
+            )
 
     def __call__(self, messages: pa.Table) -> pa.Table:
         (number,), facts = messages["slide"].to_pylist(), json.loads(messages["facts"][0].as_py())

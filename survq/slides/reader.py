@@ -1,11 +1,11 @@
-"""A slide read in a process of its own, which can be stopped: some files hang or crash the libraries that read them.
+"""Read a slide in a separate process, which can be killed: some files hang or crash the libraries that read them.
 
-The process answers with messages: a line of JSON, and as many bytes of payload as it says.
+The process sends messages. Each is a line of JSON, followed by a payload of the stated number of bytes.
 
     started
-    found     the number of patches and their size; the coordinates and the overview
-    patches   up to 64 patches, in the order of the coordinates: (patch, 224, 224, 3), uint8
-    failed    what is wrong, where something is; the overview, where it came that far
+    found     the number of patches and their size; payload: the coordinates and the overview
+    patches   up to 64 patches in the order of the coordinates; payload: (patch, 224, 224, 3), uint8
+    failed    the problem; payload: the overview, if one was made
     end
 """
 
@@ -25,16 +25,16 @@ import numpy as np
 
 from survq.data.problems import DataError
 
-STARTING = 120.0  # seconds that a process may take to start on a busy machine, whatever it then reads
-BATCH = 64  # patches of a message, and of one step of an encoder: features do not depend on what else is read
+START_TIMEOUT = 120.0  # seconds for the process to start, even on a busy machine
+BATCH = 64  # patches per message, and per step of the encoder, so that features do not depend on other slides
 
 
 def read_slide(file: str, mpp: float | None, timeout: float) -> Iterator[tuple[dict, bytes]]:
-    """The messages of a slide but for the end, each as soon as it is asked for.
+    """Yield the messages of a slide, without `started` and `end`.
 
-    When the process dies, or sends nothing for `timeout` seconds, it is stopped, and the last message says so.
+    If the process dies or sends nothing for `timeout` seconds, it is killed and the last message is `failed`.
     """
-    # -P: the folder one happens to stand in holds no modules
+    # -P: import nothing from the current folder
     command = [sys.executable, "-P", "-m", "survq.slides.reader", json.dumps({"file": file, "mpp": mpp})]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(
@@ -43,39 +43,41 @@ def read_slide(file: str, mpp: float | None, timeout: float) -> Iterator[tuple[d
     assert process.stdout is not None
     channel = process.stdout.fileno()
     try:
-        _line(channel, max(timeout, STARTING))
+        _read_line(channel, max(timeout, START_TIMEOUT))
         while True:
-            message = json.loads(_line(channel, timeout))
+            message = json.loads(_read_line(channel, timeout))
             if message["kind"] == "end":
                 return
-            yield message, _exactly(channel, message["bytes"], timeout)
+            yield message, _read_bytes(channel, message["bytes"], timeout)
             if message["kind"] == "failed":
                 return
     except TimeoutError:
-        problem = f"nothing could be read for {timeout:g} seconds. Fix: copy it to a faster disk, or raise --timeout."
+        problem = f"no data for {timeout:g} seconds. Fix: copy the slide to a faster disk, or raise --timeout."
         yield {"kind": "failed", "problem": problem}, b""
     except EOFError:
         process.kill()
-        problem = f"the process that read it died (exit {process.wait()}). Fix: fetch it again; it may be damaged."
+        problem = (
+            f"its reader process died (exit code {process.wait()}). Fix: download the slide again; it may be damaged."
+        )
         yield {"kind": "failed", "problem": problem}, b""
     finally:
         process.kill()
         process.stdout.close()
         assert process.stdin is not None
         process.stdin.close()
-        # a process that a broken disk holds may outlive even that; it is not waited for
+        # a process blocked by a broken disk may survive even the kill: do not wait for it
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
 
 
-def _line(channel: int, timeout: float) -> bytes:
+def _read_line(channel: int, timeout: float) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
-        line += _exactly(channel, 1, timeout)
+        line += _read_bytes(channel, 1, timeout)
     return line
 
 
-def _exactly(channel: int, size: int, timeout: float) -> bytes:
+def _read_bytes(channel: int, size: int, timeout: float) -> bytes:
     content = bytearray()
     while len(content) < size:
         ready, _, _ = select.select([channel], [], [], timeout)
@@ -89,7 +91,7 @@ def _exactly(channel: int, size: int, timeout: float) -> bytes:
 
 
 def main(request: dict, answers: BinaryIO) -> None:
-    """What the process does."""
+    """The reader process: send the messages of one slide to `answers`."""
 
     def send(kind: str, payload: bytes = b"", **facts: object) -> None:
         answers.write(json.dumps({"kind": kind, "bytes": len(payload), **facts}).encode() + b"\n")
@@ -98,20 +100,20 @@ def main(request: dict, answers: BinaryIO) -> None:
 
     from survq.slides.overview import overview
     from survq.slides.slide import Scan
-    from survq.slides.tissue import MPP, patch_grid, small, tissue_mask
+    from survq.slides.tissue import MPP, mask_view, patch_grid, tissue_mask
 
     send("started")
     picture = b""
     try:
         slide = Scan(request["file"], request["mpp"])
-        # no coarser than the mask, and fine enough that a small slide is worth a look
+        # no coarser than the mask, and fine enough for a useful overview of a small slide
         view = slide.view(max(slide.mpp, min(MPP, max(slide.width, slide.height) * slide.mpp / 1600)))
         picture = overview(slide, view)
-        mask = tissue_mask(small(slide, view))
+        mask = tissue_mask(mask_view(slide, view))
         coordinates = patch_grid(slide, mask)
         picture = overview(slide, view, mask, coordinates)
         if not len(coordinates):
-            raise DataError(["no tissue was found. Fix: look at its overview; if it holds some, please report it."])
+            raise DataError(["no tissue found. Fix: check its overview; if it shows tissue, please report it."])
         del view, mask
         facts = {
             "mpp": slide.mpp,
@@ -127,18 +129,18 @@ def main(request: dict, answers: BinaryIO) -> None:
         send("end")
     except DataError as error:
         send("failed", picture, problem=" ".join(error.problems))
-    except Exception as error:  # whatever a damaged slide brings about is the slide's
+    except Exception as error:  # a damaged slide can raise anything
         send("failed", picture, problem=f"{type(error).__name__}: {error}. Fix: please report it.")
 
 
-def _end_with_parent() -> None:
-    """The other end of stdin closes when whoever asked is gone, however it went."""
+def _exit_with_parent() -> None:
+    """Exit when stdin closes: the parent process has ended, for whatever reason."""
     sys.stdin.buffer.read()
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as answers:
-        os.dup2(2, 1)  # what libraries print is no answer
+        os.dup2(2, 1)  # libraries that print must not corrupt the messages
         main(json.loads(sys.argv[1]), answers)

@@ -1,6 +1,6 @@
-"""A whole-slide image: how large its pixels are in life, a view of it in small, and its patches as seen at 20x.
+"""A whole-slide image: its pixel size, a reduced view of it, and its patches at 20x.
 
-A patch is 224 px at 20x, half a micrometre a pixel, whatever the scan: 448 px of a 40x scan, 224 of a 20x one.
+A patch is 224 px at 20x (0.5 micrometres per pixel) for every scan: 448 px of a 40x scan, 224 px of a 20x scan.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from PIL import Image
 
 from survq.data.problems import DataError
 
-PIXEL = 0.5  # micrometres a pixel at 20x, where patches are read; at 40x it is half of that
-PATCH = 224  # pixels of a patch's side at 20x
-COARSEST = 0.6  # micrometres a pixel; enlarged by more than a fifth, a patch is no longer what an encoder knows
-BELIEVED = (0.05, 20.0)  # micrometres a pixel that a scanner or its export may have
-BLOCK = 2048  # pixels read at a time for a view of the whole
+PIXEL = 0.5  # micrometres per pixel at 20x, the magnification of patches
+PATCH = 224  # side of a patch in pixels at 20x
+COARSEST = (
+    0.6  # micrometres per pixel; enlarging by more than 20 % makes patches unlike those of the encoder's training
+)
+PLAUSIBLE = (0.05, 20.0)  # micrometres per pixel of scans and their exports
+BLOCK = 2048  # side in pixels of the blocks that a view is read in
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi")
 
-Image.MAX_IMAGE_PIXELS = None  # slides are large, and are never read whole
+Image.MAX_IMAGE_PIXELS = None  # slides exceed Pillow's limit, but are never read whole
 
 
 class Scan:
-    """A slide that OpenSlide reads. `mpp` is used where the file itself does not say how large its pixels are.
+    """A slide read through OpenSlide. `mpp` is used only if the file does not state its pixel size.
 
-    Raises DataError where it cannot be opened, is no scan at 20x or more, or is smaller than a patch.
+    Raises DataError if the slide cannot be opened, is coarser than 20x, or is smaller than a patch.
     """
 
     def __init__(self, file: str | Path, mpp: float | None = None):
@@ -39,32 +41,34 @@ class Scan:
             self._slide = openslide.OpenSlide(file)
         except (openslide.OpenSlideError, OSError) as error:
             raise DataError(
-                [f"cannot be opened ({error}). Fix: fetch it again, or save it as a tiled TIFF."]
+                [f"cannot be opened ({error}). Fix: download it again, or save it as a tiled TIFF."]
             ) from error
         self.width, self.height = self._slide.dimensions
-        says = pixel_size(self._slide.properties)
-        self.mpp_given = mpp if says is None else None  # where the file's own was not enough
-        self.mpp = self._scan(says or mpp)
+        stated_mpp = pixel_size(self._slide.properties)
+        self.mpp_given = mpp if stated_mpp is None else None  # used because the file states none
+        self.mpp = self._checked_mpp(stated_mpp or mpp)
         self.magnification = _power(self._slide.properties) or round(20 * PIXEL / self.mpp, 1)
         self.patch_size = round(PATCH * PIXEL / self.mpp)  # level-0 pixels
         if min(self.width, self.height) < self.patch_size:
             raise DataError(
                 [
                     f"{self.width} x {self.height} pixels, smaller than one patch of {self.patch_size}. "
-                    f"Fix: leave it out; it may be a label or a thumbnail."
+                    f"Fix: remove it from the folder; it may be a label or a thumbnail."
                 ]
             )
 
-    def _scan(self, mpp: float | None) -> float:
+    def _checked_mpp(self, mpp: float | None) -> float:
         if mpp is None:
             stated = self._slide.properties.get("openslide.mpp-x")
-            stated = f"{_number(stated):.4g} micrometres a pixel, which no scanner has," if stated else "no pixel size"
-            raise DataError([f"it says {stated} and no magnification. Fix: give its micrometres a pixel with --mpp."])
+            stated = f"an implausible {_number(stated):.4g} micrometres per pixel" if stated else "no pixel size"
+            raise DataError(
+                [f"the file states {stated} and no magnification. Fix: give its micrometres per pixel with --mpp."]
+            )
         if mpp > COARSEST:
             raise DataError(
                 [
-                    f"{mpp:.3g} micrometres a pixel, coarser than 20x ({PIXEL:g}): enlarging adds no detail. "
-                    f"Fix: leave it out, or use a scan at 20x or 40x."
+                    f"{mpp:.3g} micrometres per pixel, coarser than 20x ({PIXEL:g}): enlarging adds no detail. "
+                    f"Fix: remove it from the folder, or use a scan at 20x or 40x."
                 ]
             )
         return mpp
@@ -87,42 +91,42 @@ class Scan:
         region = self._read(x, y, level, math.ceil(box[2]), math.ceil(box[3]))
         if region.size == (out, out):
             return region
-        # Pillow widens the filter when it makes an image smaller, so that nothing finer than a pixel folds back
+        # Pillow widens the filter when it shrinks an image, which prevents aliasing
         return region.resize((out, out), Image.Resampling.BICUBIC, box=box)
 
     def view(self, mpp: float) -> Image.Image:
-        """The whole slide at about `mpp` micrometres a pixel, each the mean of what it covers; read block by block."""
+        """The whole slide at about `mpp` micrometres per pixel, each pixel a mean over its area; read in blocks."""
         size = [max(1, round(side * self.mpp / mpp)) for side in (self.width, self.height)]
         level = self._slide.get_best_level_for_downsample(max(self.width / size[0], 1))
         scale = self._scale(level)
         view = Image.new("RGB", (size[0], size[1]))
         # level-0 and level pixels of one pixel of the view, across and down
-        life = self.width / size[0], self.height / size[1]
-        step = life[0] / scale[0], life[1] / scale[1]
+        full_step = self.width / size[0], self.height / size[1]
+        step = full_step[0] / scale[0], full_step[1] / scale[1]
         block = max(1, int(BLOCK / max(step)))
         for top in range(0, size[1], block):
             for left in range(0, size[0], block):
                 across, down = min(block, size[0] - left), min(block, size[1] - top)
-                x, y = int(left * life[0]), int(top * life[1])
-                # where the block begins between two pixels of the level
-                skip = (left * life[0] - x) / scale[0], (top * life[1] - y) / scale[1]
+                x, y = int(left * full_step[0]), int(top * full_step[1])
+                # offset of the block from a whole pixel of the level
+                skip = (left * full_step[0] - x) / scale[0], (top * full_step[1] - y) / scale[1]
                 box = (skip[0], skip[1], skip[0] + across * step[0], skip[1] + down * step[1])
                 region = self._read(x, y, level, math.ceil(box[2]), math.ceil(box[3]))
                 view.paste(region.resize((across, down), Image.Resampling.BOX, box=box), (left, top))
         return view
 
     def _scale(self, level: int) -> tuple[float, float]:
-        """Level-0 pixels a pixel of a level, across and down; sides are rounded, so each has its own."""
+        """Level-0 pixels per pixel of a level, across and down; they differ, as the sides of a level are rounded."""
         across, down = self._slide.level_dimensions[level]
         return self.width / across, self.height / down
 
     def _read(self, x: int, y: int, level: int, across: int, down: int) -> Image.Image:
-        """What was not scanned is transparent to OpenSlide; it becomes white, as glass is."""
+        """An RGB region. OpenSlide makes unscanned areas transparent; here they become white, like glass."""
         try:
             region = self._slide.read_region((x, y), level, (across, down))
         except self._error as error:
             raise DataError(
-                [f"cannot be read at ({x}, {y}) ({error}). Fix: fetch it again; it may be cut short."]
+                [f"cannot be read at ({x}, {y}) ({error}). Fix: download it again; it may be truncated."]
             ) from error
         scanned = region.getchannel("A")
         if scanned.getextrema() == (255, 255):
@@ -133,22 +137,22 @@ class Scan:
 
 
 def pixel_size(properties: Mapping[str, str]) -> float | None:
-    """Micrometres a level-0 pixel, by what the file says: its mpp where that is credible, else its magnification."""
+    """Micrometres per level-0 pixel as the file states: its mpp if plausible, else by its magnification."""
     across, down = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if all(BELIEVED[0] <= value <= BELIEVED[1] for value in (across, down)) and 0.9 < across / down < 1.1:
+    if all(PLAUSIBLE[0] <= value <= PLAUSIBLE[1] for value in (across, down)) and 0.9 < across / down < 1.1:
         return (across + down) / 2
     power = _power(properties)
     return 20 * PIXEL / power if power else None
 
 
 def _power(properties: Mapping[str, str]) -> float | None:
-    """Magnification of level 0 as the file says, where that is credible."""
+    """Magnification of level 0 as the file states, if plausible."""
     power = _number(properties.get("openslide.objective-power"))
     return power if 1 <= power <= 100 else None
 
 
 def _number(text: str | None) -> float:
-    """0 where there is none."""
+    """The finite number in a text, else 0."""
     try:
         value = float(text or 0)
     except ValueError:

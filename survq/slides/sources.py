@@ -1,4 +1,4 @@
-"""The slide files of a folder, and whose they are."""
+"""The slide files of a folder and their cases."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from survq.importing.slide_names import Name, stem
 from survq.slides.slide import SUFFIXES
 from survq.text import preview
 
-SAMPLES, SAMPLE = 16, 65536  # places of a file that are looked at, and bytes of each
+SAMPLES, SAMPLE = 16, 65536  # number and bytes of the samples in a file's fingerprint
 
 
 @dataclass(frozen=True)
 class Source:
-    """A slide's file, whose it is, and what tells whether the file is still the same."""
+    """A slide's file, its case, and a fingerprint that shows changes of the file."""
 
     slide_id: str
     case_id: str
     file: str
-    mpp: float | None  # micrometres a level-0 pixel, for a file that does not say
+    mpp: float | None  # micrometres per level-0 pixel, for a file that does not state it
     bytes: int
     fingerprint: str
 
 
 def find_files(folder: Path) -> list[Path]:
-    """The slides in a folder and all folders below it (downloads of the GDC have one each).
+    """The slides in a folder and its subfolders; GDC downloads have one subfolder per slide.
 
-    Raises FileNotFoundError where there is no such folder, DataError where it holds none.
+    Raises FileNotFoundError if there is no such folder, DataError if it holds no slides.
     """
-    folder = folder.expanduser().absolute()  # whoever reads them may stand elsewhere
+    folder = folder.expanduser().absolute()  # workers may have another working directory
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of slides.")
     files = sorted(
@@ -45,30 +45,30 @@ def find_files(folder: Path) -> list[Path]:
         if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     )
     if not files:
-        raise DataError([f"{folder}: holds no slide; expected files that end in {', '.join(SUFFIXES)}."])
+        raise DataError([f"{folder}: holds no slides; expected files ending in {', '.join(SUFFIXES)}."])
     return files
 
 
 def name_sources(
     files: Iterable[Path], name_of: Callable[[str], Name | None], cases: Collection[str], mpp: float | None = None
 ) -> tuple[list[Source], list[SlideOutcome]]:
-    """The files that are of these cases; and the others, with the reason why they are left out.
+    """The files of these cases; and the skipped files, with the reason.
 
-    Raises DataError where two files are of one slide.
+    Raises DataError if two files belong to one slide.
     """
     named: list[tuple[Path, Name]] = []
-    others: list[SlideOutcome] = []
+    skipped: list[SlideOutcome] = []
     for file in files:
         slide_id = stem(file.name)
         try:
             name = name_of(slide_id)
         except DataError as error:
-            others.append(SlideOutcome(slide_id, "", str(file), "skipped", " ".join(error.problems)))
+            skipped.append(SlideOutcome(slide_id, "", str(file), "skipped", " ".join(error.problems)))
             continue
         if name is None:
-            others.append(SlideOutcome(slide_id, "", str(file), "skipped", "the table has no row for it"))
+            skipped.append(SlideOutcome(slide_id, "", str(file), "skipped", "the table has no row for it"))
         elif name.case_id not in cases:
-            others.append(
+            skipped.append(
                 SlideOutcome(slide_id, name.case_id, str(file), "skipped", "its case is not one of the cohort")
             )
         else:
@@ -78,22 +78,22 @@ def name_sources(
         by_id.setdefault(name.slide_id.lower(), []).append(file)
     raise_if_any(
         [
-            f"files of one slide: {preview(same)}. Fix: rename or remove all but one."
+            f"several files of one slide: {preview(same)}. Fix: rename or remove all but one."
             for same in by_id.values()
             if len(same) > 1
         ]
     )
-    with ThreadPoolExecutor(16) as threads:  # on network disks each takes its time
-        facts = list(threads.map(_facts, [file for file, _ in named]))
+    with ThreadPoolExecutor(16) as threads:  # network disks are slow per file
+        fingerprints = list(threads.map(_fingerprint, [file for file, _ in named]))
     sources = [
-        Source(name.slide_id, name.case_id, str(file), name.mpp or mpp, *fact)
-        for (file, name), fact in zip(named, facts, strict=True)
+        Source(name.slide_id, name.case_id, str(file), name.mpp or mpp, *fingerprint)
+        for (file, name), fingerprint in zip(named, fingerprints, strict=True)
     ]
-    return sources, others
+    return sources, skipped
 
 
-def _facts(file: Path) -> tuple[int, str]:
-    """Its bytes, and a hash of what stands at places spread over it: to read all of its gigabytes takes too long."""
+def _fingerprint(file: Path) -> tuple[int, str]:
+    """The size of a slide in bytes, and a hash of samples spread over it: hashing gigabytes would take too long."""
     digest = hashlib.sha256()
     size = file.stat().st_size
     digest.update(str(size).encode())
@@ -101,8 +101,8 @@ def _facts(file: Path) -> tuple[int, str]:
         for number in range(SAMPLES):
             stream.seek(max(0, size - SAMPLE) * number // (SAMPLES - 1))
             digest.update(stream.read(SAMPLE))
-    beside = file.with_suffix("")  # where .mrxs and its like keep their pixels
-    for part in sorted(beside.iterdir()) if beside.is_dir() else ():
+    companion = file.with_suffix("")  # the folder in which .mrxs and similar formats keep their pixels
+    for part in sorted(companion.iterdir()) if companion.is_dir() else ():
         size += part.stat().st_size
         digest.update(f"{part.name} {part.stat().st_size}".encode())
     return size, digest.hexdigest()[:16]

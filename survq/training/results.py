@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from survq.data.location import Location, appearing
+from survq.data.location import Location, atomic_folder
 from survq.data.lock import locked
 from survq.data.problems import DataError
 from survq.evaluation.epochs import Epoch
@@ -162,7 +162,7 @@ class Results:
         folder = self.runs / path
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with appearing(folder) as unfinished:
+            with atomic_folder(folder) as unfinished:
                 content = {CONFIG: to_json(config), **(files or {})}
                 checks = {name: _write(unfinished / name, data) for name, data in content.items()}
                 content = asdict(replace(report, files=checks))

@@ -1,4 +1,4 @@
-"""Everything wrong with a data folder is found in one pass, with file, place and mend; a good one is described."""
+"""All problems of a data folder are found in one pass, with file, place and fix; a valid folder is described."""
 
 import json
 import os
@@ -22,16 +22,16 @@ from survq.data.write import file_name, write_cohort, write_features
 
 @pytest.fixture
 def folder(tmp_path, small):
-    """A sound data folder of two cohorts, ONE and TWO."""
+    """A valid data folder with the cohorts ONE and TWO."""
     write_cohort(tmp_path / "data", "ONE", **small)
     write_cohort(tmp_path / "data", "TWO", **small)
     return tmp_path / "data"
 
 
-def test_a_sound_folder(folder):
-    report = check(folder, deep=True)
-    assert report.problems == []
-    lines = report.table().splitlines()
+def test_a_valid_folder(folder):
+    checked = check(folder, deep=True)
+    assert checked.problems == []
+    lines = checked.table().splitlines()
     assert len({len(line) for line in lines}) == 1  # aligned
     assert [re.split(r" {3,}", line) for line in lines] == [
         ["cohort", "ONE", "TWO"],
@@ -44,42 +44,42 @@ def test_a_sound_folder(folder):
         ["pathways", "2 of 3", "2 of 3"],
         ["groups", "1 of 2", "1 of 2"],
         ["modalities", "histology + genomics", "histology + genomics"],
-        ["lacking slides", "2", "2"],
-        ["lacking expression", "1", "1"],
+        ["without slides", "2", "2"],
+        ["without expression", "1", "1"],
         ["folds", "3", "3"],
-        ["events held out", "4 4 4", "4 4 4"],
-        ["left out", "1", "1"],
+        ["held-out events", "4 4 4", "4 4 4"],
+        ["excluded", "1", "1"],
     ]
 
 
-def test_a_table_that_is_unsound_is_not_looked_at_nor_called_absent(folder):
+def test_an_invalid_table_is_skipped_and_not_called_missing(folder):
     for name in ("cases", "expression", "splits"):
         rewrite(folder / "ONE" / f"{name}.parquet", lambda table: pd.concat([table, table.iloc[:1]]))
     tables, problems = read_tables(Location.at(folder / "ONE"))
     assert (tables.cases, tables.expression, tables.splits) == (None, None, None)
     assert len(problems) == 3 and len(tables.slides) == 33
-    report = check(folder)
-    assert report.problems == problems
-    one, two = report.cohorts
+    checked = check(folder)
+    assert checked.problems == problems
+    one, two = checked.cohorts
     assert set(two.figures) - set(one.figures) == {
-        *("cases", "events", "genes", "pathways", "groups", "modalities", "lacking slides", "lacking expression"),
-        *("folds", "events held out"),
+        *("cases", "events", "genes", "pathways", "groups", "modalities", "without slides", "without expression"),
+        *("folds", "held-out events"),
     }
 
 
 def test_the_real_folder(real_folder):
-    report = check(real_folder)
-    assert report.problems == []
-    assert [cohort.figures["events held out"] for cohort in report.cohorts] == ["25 24 23 25 16", "5 13 5 9 5"]
-    assert report.notes == [
-        "BLCA: genes that are the same in all cases: 'VAMP7'",
-        "COADREAD: genes that are the same in all cases: 'VAMP7'",
-        "COADREAD: 2 cases have neither slides nor expression, studies skip them: 'TCGA-EI-6883', 'TCGA-G4-6323'",
+    checked = check(real_folder)
+    assert checked.problems == []
+    assert [cohort.figures["held-out events"] for cohort in checked.cohorts] == ["25 24 23 25 16", "5 13 5 9 5"]
+    assert checked.notes == [
+        "BLCA: genes with the same value in all cases: 'VAMP7'",
+        "COADREAD: genes with the same value in all cases: 'VAMP7'",
+        "COADREAD: 2 cases have neither slides nor expression; studies exclude them: 'TCGA-EI-6883', 'TCGA-G4-6323'",
     ]
 
 
 def rewrite(file, change):
-    """Write a Parquet table anew, past all the checks of write_cohort."""
+    """Rewrite a Parquet table without the checks of write_cohort."""
     table = change(pq.read_table(file).to_pandas())
     table.to_parquet(file, index=False)
 
@@ -105,29 +105,29 @@ def set_cell(column, value, row=5):
 
 BAD = {
     "cases missing": (lambda f: os.remove(f / "cases.parquet"), "ONE/cases.parquet is missing. Fix: import"),
-    "cases cut short": (lambda f: os.truncate(f / "cases.parquet", 500), "ONE/cases.parquet: cannot be read"),
-    "expression cut short": (lambda f: os.truncate(f / "expression.parquet", 9), "expression.parquet: cannot be read"),
+    "cases truncated": (lambda f: os.truncate(f / "cases.parquet", 500), "ONE/cases.parquet: cannot be read"),
+    "expression truncated": (lambda f: os.truncate(f / "expression.parquet", 9), "expression.parquet: cannot be read"),
     "splits empty": (lambda f: os.truncate(f / "splits.parquet", 0), "splits.parquet: cannot be read"),
-    "features cut short": (
+    "features truncated": (
         lambda f: os.truncate(f / "features" / file_name("CASE-02-DX0"), 500),
         f"{file_name('CASE-02-DX0')}: cannot be read",
     ),
     "time not a number": (rewrite_table("cases.parquet", set_cell("time", None)), "case 'CASE-05': time"),
-    "case twice": (
+    "duplicated case": (
         rewrite_table("cases.parquet", lambda t: pd.concat([t, t.iloc[:1]])),
-        "cases that stand more than once: 'CASE-00'",
+        "cases listed more than once: 'CASE-00'",
     ),
     "expression not a number": (
         rewrite_table("expression.parquet", set_cell("B", float("nan"))),
-        "gene 'B': not a finite number in 'CASE-05'",
+        "gene 'B': not a finite number for 'CASE-05'",
     ),
     "expression of another study": (
         rewrite_table("expression.parquet", lambda t: t.assign(case_id="P" + t["case_id"])),
-        "expression.parquet: ids that are no case: 'PCASE-00'",
+        "expression.parquet: ids that are not in cases.parquet: 'PCASE-00'",
     ),
-    "splits of strangers": (
+    "splits of unknown cases": (
         rewrite_table("splits.parquet", lambda t: t.replace({"case_id": {"CASE-05": "CASE-55"}})),
-        "splits.parquet: ids that are no case: 'CASE-55'",
+        "splits.parquet: ids that are not in cases.parquet: 'CASE-55'",
     ),
     "unknown role": (
         rewrite_table("splits.parquet", lambda t: t.replace({"role": {"validation": "test"}})),
@@ -149,7 +149,7 @@ BAD = {
         rewrite_table("splits.parquet", lambda t: t[(t["fold"] > 0) | (t["role"] == "validation")]),
         "splits.parquet: fold 0 of repeat 0 has 0 training",
     ),
-    "dropped of other columns": (
+    "dropped with other columns": (
         lambda f: (f / "dropped.csv").write_text("a\n1,2,3\n"),
         "dropped.csv: has the columns 'a'; expected case_id, reason. Fix",
     ),
@@ -158,9 +158,9 @@ BAD = {
         "dropped.csv: has the columns none; expected case_id, reason. Fix",
     ),
     "dropped not utf-8": (lambda f: (f / "dropped.csv").write_bytes(b"\xff"), "dropped.csv: is not UTF-8 text"),
-    "pathways of other names": (
+    "pathways with other gene names": (
         lambda f: (f.parent / "pathways.gmt").write_text("p\t\tENSG1\tENSG2\n"),
-        "has no gene of the pathways. Its genes are called 'A', 'B', 'C' and 5 more, those of the pathways 'ENSG1', "
+        "has no gene of the pathways. Its genes are named 'A', 'B', 'C' and 5 more, those of the pathways 'ENSG1', "
         "'ENSG2'. Fix: use the same names.",
     ),
     "pathways with blanks": (
@@ -185,14 +185,16 @@ BAD = {
 @pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD.keys())
 def test_faults_are_found(folder, spoil, message):
     spoil(folder / "ONE")
-    report = check(folder)
-    assert any(message in problem for problem in report.problems), report.problems
-    assert any("TWO" in line and "ONE" in line for line in report.table().splitlines())  # still described
-    assert report.cohorts[1].figures["cases"] == "24"
+    checked = check(folder)
+    assert any(message in problem for problem in checked.problems), checked.problems
+    assert any("TWO" in line and "ONE" in line for line in checked.table().splitlines())  # still described
+    assert checked.cohorts[1].figures["cases"] == "24"
 
 
-@pytest.mark.parametrize("fault", [name for name in BAD if not name.startswith(("fold without", "pathways of"))])
-def test_what_check_finds_a_study_refuses(folder, fault):
+@pytest.mark.parametrize(
+    "fault", [name for name in BAD if not name.startswith(("fold without", "pathways with other"))]
+)
+def test_a_study_refuses_what_check_finds(folder, fault):
     BAD[fault][0](folder / "ONE")
     with pytest.raises(DataError):
         Cohort.load(folder, "ONE")
@@ -207,7 +209,7 @@ def test_all_cohorts_in_one_pass(folder):
     assert sum("TWO" in problem for problem in problems) == 1
 
 
-def test_mixed_encoders_and_misjoined_slides(folder, small):
+def test_mixed_encoders_and_slides_of_unknown_cases(folder, small):
     """A second tool added its slides to the folder."""
     other = folder / "other"
     slides = [
@@ -220,16 +222,16 @@ def test_mixed_encoders_and_misjoined_slides(folder, small):
     other.rmdir()
     problems = " ".join(check(folder).problems)
     assert "mixed patch encoders: uni (34 slides), conch (2 slides)" in problems
-    assert "slides that stand more than once: 'CASE-02-DX0'" in problems
-    assert "features: ids that are no case: 'CASE-77'" in problems
+    assert "slides listed more than once: 'CASE-02-DX0'" in problems
+    assert "features: ids that are not in cases.parquet: 'CASE-77'" in problems
 
 
-def test_deep_reads_every_byte(folder, small):
+def test_deep_verifies_every_byte(folder, small):
     damaged = [small["slides"][number] for number in (0, 7, 9)]
     for slide, what, byte in zip(damaged, ("features", "features", "coordinates"), (5, 5, 1), strict=True):
         file = folder / "ONE/features" / file_name(slide.slide_id)
         flip(file, file.read_bytes().index(getattr(slide, what).tobytes()) + byte)
-    assert check(folder).problems == []  # the index alone is sound
+    assert check(folder).problems == []  # the index itself is valid
     calls = []
     problems = check(folder, deep=True, progress=lambda done, of: calls.append((done, of))).problems
     assert [("sha256 differs" in problem, "cannot be read" in problem) for problem in problems] == [
@@ -241,7 +243,7 @@ def test_deep_reads_every_byte(folder, small):
     assert calls == [(n, 66) for n in range(1, 67)]
 
 
-def test_what_is_worth_a_look(tmp_path, small):
+def test_notes(tmp_path, small):
     small["cases"]["time"] *= 60
     small["cases"].loc[small["cases"].index[:2], "site"] = "S9"
     small["expression"]["C"] = 2.0
@@ -254,15 +256,15 @@ def test_what_is_worth_a_look(tmp_path, small):
     notes = " ".join(check(tmp_path).notes)
     assert check(tmp_path).problems == []
     assert "Is it in days?" in notes
-    assert "X: genes that are the same in all cases: 'C'" in notes
-    assert "expression goes up to 70" in notes
-    assert "8 cases are held out in no fold: 'CASE-00', 'CASE-03', 'CASE-06' and 5 more" in notes
-    assert "sites are on both sides" in notes
+    assert "X: genes with the same value in all cases: 'C'" in notes
+    assert "the largest expression is 70" in notes
+    assert "8 cases are not held out in any fold: 'CASE-00', 'CASE-03', 'CASE-06' and 5 more" in notes
+    assert "sites have training and held-out cases" in notes
     assert "there are no pathways, so models that read pathways cannot use the expression" in notes
     assert "cohorts differ in their features: {'X': '16 (uni)', 'Y': '16 (conch)'}" in notes
 
 
-def test_gene_sets_that_are_hardly_measured_are_pointed_out(tmp_path, small):
+def test_gene_sets_that_are_hardly_measured_are_noted(tmp_path, small):
     small["gene_sets"]["pathways"] = GeneSets(("half",), (("A", "X"),))
     write_cohort(tmp_path, "X", **small)
     report = check(tmp_path)
@@ -270,7 +272,7 @@ def test_gene_sets_that_are_hardly_measured_are_pointed_out(tmp_path, small):
     assert report.notes == ["X: expression covers none of 1 pathways to 90%"]
 
 
-def test_units_that_differ_are_pointed_out(tmp_path, small):
+def test_different_units_are_noted(tmp_path, small):
     for name, unit in (("X", "log2(TPM + 1)"), ("Y", "log2(TPM + 1)"), ("Z", "z-scores")):
         source = json.dumps({"expression": {"unit": unit}}).encode()
         write_cohort(tmp_path, name, **small, attachments={"source.json": source})
@@ -281,10 +283,10 @@ def test_units_that_differ_are_pointed_out(tmp_path, small):
     assert "Y/source.json: is not JSON" in check(tmp_path).problems[0]
 
 
-def test_a_case_with_nothing_is_pointed_out(tmp_path, small):
+def test_a_case_without_inputs_is_noted(tmp_path, small):
     small["expression"] = small["expression"].drop(index="CASE-00")
     write_cohort(tmp_path, "X", **small)
-    assert check(tmp_path).notes == ["X: 1 cases have neither slides nor expression, studies skip them: 'CASE-00'"]
+    assert check(tmp_path).notes == ["X: 1 cases have neither slides nor expression; studies exclude them: 'CASE-00'"]
     del small["expression"], small["slides"]
     write_cohort(tmp_path, "X", **small)
     assert "no case has slides or expression" in check(tmp_path).problems[0]
@@ -299,7 +301,7 @@ def test_no_folder_and_no_cohort(tmp_path):
 
 
 def test_check_survives_any_damage(folder, small):
-    """Bits flipped anywhere in the tables: a report in every case, never a traceback."""
+    """Flipped bits anywhere in the tables never cause a traceback."""
     random = np.random.default_rng(0)
     files = [folder / "ONE" / name for name in ("cases.parquet", "expression.parquet", "splits.parquet", "dropped.csv")]
     for file in [*files, folder / "pathways.gmt", folder / "gene_sets/groups.gmt"]:

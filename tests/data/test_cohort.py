@@ -182,7 +182,7 @@ BAD = {
     "no events": (part("cases", lambda c: c.assign(event=False)), "no case has an event"),
     "no cases": (part("cases", lambda c: c.iloc[:0]), "holds no case"),
     "no time column": (part("cases", lambda c: c.drop(columns="time")), "lacks the columns ['time']"),
-    "case twice": (part("cases", lambda c: pd.concat([c, c.iloc[:1]])), "cases that stand more than once: 'CASE-00'"),
+    "case twice": (part("cases", lambda c: pd.concat([c, c.iloc[:1]])), "cases listed more than once: 'CASE-00'"),
     "id is a path": (rename("cases", to="../../x"), "row 6: case id '../../x'; expected up to 200 printable"),
     "id is a formula": (rename("cases", to="=HYPERLINK()"), "row 6: case id '=HYPERLINK()'; expected"),
     "id with a zero byte": (rename("cases", to="A\0B"), r"row 6: case id 'A\x00B'; expected"),
@@ -198,25 +198,28 @@ BAD = {
     "ids that differ in case": (rename("cases", to="case-06"), "'case-06', 'CASE-06' are one patient"),
     "expression missing": (
         part("expression", lambda e: e.mask((e.index == "CASE-05")[:, None] & (e.columns == "C")[None])),
-        "gene 'C': not a finite number in 'CASE-05'",
+        "gene 'C': not a finite number for 'CASE-05'",
     ),
     "expression infinite": (
         part("expression", lambda e: e.assign(B=np.inf)),
-        "gene 'B': not a finite number in 'CASE-00'",
+        "gene 'B': not a finite number for 'CASE-00'",
     ),
     "expression without genes": (part("expression", lambda e: e[[]]), "holds 23 cases and 0 genes"),
-    "gene twice": (part("expression", lambda e: e.rename(columns={"A": "B"})), "genes that stand more than once: 'B'"),
+    "gene twice": (part("expression", lambda e: e.rename(columns={"A": "B"})), "genes listed more than once: 'B'"),
     "expression of strangers": (
         rename("expression", to="CASE-5"),
-        "expression.parquet: ids that are no case: 'CASE-5'",
+        "expression.parquet: ids that are not in cases.parquet: 'CASE-5'",
     ),
     "expression of strangers only": (
         part("expression", lambda e: e.set_axis([f"P{i}" for i in range(len(e))])),
-        "none of its 23 ids is a case",
+        "none of the 23 ids is in cases.parquet",
     ),
-    "expression twice": (part("expression", lambda e: pd.concat([e, e.iloc[:1]])), "stand more than once: 'CASE-00'"),
-    "slide of a stranger": (slide(case_id="CASE-2"), "features: ids that are no case: 'CASE-2'"),
-    "slide twice": (slide(slide_id="CASE-03-DX0"), "slides that stand more than once: 'CASE-03-DX0'"),
+    "expression twice": (
+        part("expression", lambda e: pd.concat([e, e.iloc[:1]])),
+        "cases listed more than once: 'CASE-00'",
+    ),
+    "slide of a stranger": (slide(case_id="CASE-2"), "features: ids that are not in cases.parquet: 'CASE-2'"),
+    "slide twice": (slide(slide_id="CASE-03-DX0"), "slides listed more than once: 'CASE-03-DX0'"),
     "slide id is a path": (slide(slide_id="../x"), "slide ids"),
     "other encoder": (slide(encoder="resnet50"), "mixed patch encoders: uni (32 slides), resnet50 (1 slides)"),
     "other width": (slide(features=np.zeros((3, 8), np.float16)), "mixed feature widths: 16 (32 slides), 8 (1 slides)"),
@@ -224,7 +227,7 @@ BAD = {
     "unknown role": (part("splits", lambda s: s.replace({"role": {"training": "train"}})), "roles 'train'; expected"),
     "case twice in a fold": (
         part("splits", lambda s: pd.concat([s, s.iloc[:1]])),
-        "fold 0: 'CASE-00' stand more than once",
+        "fold 0: 'CASE-00' are listed more than once",
     ),
     "held out twice": (
         part("splits", lambda s: s.assign(role=s["role"].mask(s["case_id"] == "CASE-05", "validation"))),
@@ -236,11 +239,11 @@ BAD = {
     ),
     "splits of a stranger": (
         part("splits", lambda s: s.replace({"case_id": {"CASE-05": "CASE-5"}})),
-        "splits.parquet: ids that are no case: 'CASE-5'",
+        "splits.parquet: ids that are not in cases.parquet: 'CASE-5'",
     ),
     "dropped and kept": (
         part("dropped", lambda d: d.assign(case_id="CASE-05")),
-        "'CASE-05' are left out, yet stand in",
+        "lists 'CASE-05', which are also in",
     ),
     "dropped without reason": (part("dropped", lambda d: d[["case_id"]]), "expected case_id, reason"),
 }
@@ -320,7 +323,7 @@ def test_a_failed_replacement_keeps_the_old_cohort(tmp_path, small, tree, monkey
 def test_gene_sets_are_shared_and_not_changed_under_other_cohorts(tmp_path, small, collection):
     write_cohort(tmp_path, "A", **small)
     other = small | {"gene_sets": {collection: GeneSets(("p",), (("A",),))}}
-    with pytest.raises(DataError, match=rf"{collection}\.gmt: exists with other gene sets, and 'A' need them"):
+    with pytest.raises(DataError, match=rf"{collection}\.gmt: exists with other gene sets, which 'A' need"):
         write_cohort(tmp_path, "B", **other)
     write_cohort(tmp_path, "B", **small | {"gene_sets": {"more": GeneSets(("p",), (("A",),))}})
     assert set(Cohort.load(tmp_path, "A").gene_sets) == {"pathways", "groups", "more"}

@@ -1,4 +1,4 @@
-"""Tables that come one at a time: whatever the order, nobody is lost and nobody stands in two places."""
+"""Tables imported one at a time: in any order, no id is lost and none is both a case and excluded."""
 
 import json
 import multiprocessing
@@ -11,7 +11,7 @@ from survq.data.cohort import Cohort
 from survq.data.cohort_files import (
     WITHOUT_LABEL,
     cohort_folder,
-    left_out,
+    exclusions,
     read_cases,
     read_dropped,
     read_source,
@@ -22,7 +22,7 @@ from survq.data.problems import DataError
 from survq.data.tables import NEITHER, read_tables
 from survq.data.write import write_features
 
-FACTS = {"rule": "as it came"}
+FACTS = {"rule": "unchanged"}
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def put(folder: Location, small: dict, part: str) -> None:
             update_cohort(folder, {part: FACTS}, **{part: small[part]})
 
 
-def check_books(folder: Location) -> None:
+def check_records(folder: Location) -> None:
     tables, problems = read_tables(folder)
     assert not problems
     inputs = set() if tables.expression is None else set(tables.expression["case_id"])
@@ -63,7 +63,7 @@ def test_every_order_ends_in_the_same_cohort(folder, small, order, tree, tmp_pat
             return
         put(folder, small, part)
         if (folder / "cases.parquet").is_file():
-            check_books(folder)
+            check_records(folder)
     dropped = read_dropped(folder)
     assert dropped.pop("CASE-99") == "no time"
     assert list(dropped) == ["CASE-05", "CASE-07"]
@@ -84,29 +84,29 @@ def test_features_may_come_before_the_labels(folder, small):
     put(folder, small, "labels")
     without_slides = dict.fromkeys(["CASE-00", "CASE-01"], NEITHER)
     assert read_dropped(folder) == {"CASE-99": "no time", **without_slides}
-    check_books(folder)
+    check_records(folder)
 
 
-def test_new_labels_keep_all_else_and_say_who_goes_and_who_comes(folder, small):
+def test_new_labels_keep_the_other_tables_and_update_dropped(folder, small):
     for part in ("labels", "expression", "splits", "features"):
         put(folder, small, part)
     fewer = small["cases"].drop(index=["CASE-05", "CASE-06"])
     update_cohort(folder, {"labels": FACTS}, cases=fewer, dropped={"CASE-05": "redacted"})
-    check_books(folder)
+    check_records(folder)
     assert read_dropped(folder) == {"CASE-05": "redacted", "CASE-06": "expression without a label"}
     tables, _ = read_tables(folder)
     assert len(tables.expression) == 23
     assert len(tables.slides) == len(small["slides"])
     put(folder, small, "labels")
     assert read_dropped(folder) == {"CASE-99": "no time"}
-    check_books(folder)
+    check_records(folder)
 
 
-def test_who_was_seen_and_not_written_stays_listed_until_that_part_comes_again(folder, small):
+def test_unlabelled_ids_stay_listed_until_their_part_is_imported_again(folder, small):
     put(folder, small, "labels")
     unlabelled = {"expression": ["CASE-77", "CASE-99", "CASE-01"]}
     update_cohort(folder, {"expression": FACTS}, expression=small["expression"], unlabelled=unlabelled)
-    # of two reasons, that of the labels
+    # of two reasons, the labels' counts
     expected = {"CASE-77": "expression without a label", "CASE-99": "no time", "CASE-23": NEITHER}
     assert read_dropped(folder) == expected
     put(folder, small, "splits")
@@ -116,7 +116,7 @@ def test_who_was_seen_and_not_written_stays_listed_until_that_part_comes_again(f
     assert read_dropped(folder) == {"CASE-99": "no time", "CASE-23": NEITHER}
 
 
-def test_the_same_again_is_the_same_to_the_bit(folder, small, tree, tmp_path):
+def test_repeated_imports_give_the_same_bits(folder, small, tree, tmp_path):
     for part in ("labels", "expression", "splits"):
         put(folder, small, part)
     before = tree(tmp_path)
@@ -125,7 +125,7 @@ def test_the_same_again_is_the_same_to_the_bit(folder, small, tree, tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_what_is_wrong_is_named_at_once_and_nothing_is_written(folder, small, tree, tmp_path):
+def test_all_problems_are_listed_and_nothing_is_written(folder, small, tree, tmp_path):
     put(folder, small, "labels")
     before = tree(tmp_path)
     small["cases"].loc["CASE-03", "time"] = 0
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_named_at_once_and_nothing_is_written(folder, small, tr
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "", ".hidden", "a/b", "/etc", "\n"])
-def test_the_name_of_a_cohort_is_no_path(tmp_path, name):
+def test_the_name_of_a_cohort_cannot_be_a_path(tmp_path, name):
     with pytest.raises(DataError, match="cannot be the name of a cohort"):
         cohort_folder(tmp_path, name)
     assert cohort_folder(tmp_path, "BRCA").path == f"{tmp_path}/BRCA"
@@ -149,7 +149,7 @@ def _list(path: str, number: int) -> None:
     update_cohort(Location.at(path), {f"import {number}": FACTS}, unlabelled=unlabelled)
 
 
-def test_imports_at_the_same_time_do_not_forget_each_other(folder, small):
+def test_concurrent_imports_do_not_overwrite_each_other(folder, small):
     put(folder, small, "labels")
     spawn = multiprocessing.get_context("fork")
     processes = [spawn.Process(target=_list, args=(folder.path, number)) for number in range(6)]
@@ -163,7 +163,7 @@ def test_imports_at_the_same_time_do_not_forget_each_other(folder, small):
 
 
 @pytest.mark.parametrize("file", ["source.json", "dropped.csv", "expression.parquet"])
-def test_damaged_books_are_named_and_left(folder, small, file, tree, tmp_path):
+def test_damaged_files_are_named_and_left_unchanged(folder, small, file, tree, tmp_path):
     for part in ("labels", "expression"):
         put(folder, small, part)
     (tmp_path / "data" / "TINY" / file).write_bytes(b"\xff{")
@@ -174,7 +174,7 @@ def test_damaged_books_are_named_and_left(folder, small, file, tree, tmp_path):
 
 
 @pytest.mark.parametrize("other", [{"layout": "SurvPath"}, [], "text", None])
-def test_a_source_of_another_form_does_no_harm(folder, small, other):
+def test_a_source_json_of_another_form_is_replaced(folder, small, other):
     put(folder, small, "labels")
     (folder / "source.json").write(json.dumps(other).encode())
     put(folder, small, "expression")
@@ -183,69 +183,72 @@ def test_a_source_of_another_form_does_no_harm(folder, small, other):
 
 EXPRESSION, SPLITS, SLIDES = WITHOUT_LABEL.values()
 RULES = {
-    "nobody": ({}, {}),
-    "the labels say so": ({"of_labels": {"X": "redacted"}, "renewed": ["labels"]}, {"X": "redacted"}),
-    "the labels come first": (
+    "nothing": ({}, {}),
+    "excluded by the labels": ({"by_labels": {"X": "redacted"}, "renewed": ["labels"]}, {"X": "redacted"}),
+    "labels take precedence": (
         {
-            "of_labels": {"X": "redacted"},
-            "before": {"X": EXPRESSION},
+            "by_labels": {"X": "redacted"},
+            "previous": {"X": EXPRESSION},
             "unlabelled": {"expression": "X"},
             "written": {"features": "X"},
             "renewed": ["labels"],
         },
         {"X": "redacted"},
     ),
-    "then what was": (
-        {"before": {"X": "no time"}, "unlabelled": {"expression": "X"}, "renewed": ["expression"]},
+    "then a previous reason": (
+        {"previous": {"X": "no time"}, "unlabelled": {"expression": "X"}, "renewed": ["expression"]},
         {"X": "no time"},
     ),
-    "also of another part": (
-        {"before": {"X": SLIDES}, "unlabelled": {"expression": "X"}, "renewed": ["expression"]},
+    "a previous reason of another part": (
+        {"previous": {"X": SLIDES}, "unlabelled": {"expression": "X"}, "renewed": ["expression"]},
         {"X": SLIDES},
     ),
-    "then what came and was not written": (
+    "then unlabelled ids": (
         {"unlabelled": {"features": "X"}, "written": {"expression": "X"}, "renewed": ["features"]},
         {"X": SLIDES},
     ),
-    "of several parts the first": (
+    "of several unlabelled parts the first": (
         {"unlabelled": {"features": "X", "expression": "X"}, "renewed": ["features", "expression"]},
         {"X": SLIDES},
     ),
-    "then what is written": ({"written": {"splits": "X"}}, {"X": SPLITS}),
-    "of tables too": (
+    "then written ids": ({"written": {"splits": "X"}}, {"X": SPLITS}),
+    "of several tables the first": (
         {"written": {"expression": "X", "splits": "X", "features": "X"}},
         {"X": EXPRESSION},
     ),
-    "what old labels said goes with them": ({"before": {"X": "no time"}, "renewed": ["labels"]}, {}),
-    "what else was said stays with new labels": ({"before": {"X": SLIDES}, "renewed": ["labels"]}, {"X": SLIDES}),
-    "what a part said goes with it": ({"before": {"X": SLIDES, "Y": SPLITS}, "renewed": ["features"]}, {"Y": SPLITS}),
-    "one reason goes, another is there": (
-        {"before": {"X": SLIDES}, "written": {"splits": "X"}, "renewed": ["features"]},
+    "new labels replace reasons of old labels": ({"previous": {"X": "no time"}, "renewed": ["labels"]}, {}),
+    "new labels keep reasons of other parts": ({"previous": {"X": SLIDES}, "renewed": ["labels"]}, {"X": SLIDES}),
+    "a new part replaces its own reasons": (
+        {"previous": {"X": SLIDES, "Y": SPLITS}, "renewed": ["features"]},
+        {"Y": SPLITS},
+    ),
+    "a replaced reason gives way to another": (
+        {"previous": {"X": SLIDES}, "written": {"splits": "X"}, "renewed": ["features"]},
         {"X": SPLITS},
     ),
-    "a case is not left out": (
+    "cases are not excluded": (
         {
             "known": "A",
-            "of_labels": {"A": "redacted"},
-            "before": {"A": SLIDES},
+            "by_labels": {"A": "redacted"},
+            "previous": {"A": SLIDES},
             "unlabelled": {"features": "A"},
             "written": {"splits": "A"},
         },
         {},
     ),
-    "but it needs slides or expression": (
+    "unless they have neither slides nor expression": (
         {"known": "ABC", "written": {"expression": "A", "features": "B"}},
         {"C": NEITHER},
     ),
-    "which splits are not": ({"known": "AB", "written": {"expression": "A", "splits": "B"}}, {"B": NEITHER}),
-    "once anybody has any": ({"known": "AB", "written": {"splits": "A"}}, {}),
-    "even who is no case": ({"known": "A", "written": {"features": "X"}}, {"A": NEITHER, "X": SLIDES}),
-    "and no longer than it lacks them": ({"known": "A", "before": {"A": NEITHER}, "written": {"features": "A"}}, {}),
+    "splits do not count as input": ({"known": "AB", "written": {"expression": "A", "splits": "B"}}, {"B": NEITHER}),
+    "unless no id has either": ({"known": "AB", "written": {"splits": "A"}}, {}),
+    "ids that are not cases count too": ({"known": "A", "written": {"features": "X"}}, {"A": NEITHER, "X": SLIDES}),
+    "until they get either": ({"known": "A", "previous": {"A": NEITHER}, "written": {"features": "A"}}, {}),
 }
 
 
 @pytest.mark.parametrize(("given", "expected"), RULES.values(), ids=RULES.keys())
-def test_who_is_left_out_and_why(given, expected):
-    nothing = {"known": (), "of_labels": {}, "before": {}, "unlabelled": {}, "renewed": ()}
+def test_exclusions(given, expected):
+    nothing = {"known": (), "by_labels": {}, "previous": {}, "unlabelled": {}, "renewed": ()}
     written = {"expression": (), "splits": (), "features": ()} | given.get("written", {})
-    assert left_out(**{**nothing, **given, "written": written}) == expected
+    assert exclusions(**{**nothing, **given, "written": written}) == expected

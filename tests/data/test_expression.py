@@ -1,4 +1,4 @@
-"""Scaling of expression: numbers by hand, and nothing learnt from held-out cases."""
+"""Scaling of expression: values computed by hand; nothing is fitted on held-out cases."""
 
 import numpy as np
 import pytest

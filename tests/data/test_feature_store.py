@@ -1,4 +1,4 @@
-"""The feature store gives back what it was given, or says that it cannot."""
+"""The feature store returns what was written, or refuses damaged files."""
 
 from dataclasses import replace
 
@@ -34,18 +34,18 @@ def test_round_trip(tmp_path, small):
     np.testing.assert_array_equal(both, np.concatenate([slides[3].features, slides[1].features]))
 
 
-def test_a_slide_is_written_again_to_the_same_bits(tmp_path, small, tree):
+def test_a_slide_is_rewritten_to_the_same_bits(tmp_path, small, tree):
     slide = small["slides"][0]
     write_slide(tmp_path, slide)
     before = tree(tmp_path)
     write_slide(tmp_path, slide)
     assert tree(tmp_path) == before
-    write_slide(tmp_path, replace(slide, encoder="conch"))  # replaced, not there twice
+    write_slide(tmp_path, replace(slide, encoder="conch"))  # replaced, not duplicated
     assert FeatureStore(tmp_path).index["encoder"].tolist() == ["conch"]
 
 
 @pytest.mark.parametrize("slide_id", ["A/../../B", "..", "A\\B", "A\u202eB", "é" * 200, "x" * 200, ".hidden", "a b%00"])
-def test_ids_are_not_trusted_as_paths(tmp_path, slide_id):
+def test_ids_are_never_used_as_paths(tmp_path, slide_id):
     folder = tmp_path / "deep" / "features"
     write_slide(folder, Slide(slide_id, "C", np.ones((1, 2), np.float16)))
     (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
@@ -54,7 +54,7 @@ def test_ids_are_not_trusted_as_paths(tmp_path, slide_id):
     assert len({file_name(other) for other in (slide_id, slide_id + "_", slide_id.lower() + "-")}) == 3
 
 
-def test_what_is_unknown_stays_unknown(tmp_path):
+def test_unknown_values_stay_unknown(tmp_path):
     slide = Slide("S", "C", np.ones((2, 3), np.float16))
     write_features(tmp_path, [slide])
     store = FeatureStore(tmp_path)
@@ -83,7 +83,7 @@ def test_every_flipped_bit_of_the_features_is_caught(tmp_path, small):
 
 
 def test_damage_anywhere_is_caught_or_harmless(tmp_path, small):
-    """A flipped bit in any other byte: refused, or the same slides come back."""
+    """After a flipped bit in any other byte, the store is refused or returns the same slides."""
     slides = small["slides"][:2]
     file = tmp_path / "two.parquet"
     with pq.ParquetWriter(file, SCHEMA, compression="none", write_page_checksum=True) as writer:
@@ -110,7 +110,7 @@ def test_damage_anywhere_is_caught_or_harmless(tmp_path, small):
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"not parquet"])
-def test_files_cut_short_are_refused_by_name(tmp_path, small, damage):
+def test_truncated_files_are_refused_by_name(tmp_path, small, damage):
     write_features(tmp_path, small["slides"][:3])
     file = tmp_path / file_name(small["slides"][1].slide_id)
     file.write_bytes(damage(file.read_bytes()))
@@ -128,7 +128,7 @@ def test_files_cut_short_are_refused_by_name(tmp_path, small, damage):
         ({"coordinates": np.zeros((7, 2), np.int32)}, "coordinates of shape (7, 2) for 3 patches"),
     ],
 )
-def test_bad_slides_are_refused_all_at_once(tmp_path, small, change, message):
+def test_all_bad_slides_are_listed_at_once(tmp_path, small, change, message):
     good = small["slides"]
     bad = [replace(good[0], **change), good[1], replace(good[0], slide_id="other", **change)]
     with pytest.raises(DataError) as error:
@@ -138,17 +138,17 @@ def test_bad_slides_are_refused_all_at_once(tmp_path, small, change, message):
     assert list(named) == ["slide 'CASE-02-DX0'", "slide 'other'"]
 
 
-def test_other_tables_are_refused(tmp_path):
+def test_parquet_files_of_other_layouts_are_refused(tmp_path):
     pq.write_table(pa.table({"slide_id": ["S"]}), tmp_path / "a.parquet")
     rows = pa.concat_tables([Slide(s, "C", np.ones((1, 2), np.float16)).table() for s in "ST"])
     pq.write_table(rows, tmp_path / "b.parquet")
     with pytest.raises(DataError) as error:
         FeatureStore(tmp_path)
     assert "a.parquet: lacks the columns" in str(error.value)
-    assert "b.parquet: its slides do not have a row group each" in str(error.value)
+    assert "b.parquet: does not have one row group per slide" in str(error.value)
 
 
-def test_lengths_that_do_not_fit_are_refused(tmp_path):
+def test_inconsistent_lengths_are_refused(tmp_path):
     (row,) = Slide("S", "C", np.ones((2, 3), np.float16), coordinates=np.ones((2, 2), np.int32)).table().to_pylist()
     pq.write_table(pa.Table.from_pylist([row | {"patches": 5}], schema=SCHEMA), tmp_path / "a.parquet")
     store = FeatureStore(tmp_path)

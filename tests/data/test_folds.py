@@ -1,4 +1,4 @@
-"""Folds are partitions that respect sites and do not depend on order; intervals hold their times."""
+"""Folds are partitions that respect sites and do not depend on row order; intervals contain their times."""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ def cases(count=60, sites=12, events=30):
 
 
 def test_intervals_by_hand():
-    """models.md 2.5: quartiles of the times of death, left-closed: month 6 belongs to the third interval."""
+    """Quartiles of the times of death, left-closed: month 6 belongs to the third interval."""
     intervals = TimeIntervals.fit(TIME, EVENT)
     assert intervals.edges == (3.5, 6.0, 8.5)
     assert intervals.interval(TIME).tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
@@ -35,7 +35,7 @@ def test_intervals_by_hand():
 
 
 def test_published_edges_and_counts(real_data):
-    """models.md 0: edges and (events, censored) of the whole cohorts, before cases without expression are left out."""
+    """Edges and (events, censored) of the whole cohorts, including cases without expression."""
     from survq.importing.labels import read_labels
 
     expected = {
@@ -55,8 +55,8 @@ def test_published_edges_and_counts(real_data):
 
 @given(st.lists(st.tuples(st.floats(0.01, 500), st.booleans()), min_size=8, max_size=60), st.integers(2, 6))
 @settings(max_examples=100, deadline=None)
-def test_every_time_lies_in_its_interval(outcomes, count):
-    time, event = np.array([t for t, _ in outcomes]), np.array([e for _, e in outcomes])
+def test_every_time_is_in_its_interval(labels, count):
+    time, event = np.array([t for t, _ in labels]), np.array([e for _, e in labels])
     try:
         intervals = TimeIntervals.fit(time, event, count)
     except DataError:
@@ -75,7 +75,7 @@ def test_too_few_times_of_death_are_refused(deaths):
         TimeIntervals.fit(time, event)
 
 
-def test_made_folds_are_disjoint_complete_and_keep_sites_apart():
+def test_made_folds_are_disjoint_complete_and_separate_sites():
     table = cases()
     folds = make_folds(table, k=5, repeats=2, seed=3)
     assert [(fold.repeat, fold.index) for fold in folds] == [(r, k) for r in range(2) for k in range(5)]
@@ -89,7 +89,7 @@ def test_made_folds_are_disjoint_complete_and_keep_sites_apart():
     assert folds[0] != folds[5]
 
 
-def test_made_folds_depend_on_the_seed_alone():
+def test_made_folds_depend_on_the_seed_only():
     table = cases()
     assert make_folds(table, seed=1) == make_folds(table.sample(frac=1, random_state=0), seed=1)
     assert make_folds(table, seed=1) != make_folds(table, seed=2)
@@ -99,31 +99,31 @@ def test_sites_may_be_missing_or_few():
     table = cases()
     table.loc[table.index[:3], "site"] = None
     assert len(make_folds(table)) == 5
-    assert len(make_folds(cases(sites=2))) == 5  # too few to be kept apart
+    assert len(make_folds(cases(sites=2))) == 5  # too few to be separated
     assert len(make_folds(cases().drop(columns="site"))) == 5
 
 
 @pytest.mark.parametrize(("k", "events"), [(1, 30), (5, 4), (61, 60)])
-def test_folds_that_cannot_be_made_are_refused(k, events):
+def test_impossible_numbers_of_folds_are_refused(k, events):
     with pytest.raises(DataError, match=f"{k} folds of 60 cases with {events} events cannot be made"):
         make_folds(cases(events=events), k=k)
 
 
-def test_given_folds_do_not_depend_on_row_order_and_leave_out_the_unknown(small):
+def test_given_folds_do_not_depend_on_row_order_and_exclude_unknown_cases(small):
     splits, known = small["splits"], list(small["cases"].index[1:])
     folds = given_folds(splits, known)
     assert folds == given_folds(splits.sample(frac=1, random_state=0), known)
     assert [len(fold.validation) for fold in folds] == [7, 8, 8]
-    with pytest.raises(DataError, match="both must have some"):
+    with pytest.raises(DataError, match="both must be above 0"):
         given_folds(splits, known[:1])
 
 
-def test_a_case_on_both_sides_is_refused():
-    with pytest.raises(DataError, match="'B' both train and are held out"):
+def test_a_case_with_both_roles_is_refused():
+    with pytest.raises(DataError, match="'B' are both training and held-out cases"):
         Fold(0, 0, ("A", "B"), ("B",))
 
 
-def test_folds_without_a_comparable_pair_are_named():
+def test_folds_without_a_comparable_pair_are_listed():
     table = pd.DataFrame(
         {"time": [5.0, 1, 2, 3, 3, 3, 3], "event": [True, False, False, True, True, True, False]},
         index=list("ABCDEFG"),
@@ -134,9 +134,11 @@ def test_folds_without_a_comparable_pair_are_named():
         return "".join(fold_problems([Fold(0, 0, training, validation)], table))
 
     assert "none of its 2 held-out cases has an event" in problems("B", "C")
-    assert "no two of its 3 held-out cases can be compared" in problems("B", "C", "A")  # death after all others left
-    assert "no two of its 2 held-out cases can be compared" in problems("D", "E")  # died together
-    assert problems("D", "G") == ""  # one censored when the other died
+    assert "no two of its 3 held-out cases can be compared" in problems(
+        "B", "C", "A"
+    )  # the death is later than all other times
+    assert "no two of its 2 held-out cases can be compared" in problems("D", "E")  # died at the same time
+    assert problems("D", "G") == ""  # one censored at the time of the other's death
     assert "none of its 2 training cases has an event" in problems("A", "D", "E", "F", "G")
 
 

@@ -1,4 +1,4 @@
-"""Files appear whole, several of them together."""
+"""Files and folders appear only when complete; several files appear together."""
 
 import os
 import stat
@@ -11,7 +11,7 @@ from pyarrow import fs
 
 from survq.data.cohort import Cohort
 from survq.data.feature_store import read_slides
-from survq.data.location import Location, appearing
+from survq.data.location import Location, atomic_folder
 from survq.data.lock import InUse, locked
 from survq.data.problems import DataError
 from survq.data.write import file_name, write_cohort
@@ -29,7 +29,7 @@ def test_several_files_appear_together_or_not_at_all(tmp_path, tree):
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
-def test_what_is_left_of_a_failed_renaming_is_removed(tmp_path):
+def test_partial_files_of_a_failed_renaming_are_removed(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "in the way").touch()
     with pytest.raises(OSError):
@@ -37,7 +37,7 @@ def test_what_is_left_of_a_failed_renaming_is_removed(tmp_path):
     assert set(os.listdir(tmp_path)) <= {"a", "b"}
 
 
-def test_a_folder_is_made_where_it_is_written_to(tmp_path):
+def test_parent_folders_are_created(tmp_path):
     Location.at(tmp_path / "new" / "folder").write_files({"a": b"1", "b": b"2"})
     assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["a", "b"]
 
@@ -60,33 +60,33 @@ def modes(folder: Path) -> dict[bool, set[str]]:
 
 
 @pytest.mark.parametrize(("mask", "folders", "files"), [(0o077, "0o700", "0o600"), (0o022, "0o755", "0o644")])
-def test_who_may_read_is_for_the_umask_to_say(tmp_path, small, mask, folders, files):
+def test_the_umask_decides_who_may_read(tmp_path, small, mask, folders, files):
     with umask(mask):
         write_cohort(tmp_path / "data", "X", **small)
         Location.at(tmp_path / "data" / "X").write_files({"cases.parquet": b"replaced", "source.json": b"{}"})
     assert modes(tmp_path) == {True: {folders}, False: {files}}
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_appears_only_when_complete(tmp_path):
     for content in ("old", "new"):
-        with appearing(tmp_path / "X", replacing=True) as unfinished:
+        with atomic_folder(tmp_path / "X", replacing=True) as unfinished:
             (unfinished / "file").write_text(content)
             (unfinished / "below").mkdir()
             assert (tmp_path / "X").exists() == (content == "new")
         assert (tmp_path / "X" / "file").read_text() == content
     for replacing in (True, False):
-        with pytest.raises(ZeroDivisionError), appearing(tmp_path / "X", replacing=replacing) as unfinished:
+        with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "X", replacing=replacing) as unfinished:
             (unfinished / "file").write_text(str(1 / 0))
-    with pytest.raises(OSError), appearing(tmp_path / "X") as unfinished:
+    with pytest.raises(OSError), atomic_folder(tmp_path / "X") as unfinished:
         (unfinished / "file").write_text("not asked to replace")
     assert os.listdir(tmp_path) == ["X"]
     assert (tmp_path / "X" / "file").read_text() == "new"
 
 
-def test_what_a_killed_writer_of_a_cohort_left_is_swept_by_the_next(tmp_path, small):
+def test_partial_files_of_a_killed_writer_are_removed_by_the_next(tmp_path, small):
     for left in (".X.01234567.unfinished", ".Y.01234567.unfinished"):
         (tmp_path / left / "features").mkdir(parents=True)
-    (tmp_path / ".X.lock").touch()  # held by nobody
+    (tmp_path / ".X.lock").touch()  # without a holder
     write_cohort(tmp_path, "X", **small)
     assert sorted(os.listdir(tmp_path)) == [".Y.01234567.unfinished", "X", "gene_sets", "pathways.gmt"]
     with locked(tmp_path / ".X.lock", "X", "wait"), pytest.raises(InUse, match=r"X is in use by process .*Fix: wait"):
@@ -105,13 +105,13 @@ def test_what_a_killed_writer_of_a_cohort_left_is_swept_by_the_next(tmp_path, sm
         (Location(fs.GcsFileSystem(anonymous=True), "bucket/data") / "BLCA", "gs://bucket/data/BLCA"),
         (Location.at("mock:///data") / "BLCA", "mock://data/BLCA"),
     ],
-    ids=["a path", "a file's URI", "S3", "Google", "pretended"],
+    ids=["a path", "a file's URI", "S3", "Google", "mock"],
 )
-def test_a_place_is_named_so_that_it_can_be_pasted_back(place, name):
+def test_the_text_of_a_location_can_be_pasted_back(place, name):
     assert str(place) == name
 
 
-def test_messages_name_a_bucket_in_full(tmp_path, small):
+def test_messages_give_the_full_uri_of_a_bucket(tmp_path, small):
     bucket = Location(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
     write_cohort(tmp_path / "data", "X", **small)
     cohort = Cohort.load(bucket, "X")
@@ -124,17 +124,17 @@ def test_messages_name_a_bucket_in_full(tmp_path, small):
         Cohort.load(bucket, "X")
 
 
-def test_a_list_that_is_not_there_has_no_rows(tmp_path):
+def test_a_missing_csv_has_no_rows(tmp_path):
     table = Location.at(tmp_path / "list.csv").read_csv(["id", "why"])
     assert list(table) == ["id", "why"] and table.empty
 
 
-def test_a_list_is_text_as_it_was_written(tmp_path):
+def test_csv_cells_are_text_and_unchanged(tmp_path):
     table = pd.DataFrame({"id": ["007", "NA"], "why": ['a, "b"\nc', ""]})
     table.to_csv(tmp_path / "list.csv", index=False)
     pd.testing.assert_frame_equal(Location.at(tmp_path / "list.csv").read_csv(["id", "why"]), table)
-    with_mark = "\ufeffid,why\r\n\r\n007,x\r\n"  # as Excel saves it
-    (tmp_path / "list.csv").write_bytes(with_mark.encode())
+    with_bom = "\ufeffid,why\r\n\r\n007,x\r\n"  # as Excel saves it
+    (tmp_path / "list.csv").write_bytes(with_bom.encode())
     assert Location.at(tmp_path / "list.csv").read_csv(["id", "why"]).to_numpy().tolist() == [["007", "x"]]
 
 
@@ -150,10 +150,10 @@ def test_a_list_is_text_as_it_was_written(tmp_path):
         ("id,why,more\n007,x,y\n", ": has the columns 'id', 'why', 'more'; expected id, why"),
         ("id,why\n007,x, y\n", ":2: 3 cells; expected id, why"),
         ("id,why\n007,x\n\n008\n", ":4: 1 cells; expected id, why"),
-        ('id,why\n007,"x\n', ":2: is no table (unexpected end of data)"),
+        ('id,why\n007,"x\n', ":2: is not valid CSV (unexpected end of data)"),
     ],
 )
-def test_a_list_that_was_edited_is_told_with_place_and_mend(tmp_path, text, where):
+def test_problems_of_an_edited_csv_are_listed_with_place_and_fix(tmp_path, text, where):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError) as error:
         Location.at(tmp_path / "list.csv").read_csv(["id", "why"])

@@ -1,4 +1,4 @@
-"""A lock that is waited for, or not; one process holds it at a time, whoever takes it away when."""
+"""One process holds a lock at a time; others wait or are refused."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_who_waits_says_for_whom_and_comes_next(tmp_path, holder, capsys):
+def test_waiting_names_the_holder_and_ends_with_the_lock(tmp_path, holder, capsys):
     threading.Timer(0.3, holder.stdin.close).start()
     with locked(tmp_path / ".lock", "it", "end that process if it hangs", wait=True):
         assert holder.wait() == 0
@@ -42,7 +42,7 @@ def test_who_waits_says_for_whom_and_comes_next(tmp_path, holder, capsys):
     assert os.listdir(tmp_path) == []
 
 
-def test_who_does_not_wait_is_refused(tmp_path, holder, capsys):
+def test_without_waiting_the_lock_is_refused(tmp_path, holder, capsys):
     message = rf"it is in use by process {holder.pid} on .*\. Fix: wait\."
     with pytest.raises(InUse, match=message), locked(tmp_path / ".lock", "it", "wait"):
         pytest.fail("held twice")
@@ -55,8 +55,8 @@ def _count(folder) -> None:
             (folder / "number").write_text(str(int((folder / "number").read_text()) + 1))
 
 
-def test_nobody_counts_at_the_same_time(tmp_path):
-    """Each takes the lock away when done, and some hold it open by then."""
+def test_the_lock_is_exclusive(tmp_path):
+    """Each process removes the lock file when done, while others may already have it open."""
     (tmp_path / "number").write_text("0")
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=_count, args=(tmp_path,)) for _ in range(4)]

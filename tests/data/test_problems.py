@@ -1,4 +1,4 @@
-"""How much of what is wrong is shown at once."""
+"""How many problems are shown."""
 
 import pickle
 
@@ -15,7 +15,7 @@ def test_the_first_are_shown_and_the_others_counted(number):
     assert itemised(sentences) == [f"  - problem {index}" for index in range(min(number, SHOWN))] + more
 
 
-def test_an_error_names_its_problems_and_keeps_all_on_its_way_between_processes():
+def test_an_error_shows_its_first_problems_and_keeps_all_when_pickled():
     error = DataError([f"problem {index}" for index in range(99)])
     assert str(error).startswith("99 problem(s) in the data:\n  - problem 0\n  - problem 1\n")
     assert str(error).endswith("\n  - problem 19\n  ... and 79 more")

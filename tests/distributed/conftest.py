@@ -1,4 +1,4 @@
-"""One Ray for all tests of this folder, and a small simulated cohort that both ways of running are shown."""
+"""One Ray session for all tests of this folder, and a small simulated cohort for runs with and without Ray."""
 
 import psutil
 import pytest
@@ -17,14 +17,14 @@ TINY = {"histology_queries": 4, "genomic_queries": 4, "width": 16}
 def ray_session():
     from survq.ray_session import connect, ray
 
-    connect(cpus=4)  # logical ones: four workers have to fit
+    connect(cpus=4)  # logical CPUs, for four workers
     yield ray
     ray.shutdown()
 
 
 @pytest.fixture
 def listening():
-    """listening(): process and address of everything that waits for connections in this session."""
+    """listening(): process name and address of every listening socket of this session."""
 
     def listening() -> set[tuple[str, str]]:
         me = psutil.Process()

@@ -1,4 +1,4 @@
-"""`survq extract` as a person starts it: over Ray, on slides good and bad, killed and started again."""
+"""`survq extract` on Ray: with good and bad slides, killed and restarted."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def features_of(data) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted((data / "X" / "features").iterdir())}
 
 
-def test_good_slides_are_done_and_bad_ones_named(ray_session, tmp_path, data, capsys):
+def test_good_slides_are_written_and_bad_ones_listed(ray_session, tmp_path, data, capsys):
     slides = tmp_path / "slides"
     slides.mkdir()
     write_tiff(slides / f"{name(0)}.tiff", [stained(5000, 4000)], 0.5)
@@ -66,25 +66,25 @@ def test_good_slides_are_done_and_bad_ones_named(ray_session, tmp_path, data, ca
     write_tiff(slides / f"{name(2)}.tiff", [flat(900, 900, (240, 240, 240))], 0.5)
     (slides / f"{name(3)}.svs").write_text("no slide")
     (slides / name(4)).mkdir()
-    os.mkfifo(slides / name(4) / "Slidedat.ini")  # nobody writes into it: whoever reads it waits for ever
+    os.mkfifo(slides / name(4) / "Slidedat.ini")  # a pipe without a writer: reading it blocks forever
     (slides / f"{name(4)}.mrxs").write_bytes(b"\xff\xd8\xff\xd9")
     write_tiff(slides / "TCGA-ZZ-0000-01Z.tiff", [flat(900, 900, (240, 240, 240))], 0.5)
     command = ["extract", str(slides), str(data), "--cohort", "X", "--encoder", "tiny", "--timeout", "15"]
 
     assert main(command) == 65
-    told = capsys.readouterr().out
-    assert "X: 6 slides: 2 done, 0 found, 3 failed, 1 left out; tiny@" in told
-    assert f"{name(2)}: no tissue was found. Fix: " in told
-    assert f"{name(3)}: cannot be opened" in told
-    assert f"{name(4)}: nothing could be read for 15 seconds. Fix: " in told
-    assert "TCGA-ZZ-0000-01Z: its case is not one of the cohort" in told
+    output = capsys.readouterr().out
+    assert "X: 6 slides: 2 written, 0 already stored, 3 failed, 1 skipped; tiny@" in output
+    assert f"{name(2)}: no tissue found. Fix: " in output
+    assert f"{name(3)}: cannot be opened" in output
+    assert f"{name(4)}: no data for 15 seconds. Fix: " in output
+    assert "TCGA-ZZ-0000-01Z: its case is not one of the cohort" in output
     index = FeatureStore(data / "X" / "features").index
     assert set(index.index) == {name(0), name(1)}
-    assert f"{index['patches'].sum():,} patches" in told
+    assert f"{index['patches'].sum():,} patches" in output
     assert len(list((data / "X" / "overviews").glob("*.jpg"))) == 3
 
 
-def test_a_real_slide_goes_all_the_way_to_a_risk(ray_session, real_data, tmp_path, data, capsys):
+def test_from_a_real_slide_to_a_risk(ray_session, real_data, tmp_path, data, capsys):
     """Slide, patches, features of a ViT, cohort, SurvQ: risk of the case."""
     slides = tmp_path / "slides"
     slides.mkdir()
@@ -102,7 +102,7 @@ def test_a_real_slide_goes_all_the_way_to_a_risk(ray_session, real_data, tmp_pat
     assert slide["encoder"].startswith("timm:vit_tiny_patch16_224@")
 
     bag = torch.from_numpy(FeatureStore(cohort.features).read([name(0)]).copy())
-    assert len(torch.unique(bag, dim=0)) == len(bag)  # every patch is itself
+    assert len(torch.unique(bag, dim=0)) == len(bag)  # all patches differ
     batch = Preprocessing.fit(cohort, make_folds(cohort.cases, 2)[0]).table(cohort).batch([CASES[0]], [bag])
     torch.manual_seed(0)
     prediction = MODELS["survq"](cohort.spec, width=16).eval()(batch)
@@ -133,7 +133,7 @@ def test_an_encoder_whose_process_dies_is_replaced(ray_session, tmp_path, data, 
     assert main(["extract", str(slides), str(data), "--cohort", "X", "--encoder", "tiny"]) == 0
     killer.join()
     assert kills
-    assert "3 done, 0 found, 0 failed" in capsys.readouterr().out
+    assert "3 written, 0 already stored, 0 failed" in capsys.readouterr().out
 
 
 def start(*arguments: str) -> subprocess.Popen:
@@ -142,7 +142,7 @@ def start(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
 
 
-def test_killed_and_started_again_it_ends_with_the_same_store(tmp_path):
+def test_a_killed_and_restarted_extraction_gives_the_same_store(tmp_path):
     slides = tmp_path / "slides"
     slides.mkdir()
     for number in range(4):
@@ -162,15 +162,15 @@ def test_killed_and_started_again_it_ends_with_the_same_store(tmp_path):
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    there = len(list(features.glob("*.parquet")))
-    assert 1 <= there < 4
-    (features / f".{name(3)}.parquet.x.unfinished").write_text("half a slide, had it been killed while it wrote")
+    stored = len(list(features.glob("*.parquet")))
+    assert 1 <= stored < 4
+    (features / f".{name(3)}.parquet.x.unfinished").write_text("a partial slide, as if killed while writing")
 
     again = start(*arguments("killed"))
-    assert f"{4 - there} done, {there} found" in again.communicate(timeout=300)[0].decode()
+    assert f"{4 - stored} written, {stored} already stored" in again.communicate(timeout=300)[0].decode()
     whole = start(*arguments("undisturbed"))
-    assert "4 done, 0 found" in whole.communicate(timeout=300)[0].decode()
+    assert "4 written, 0 already stored" in whole.communicate(timeout=300)[0].decode()
     assert features_of(tmp_path / "killed") == features_of(tmp_path / "undisturbed")
-    # Ray's agents first try for a while to tell the dead driver that its node died
+    # Ray's agents first try for a while to reach the dead driver
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive, f"left behind by the killed run: {alive}"

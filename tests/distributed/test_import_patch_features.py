@@ -1,4 +1,4 @@
-"""`survq import features` under a real Ray: the command, a bucket, and processes that are killed at any moment."""
+"""`survq import features` on Ray: the command, a bucket, and processes killed at any moment."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from survq.importing.patch_features import import_features
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = [f"TCGA-AA-{number:04d}" for number in range(40)]
-PATCHES = {case: 300 + 90 * number for number, case in enumerate(CASES)}  # 80 MB in all
+PATCHES = {case: 300 + 90 * number for number, case in enumerate(CASES)}  # 80 MB in total
 
 
 def write_h5(folder: Path, case: str, features: np.ndarray) -> Path:
-    """As CLAM's and TRIDENT's, without chunks, so that a test is not about those."""
+    """A file as CLAM and TRIDENT write it, but without chunks."""
     folder.mkdir(parents=True, exist_ok=True)
     with h5py.File(folder / f"{case}-01Z-00-DX1.X.h5", "w") as store:
         data = store.create_dataset("features", data=features)
@@ -71,7 +71,7 @@ def undisturbed(ray_session, source, tmp_path_factory) -> Path:
     return data
 
 
-def test_the_store_holds_what_the_files_hold(undisturbed, source):
+def test_the_store_equals_the_files(undisturbed, source):
     cohort = Cohort.load(undisturbed, "BLCA")
     assert cohort.has_slides.all() and cohort.spec.patch_features == 512
     store = FeatureStore(cohort.features)
@@ -83,7 +83,7 @@ def test_the_store_holds_what_the_files_hold(undisturbed, source):
         assert slides["patches"].item() == PATCHES[case]
 
 
-def test_the_command_from_faults_to_a_full_store(ray_session, source, tmp_path, tree, capsys):
+def test_the_command_from_problems_to_a_complete_store(ray_session, source, tmp_path, tree, capsys):
     data = make_data(tmp_path / "data", CASES[:6])
     few = tmp_path / "few"
     for case in CASES[:4]:
@@ -94,23 +94,23 @@ def test_the_command_from_faults_to_a_full_store(ray_session, source, tmp_path, 
     nan = write_h5(few, CASES[5], np.full((5, 8), np.nan, np.float16))
     before = tree(tmp_path)
 
-    assert main(command(few, data)) == 65  # what can be seen at a glance: nothing is written
+    assert main(command(few, data)) == 65  # a problem visible without reading features: nothing is written
     assert "cannot be read" in capsys.readouterr().err
     assert tree(tmp_path) == before
 
     cut.unlink()
-    assert main(command(few, data)) == 65  # what shows only in the features: the other slides stay
+    assert main(command(few, data)) == 65  # a problem of the features: the other slides are written
     out = capsys.readouterr().out
     assert "BLCA: 4 slides written, 20 patches, 320 B" in out
-    assert "left out, the case is not in cases.parquet: 1" in out
+    assert "skipped, the case is not in cases.parquet: 1" in out
     assert f"  - {nan}: a feature of patch 0 is not finite. Fix: extract it again" in out
     assert main(["check", str(data), "--deep"]) == 0
 
     write_h5(few, CASES[5], np.ones((5, 8), np.float32))
     capsys.readouterr()
-    assert main(command(few, data)) == 0  # the same command continues
+    assert main(command(few, data)) == 0  # the same command resumes
     out = capsys.readouterr().out
-    assert "BLCA: 1 slides written, 5 patches" in out and "4 were there" in out
+    assert "BLCA: 1 slides written, 5 patches" in out and "4 already stored" in out
     assert "uni_v1 features, 8 wide; 5 of 6 cases have slides" in out
     assert f"Next: survq check {data}" in out
     skipped = pd.read_csv(data / "BLCA/features/skipped.csv")
@@ -124,7 +124,7 @@ def test_the_command_from_faults_to_a_full_store(ray_session, source, tmp_path, 
     assert "holds no patch" in capsys.readouterr().err
     assert main(command(few, data, "--skip-bad")) == 0
     out = capsys.readouterr().out
-    assert "left out, as something is wrong with them: 1" in out and "holds no patch" in out
+    assert "failed: 1" in out and "holds no patch" in out
     assert len(pd.read_csv(data / "BLCA/features/skipped.csv")) == 2
 
     files = tree(data)
@@ -141,26 +141,26 @@ def test_one_import_at_a_time(ray_session, source, tmp_path, tree, capsys):
     assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
 
 
-def test_a_cohort_needs_labels_first(tmp_path, source, capsys, tree):
+def test_labels_must_be_imported_first(tmp_path, source, capsys, tree):
     assert main(command(source, tmp_path)) == 65
     assert "bring its labels first, with `survq import labels`" in capsys.readouterr().err
     assert tree(tmp_path) == {}
 
 
-def test_a_store_that_cannot_be_written_ends_with_74(ray_session, source, tmp_path, capsys):
+def test_an_unwritable_store_exits_with_74(ray_session, source, tmp_path, capsys):
     data = make_data(tmp_path)
     (data / "BLCA/features" / file_name(f"{CASES[7]}-01Z-00-DX1.X")).mkdir(parents=True)
     assert main(command(source, data)) == 74
     assert re.search(r"survq: .*/features: cannot be written \(.*Is a directory", capsys.readouterr().err)
-    enough = time.monotonic() + 60  # for tasks that are under way to end
-    while (left := list(data.rglob("*.unfinished"))) and time.monotonic() < enough:
+    deadline = time.monotonic() + 60  # for running tasks to end
+    while (left := list(data.rglob("*.unfinished"))) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left
 
 
 def test_into_a_bucket(ray_session, undisturbed, source, tmp_path, tree):
-    """A file system that is not this machine's, as far as survq can tell."""
-    (make_data(tmp_path / "inside") / "BLCA/features").mkdir()  # buckets have no folders; this one has to have it
+    """A file system that survq does not recognise as local."""
+    (make_data(tmp_path / "inside") / "BLCA/features").mkdir()  # needed here, though not in a real bucket
     bucket = Location(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "inside")
     import_features(source, bucket, "BLCA")
     assert tree(tmp_path / "inside") == tree(undisturbed)
@@ -169,7 +169,7 @@ def test_into_a_bucket(ray_session, undisturbed, source, tmp_path, tree):
 
 
 class Killer(threading.Thread):
-    """Kills processes below this one that `wanted` is true of, until it is stopped."""
+    """Kills child processes for which `wanted` is true, at most `most`, until it is stopped."""
 
     def __init__(self, wanted: Callable[[psutil.Process], bool], most: int):
         super().__init__()
@@ -194,18 +194,20 @@ class Killer(threading.Thread):
         self.join()
 
 
-def test_workers_that_are_killed_are_tried_again(ray_session, undisturbed, source, tmp_path, tree):
+def test_killed_workers_are_retried(ray_session, undisturbed, source, tmp_path, tree):
     data = make_data(tmp_path)
-    with Killer(lambda process: "_bring" in process.name() and bool(list(data.rglob("*.parquet"))), most=3) as killer:
+    with Killer(
+        lambda process: "_import_batch" in process.name() and bool(list(data.rglob("*.parquet"))), most=3
+    ) as killer:
         imported = import_features(source, data, "BLCA")
-    assert killer.kills, "no worker was hit: the test shows nothing"
+    assert killer.kills, "no worker was killed: the test shows nothing"
     assert not imported.failed
     assert tree(data) == tree(undisturbed)
 
 
 @pytest.mark.timeout(200)
-def test_a_file_that_ends_every_process_that_reads_it_fails_alone(ray_session, undisturbed, source, tmp_path, tree):
-    """What a damaged file may do to a library written in C."""
+def test_a_file_that_crashes_every_reader_fails_alone(ray_session, undisturbed, source, tmp_path, tree):
+    """A damaged file may crash a library written in C."""
     data, few = make_data(tmp_path / "data"), tmp_path / "few"
     for case in CASES[:5]:
         write_h5(few, case, np.ones((50, 512), np.float16))
@@ -214,13 +216,13 @@ def test_a_file_that_ends_every_process_that_reads_it_fails_alone(ray_session, u
         imported = import_features(few, data, "BLCA")
     assert killer.kills > 1
     (failed,) = imported.failed
-    assert failed.reason.startswith(f"{deadly}: the process that read it ended, several times. Fix: ")
+    assert failed.reason.startswith(f"{deadly}: its reader process died repeatedly. Fix: ")
     assert sorted(FeatureStore(data / "BLCA/features").index["case_id"]) == CASES[:5]
     assert not list(data.rglob(".*"))
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_bits(undisturbed, source, tmp_path, tree):
-    """SIGKILL of the whole tree of processes, as when the power goes; then the same command again."""
+def test_an_import_killed_at_any_moment_and_restarted_gives_the_same_bits(undisturbed, source, tmp_path, tree):
+    """SIGKILL of all processes, as in a power failure; then the same command again."""
     data, chance, seen = make_data(tmp_path), random.Random(5), 0
     arguments = [sys.executable, "-m", "survq.cli", *command(source, data)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
@@ -246,6 +248,6 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(undisturbed, source, tm
         seen = len(stored)
     ended = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"{len(CASES) - seen} slides written" in ended.stdout and f"{seen} were there" in ended.stdout
+    assert f"{len(CASES) - seen} slides written" in ended.stdout and f"{seen} already stored" in ended.stdout
     assert tree(data) == whole
     assert not psutil.wait_procs(children, timeout=60)[1]

@@ -1,16 +1,16 @@
-"""A private Ray is private."""
+"""A private Ray session is private."""
 
 import os
 from pathlib import Path
 
 
 def test_local_ray_listens_on_loopback_only(ray_session, listening):
-    open_to = listening()
-    assert open_to, "no listening socket found: the test looks in the wrong place"
-    assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
+    sockets = listening()
+    assert sockets, "no listening socket found: the test is broken"
+    assert {ip for _, ip in sockets} <= {"127.0.0.1", "::1"}, sockets
 
 
-def test_token_is_on_and_nothing_is_left_in_the_home_folder(ray_session):
+def test_token_is_required_and_not_written_to_the_home_folder(ray_session):
     assert os.environ["RAY_AUTH_MODE"] == "token"
     token = os.environ["RAY_AUTH_TOKEN"]
     assert len(token) == 64
@@ -18,15 +18,15 @@ def test_token_is_on_and_nothing_is_left_in_the_home_folder(ray_session):
     assert not file.exists() or token not in file.read_text()
 
 
-def test_a_study_is_sized_by_what_the_cluster_may_grow_to(ray_session, monkeypatch, tmp_path):
+def test_resources_are_those_that_the_cluster_may_grow_to(ray_session, monkeypatch, tmp_path):
     from survq import ray_session as module
 
-    here = module.resources()
+    current = module.resources()
     (tmp_path / "bootstrap.yaml").write_text(
         "{max_workers: 2, head_node_type: head, available_node_types: {"
         "head: {max_workers: 0, resources: {CPU: 0}}, gpu: {max_workers: 2, resources: {CPU: 96, GPU: 8}}}}"
     )
     monkeypatch.setattr(module, "BOOTSTRAP", tmp_path / "bootstrap.yaml")
-    assert module.resources() == here, "a file left by some cluster says nothing of a private Ray"
+    assert module.resources() == current, "a private Ray ignores the file of a cluster"
     monkeypatch.setattr(module, "ON_CLUSTER", True)
     assert module.resources() == (1, 192, 16)

@@ -1,4 +1,4 @@
-"""Features through Ray Data."""
+"""Features shared through Ray Data."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ import torch
 from survq.data.shared_bags import share_bags
 
 
-def test_shared_bags_are_those_of_the_store(ray_session, cohort, bags):
+def test_shared_bags_equal_the_store(ray_session, cohort, bags):
     shared = share_bags(cohort)
     assert set(shared) == set(bags)
     for case, bag in bags.items():
@@ -17,7 +17,7 @@ def test_shared_bags_are_those_of_the_store(ray_session, cohort, bags):
         assert torch.equal(shared[case], bag), case
 
 
-def test_bags_are_found_by_case_whatever_the_order_of_slides(ray_session, cohort, bags):
+def test_bags_do_not_depend_on_the_order_of_slides(ray_session, cohort, bags):
     order = np.random.default_rng(0).permutation(len(cohort.slides))
     shared = share_bags(replace(cohort, slides=cohort.slides.iloc[order]))
     one_slide = cohort.slides["case_id"].drop_duplicates(keep=False)
@@ -26,7 +26,7 @@ def test_bags_are_found_by_case_whatever_the_order_of_slides(ray_session, cohort
         assert torch.equal(shared[case], bags[case]), case
 
 
-def test_damaged_features_are_named(ray_session, cohort):
+def test_damaged_features_are_reported(ray_session, cohort):
     slides = cohort.slides.copy()
     slides.loc[slides.index[3], "sha256"] = "0" * 64
     with pytest.raises(Exception, match=f"{slides.index[3]}.*sha256 differs"):

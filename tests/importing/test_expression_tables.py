@@ -328,14 +328,14 @@ def test_a_missing_value_is_named_with_gene_and_case(tmp_path, root, values, tre
     values.loc[CASES[1], "TP53"] = float("nan")
     (tmp_path / "t").write_text(xena(values))
     before = tree(tmp_path)
-    with pytest.raises(DataError, match=f"gene 'TP53': not a finite number in '{CASES[1]}'"):
+    with pytest.raises(DataError, match=f"gene 'TP53': not a finite number for '{CASES[1]}'"):
         import_expression(tmp_path / "t", root, "BRCA")
     assert tree(tmp_path) == before
 
 
 def test_labels_come_first(tmp_path, root, values):
     (tmp_path / "t").write_text(xena(values))
-    with pytest.raises(DataError, match=r"labels define the cases .* survq import labels FILE DATA --cohort HNSC"):
+    with pytest.raises(DataError, match=r"labels define the cases, .* survq import labels FILE DATA --cohort HNSC"):
         import_expression(tmp_path / "t", root, "HNSC")
     assert not (tmp_path / "data" / "HNSC").exists()
 

@@ -67,7 +67,7 @@ def test_cases_without_an_outcome_are_left_out_with_a_reason(tmp_path):
         (b"case_id;months;censored\nA;3;1\n", "it has one column, so its cells are not separated by commas or tabs"),
         (b"case_id,site,age,month,censored\nA,S,1,3,1\n", "lacks the columns 'months'"),
         (b"case_id,site,age,month,censored\nA,S,1,3,1\n", "Fix: rename 'month'"),
-        (b"case_id,site,age,months,months,censored\n", "columns that stand more than once: 'months'"),
+        (b"case_id,site,age,months,months,censored\n", "columns listed more than once: 'months'"),
     ],
 )
 def test_bad_tables_are_refused_with_place_and_mend(tmp_path, rows, message):

@@ -87,7 +87,7 @@ def test_everything_wrong_with_a_table_comes_at_once(tmp_path):
     for part in (
         "table.csv:3: slide 'a.tif' stands with other values above. Fix: make its rows agree.",
         "table.csv:4: case_id '../x'; expected printable text",
-        "table.csv:4: mpp 0; expected micrometres a pixel",
+        "table.csv:4: mpp 0; expected micrometres per pixel",
         "table.csv:5: slide_id ''; expected printable text",
         "table.csv:5: mpp 'wide'; expected a number",
     ):

@@ -128,7 +128,7 @@ def spoil(source, old, new):
         (lambda s: spoil(s, "train", "rest"), "lacks the columns 'train'"),
         (lambda s: spoil(s, "val", "rest"), "holds 'train'; expected train and val or test"),
         (lambda s: spoil(s, "val", "test"), r"stand under val \(fold 0\) and test \(fold 1\)"),
-        (lambda s: spoil(s, "TCGA-A1-0000", "TCGA-A1-0003"), "fold 1: 'TCGA-A1-0003' stand more than once"),
+        (lambda s: spoil(s, "TCGA-A1-0000", "TCGA-A1-0003"), "fold 1: 'TCGA-A1-0003' are listed more than once"),
         (lambda s: (s / "splits_1.csv").write_text((s / "splits_2.csv").read_text()), "are held out in two folds"),
         (
             lambda s: [f.write_text(f.read_text().replace("A1", "B2")) for f in s.glob("splits_?.csv")],

@@ -136,7 +136,7 @@ def test_without_splits_it_says_so(small_survpath, tmp_path):
     assert "no splits came with it: studies will make their own folds" in imported.summary()
 
 
-def test_who_is_left_out_is_listed(small_survpath, tmp_path):
+def test_excluded_cases_are_listed(small_survpath, tmp_path):
     edit(small_survpath / LABELS, "AA,10.5,1", "AA,0,1")
     edit(small_survpath / EXPRESSION, "TCGA-BB-0004,", "TCGA-XX-0004,")
     (imported,) = import_survpath(small_survpath, tmp_path / "data")
@@ -147,10 +147,10 @@ def test_who_is_left_out_is_listed(small_survpath, tmp_path):
         "TCGA-BB-0004": "neither slides nor expression",
         "TCGA-XX-0004": "expression without a label",
     }
-    assert [line for line in imported.summary() if line.startswith("left out")] == [
-        "left out, expression without a label: 1, 'TCGA-XX-0004'",
-        "left out, neither slides nor expression: 1, until slides of them come: 'TCGA-BB-0004'",
-        "left out, time is 0: 1, 'TCGA-AA-0009'",
+    assert [line for line in imported.summary() if line.startswith("excluded")] == [
+        "excluded, expression without a label: 1, 'TCGA-XX-0004'",
+        "excluded, neither slides nor expression: 1, until their slides are imported: 'TCGA-BB-0004'",
+        "excluded, time is 0: 1, 'TCGA-AA-0009'",
     ]
 
 
@@ -200,7 +200,7 @@ BAD = {
     ),
     "expression blank": (
         lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,,"),
-        "gene 'G1': not a finite number in 'TCGA-AA-0009'",
+        "gene 'G1': not a finite number for 'TCGA-AA-0009'",
     ),
     "expression infinite": (lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,inf,"), "gene 'G1': not a finite number"),
     "expression ragged": (lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,9,9,"), "is no table"),
@@ -212,7 +212,7 @@ BAD = {
     ),
     "case in both roles": (
         lambda s: edit(s / SPLIT, "0,TCGA-AA-0000", "0,TCGA-NA-0002"),
-        "fold 1: 'TCGA-NA-0002' stand more than once",
+        "fold 1: 'TCGA-NA-0002' are listed more than once",
     ),
     "held out in two folds": (
         lambda s: shutil.copy(s / SPLIT, s / SPLIT.replace("_1", "_2")),

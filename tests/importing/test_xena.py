@@ -114,12 +114,12 @@ def test_the_command(web, tmp_path, capsys):
     web.faults = ["cut", 503]
     assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", f"{web.url}/download"]) == 0
     captured = capsys.readouterr()
-    assert f"fetched: {tmp_path}/raw/TCGA.BRCA.sampleMap_HiSeqV2.gz" in captured.out
-    assert "BRCA: 20 cases, 10 events; expression of 20, 3 genes" in captured.out
+    assert f"downloaded: {tmp_path}/raw/TCGA.BRCA.sampleMap_HiSeqV2.gz" in captured.out
+    assert "BRCA: 20 cases, 10 events; expression of 20 cases, 3 genes" in captured.out
     assert "survival_BRCA_survival.txt: 0.0 of 0.0 MB" in captured.err
     assert sorted(os.listdir(tmp_path)) == ["BRCA", "raw"]
     assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", f"{web.url}/download"]) == 0
-    assert "its labels were there, and stay" in capsys.readouterr().out
+    assert "existing labels kept" in capsys.readouterr().out
 
 
 def test_a_file_that_another_process_fetches_ends_with_75(web, tmp_path, capsys):

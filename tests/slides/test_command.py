@@ -1,4 +1,4 @@
-"""What `survq extract` says before it starts anything."""
+"""`survq extract` checks its arguments before it starts Ray."""
 
 import subprocess
 import sys
@@ -24,18 +24,16 @@ def folders(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--cohort", "X"], 65, "weights are not on this machine. Fix: give them with --weights FILE"),
-        (["--cohort", "X", "--encoder", "vit"], 65, "unknown. Fix: uni, tiny, or timm:NAME"),
-        (["--cohort", "X", "--encoder", "uni", "--weights", "absent.bin"], 66, "no such file of weights"),
+        (["--cohort", "X"], 65, "weights are not on this machine. Fix: pass them with --weights FILE"),
+        (["--cohort", "X", "--encoder", "vit"], 65, "unknown. Fix: use uni, tiny, or timm:NAME"),
+        (["--cohort", "X", "--encoder", "uni", "--weights", "absent.bin"], 66, "no such weights file"),
         (["--cohort", "Y", "--encoder", "tiny"], 65, "no cohort 'Y'"),
         (["--cohort", "X", "--encoder", "tiny", "--timeout", "0"], 64, "must be above 0"),
         (["--cohort", "X", "--encoder", "tiny", "--mpp", "-1"], 64, "must be above 0"),
         (["--cohort", "X", "--encoder", "tiny", "--cases", "absent.csv"], 66, "absent.csv"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_ray_starts(
-    folders, monkeypatch, capsys, tmp_path, arguments, code, message
-):
+def test_bad_arguments_are_refused_before_ray_starts(folders, monkeypatch, capsys, tmp_path, arguments, code, message):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("survq.slides.pipeline.connect", lambda: pytest.fail("Ray was started"))
     assert main(["extract", *folders, *arguments]) == code
@@ -43,13 +41,13 @@ def test_what_cannot_be_done_is_said_before_ray_starts(
 
 
 @pytest.mark.parametrize(("missing", "encoder"), [("openslide", "tiny"), ("timm", "uni")])
-def test_without_the_extra_it_says_what_to_install(folders, monkeypatch, capsys, missing, encoder):
+def test_without_the_wsi_extra_the_message_says_what_to_install(folders, monkeypatch, capsys, missing, encoder):
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(["extract", *folders, "--cohort", "X", "--encoder", encoder]) == 64
     assert f"{missing} not installed. Fix: pip install 'survq[wsi]'" in capsys.readouterr().err
 
 
-def test_the_extra_is_needed_by_nothing_else():
+def test_no_other_module_needs_the_wsi_extra():
     code = (
         "import sys\n"
         "for name in ('openslide', 'timm', 'torchvision'): sys.modules[name] = None\n"
@@ -60,7 +58,7 @@ def test_the_extra_is_needed_by_nothing_else():
 
 def test_help_has_an_example_and_the_next_command(capsys):
     assert main(["extract", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "survq extract ~/slides data --cohort BLCA" in told
-    assert "survq check data" in told
-    assert "gated" in told or "on request" in told
+    output = capsys.readouterr().out
+    assert "survq extract ~/slides data --cohort BLCA" in output
+    assert "survq check data" in output
+    assert "gated" in output or "on request" in output

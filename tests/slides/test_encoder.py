@@ -1,4 +1,4 @@
-"""Encoders: the right weights or none, the same features each time, and a name that tells them apart."""
+"""Encoders: the right weights or an error, reproducible features, and a name that identifies weights."""
 
 import hashlib
 import os
@@ -20,13 +20,13 @@ PATCHES = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3)).astype(np.
 
 
 @cache
-def made(name: str, seed: int) -> dict[str, torch.Tensor]:
+def random_state(name: str, seed: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
     return timm.create_model(name).state_dict()
 
 
 def state(name: str = VIT, seed: int = 0) -> dict[str, torch.Tensor]:
-    return dict(made(name, seed))
+    return dict(random_state(name, seed))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch, tmp_path):
-    """An empty cache, and no way to the hub: whoever asks it is told so."""
+    """An empty cache, and the hub in offline mode."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
@@ -58,13 +58,13 @@ def test_features_are_those_of_timm(weights):
     np.testing.assert_allclose(features, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_features_are_the_same_each_time_and_read_only_pixels_will_do(weights):
+def test_features_are_reproducible_and_pixels_may_be_read_only(weights):
     encoder = load_encoder(f"timm:{VIT}", weights, device="cpu")
     frozen = np.frombuffer(PATCHES.tobytes(), np.uint8).reshape(PATCHES.shape)
     assert (encoder(frozen) == encoder(PATCHES)).all()
 
 
-def test_weights_may_be_safetensors_or_a_state_dict_and_are_the_same_encoder(weights, tmp_path):
+def test_safetensors_and_state_dict_files_give_the_same_features(weights, tmp_path):
     torch.save(OrderedDict(state()), tmp_path / "pytorch_model.bin")
     torch.save({"state_dict": state()}, tmp_path / "nested.pth")
     features = load_encoder(f"timm:{VIT}", weights, device="cpu")(PATCHES)
@@ -72,7 +72,7 @@ def test_weights_may_be_safetensors_or_a_state_dict_and_are_the_same_encoder(wei
         assert (load_encoder(f"timm:{VIT}", tmp_path / name, device="cpu")(PATCHES) == features).all()
 
 
-def test_the_name_tells_weights_apart_and_the_description_says_all(weights, tmp_path):
+def test_the_name_identifies_the_weights_and_the_description_is_complete(weights, tmp_path):
     save_file(state(seed=1), tmp_path / "other.safetensors")
     one = load_encoder(f"timm:{VIT}", weights, device="cpu")
     other = load_encoder(f"timm:{VIT}", tmp_path / "other.safetensors", device="cpu")
@@ -83,23 +83,23 @@ def test_the_name_tells_weights_apart_and_the_description_says_all(weights, tmp_
     assert one.description["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
 
 
-def test_images_of_another_size_are_resized_whole(tmp_path):
-    """A network for 384 px sees all of a patch, its rim too."""
+def test_patches_are_resized_whole_for_another_image_size(tmp_path):
+    """A network for 384 px sees all of a patch, including its border."""
     name = "vit_tiny_patch16_384"
     save_file(state(name), tmp_path / "w.safetensors")
     encoder = load_encoder(f"timm:{name}", tmp_path / "w.safetensors", device="cpu")
-    rim = PATCHES[:1].copy()
-    rim[:, :4] = 255
-    assert (encoder(rim) != encoder(PATCHES[:1])).any()
+    border = PATCHES[:1].copy()
+    border[:, :4] = 255
+    assert (encoder(border) != encoder(PATCHES[:1])).any()
     assert encoder.description["preprocessing"]["size"] == [384, 384]
 
 
-def test_uni_is_what_its_authors_published(tmp_path):
+def test_uni_has_the_published_architecture_and_preprocessing(tmp_path):
     """ViT-L/16 with layer scale, 303 million parameters, 1024 features, ImageNet's colours. Its weights are gated."""
     shape = {"img_size": 224, "patch_size": 16, "init_values": 1e-5, "num_classes": 0, "dynamic_img_size": True}
     with torch.device("meta"):
         names = timm.create_model("vit_large_patch16_224", **shape).state_dict()
-    # one number stands for all of a tensor, so that the file is small
+    # expanded from one number, so that the file is small
     torch.save({name: torch.ones(1).expand(value.shape) for name, value in names.items()}, tmp_path / "uni.bin")
     encoder = load_encoder("uni", tmp_path / "uni.bin", device="cpu")
     assert encoder.width == 1024
@@ -109,7 +109,7 @@ def test_uni_is_what_its_authors_published(tmp_path):
     assert encoder(PATCHES[:1]).shape == (1, 1024)
 
 
-def test_tiny_is_the_colours_on_a_grid():
+def test_tiny_averages_colours_on_a_grid():
     patch = np.zeros((1, 224, 224, 3), np.uint8)
     patch[0, :56, 56:112, 1] = 255
     features = load_encoder("tiny", device="cpu")(patch)
@@ -124,20 +124,20 @@ def refusal(name, weights=None, **options) -> str:
     return " ".join(caught.value.problems)
 
 
-def test_weights_that_are_not_there_are_never_fetched_unasked(no_hub):
+def test_missing_weights_are_never_downloaded_without_request(no_hub):
     message = refusal("uni")
-    assert "its weights are not on this machine. Fix: give them with --weights FILE; or add --download" in message
+    assert "its weights are not on this machine. Fix: pass them with --weights FILE; or add --download" in message
     assert "huggingface.co/MahmoodLab/UNI" in message
-    assert "ask for access on that page" in message
+    assert "request access on that page" in message
     assert not no_hub.exists()
     assert "not on this machine" in refusal(f"timm:{VIT}")
 
 
-def test_a_download_that_fails_says_why():
-    assert "its weights could not be fetched (" in refusal("uni", download=True)
+def test_a_failed_download_gives_the_reason():
+    assert "its weights could not be downloaded (" in refusal("uni", download=True)
 
 
-def test_weights_in_the_cache_of_the_hub_are_found(no_hub, weights):
+def test_weights_in_the_hub_cache_are_found(no_hub, weights):
     repository = timm.get_pretrained_cfg(VIT).hf_hub_id
     folder = no_hub / f"models--{repository.replace('/', '--')}"
     (folder / "snapshots" / "abc").mkdir(parents=True)
@@ -155,7 +155,7 @@ class Hostile:
         return os.mkdir, (self.trace,)
 
 
-def test_a_hostile_file_of_weights_leaves_no_trace(tmp_path):
+def test_a_hostile_weights_file_is_not_executed(tmp_path):
     trace = tmp_path / "trace"
     (tmp_path / "w.bin").write_bytes(pickle.dumps(Hostile(str(trace))))
     torch.save({"a": Hostile(str(trace))}, tmp_path / "w.pth")
@@ -165,25 +165,26 @@ def test_a_hostile_file_of_weights_leaves_no_trace(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet", "timm:no_such_model", "UNI", "", "timm:"])
-def test_unknown_encoders_are_named(name):
-    assert "unknown. Fix: uni, tiny, or timm:NAME" in refusal(name)
+def test_unknown_encoders_are_refused(name):
+    assert "unknown. Fix: use uni, tiny, or timm:NAME" in refusal(name)
 
 
 def test_weights_of_another_model_are_refused(weights, tmp_path):
     message = refusal("timm:vit_tiny_patch16_384", weights)
     assert (
-        "not the weights of timm:vit_tiny_patch16_384: 1 of its 150 tensors are missing or of another shape" in message
+        "not the weights of timm:vit_tiny_patch16_384: 1 of its 150 tensors are missing or have another shape"
+        in message
     )
     lacking = state()
     del lacking["norm.weight"]
     save_file(lacking, tmp_path / "w.safetensors")
     assert "1 of its 150 tensors are missing" in refusal(f"timm:{VIT}", tmp_path / "w.safetensors")
     save_file({**state(), "extra.weight": torch.zeros(2)}, tmp_path / "w.safetensors")
-    assert "1 are unknown to it, the first is 'extra.weight'" in refusal(f"timm:{VIT}", tmp_path / "w.safetensors")
+    assert "1 are unknown; the first is 'extra.weight'" in refusal(f"timm:{VIT}", tmp_path / "w.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:1000])
     assert "cannot be read as weights" in refusal(f"timm:{VIT}", tmp_path / "cut.safetensors")
     torch.save([1, 2], tmp_path / "list.bin")
-    assert "holds no named tensors" in refusal(f"timm:{VIT}", tmp_path / "list.bin")
-    assert "the encoder 'tiny' has none" in refusal("tiny", weights)
-    with pytest.raises(FileNotFoundError, match="no such file of weights"):
+    assert "does not hold named tensors" in refusal(f"timm:{VIT}", tmp_path / "list.bin")
+    assert "the encoder 'tiny' has no weights" in refusal("tiny", weights)
+    with pytest.raises(FileNotFoundError, match="no such weights file"):
         load_encoder("uni", tmp_path / "absent.bin")

@@ -1,4 +1,4 @@
-"""From a folder of slides to the store, without Ray: what is done, found, failed and left out."""
+"""From a folder of slides to the store, without Ray: written, found, failed and skipped slides."""
 
 import os
 from functools import partial
@@ -29,7 +29,7 @@ def tiny():
 
 
 def encode_here(encoder, sources, timeout=60.0, seen=None):
-    """What the pipeline does, one slide after another in this process."""
+    """The pipeline without Ray: one slide after another in this process."""
     for source in sources:
         if seen is not None:
             seen.append(source.slide_id)
@@ -48,7 +48,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def slides(tmp_path):
-    """A good slide at 20x and one at 40x in folders of their own, one of glass, one of no case, and no slide at all."""
+    """Two good slides, at 20x and 40x; one of only glass; one without a case in the cohort; and a text file."""
     for folder in ("a", "b", "c"):
         (tmp_path / "slides" / folder).mkdir(parents=True)
     write_tiff(tmp_path / "slides" / "a" / f"{name(CASES[0])}.tiff", [stained(2000, 1500)], 0.5)
@@ -63,7 +63,7 @@ def states(outcomes) -> dict[str, str]:
     return {outcome.slide_id: outcome.state for outcome in outcomes}
 
 
-def test_slides_become_a_cohorts_features(slides, data, tiny):
+def test_slides_become_features_of_the_cohort(slides, data, tiny):
     outcomes = extract(slides, data, "X", tiny, partial(encode_here, tiny))
     assert states(outcomes) == {
         name(CASES[0]): "written",
@@ -84,34 +84,34 @@ def test_slides_become_a_cohorts_features(slides, data, tiny):
     assert [picture.split("-DX1")[0] for picture in pictures] == [f"{case}-01Z-00" for case in CASES[:3]]
     skipped = pd.read_csv(data / "X" / "features" / "skipped.csv")
     assert list(skipped["slide_id"]) == [name(CASES[2]), name("TCGA-ZZ-9999")]
-    assert skipped["reason"].str.contains("no tissue was found|is not one of the cohort").all()
+    assert skipped["reason"].str.contains("no tissue found|is not one of the cohort").all()
     written = outcomes[0]
     assert written.patches == index.loc[name(CASES[0]), "patches"]
     assert written.bytes == next((data / "X" / "features").glob(f"{CASES[0]}*")).stat().st_size
 
 
-def test_what_is_there_is_not_made_again_and_what_changed_is(slides, data, tiny, tree):
-    def again() -> list[str]:
+def test_only_new_changed_damaged_and_failed_slides_are_extracted(slides, data, tiny, tree):
+    def extracted() -> list[str]:
         extract(slides, data, "X", tiny, partial(encode_here, tiny, seen=(seen := [])))
         return sorted(seen)
 
     failing, first, second = name(CASES[2]), name(CASES[0]), name(CASES[1])
-    assert again() == [first, second, failing]
+    assert extracted() == [first, second, failing]
     before = tree(data)
-    assert again() == [failing]
-    os.utime(slides / "a" / f"{first}.tiff")  # copied, but the same
+    assert extracted() == [failing]
+    os.utime(slides / "a" / f"{first}.tiff")  # another time and place, the same content
     (slides / "a" / f"{first}.tiff").rename(slides / f"{first}.tiff")
-    assert again() == [failing]
+    assert extracted() == [failing]
     assert tree(data) == before
     write_tiff(slides / f"{first}.tiff", [stained(2000, 1500, seed=5)], 0.5)
-    assert again() == [first, failing]
+    assert extracted() == [first, failing]
     assert tree(data) != before
     damaged = next((data / "X" / "features").glob(f"{CASES[1]}*"))
     damaged.write_bytes(damaged.read_bytes()[:-9])
-    assert again() == [second, failing]
+    assert extracted() == [second, failing]
 
 
-def test_what_was_made_is_the_same_to_the_bit(slides, data, tiny, tree):
+def test_extraction_is_reproducible_to_the_bit(slides, data, tiny, tree):
     extract(slides, data, "X", tiny, partial(encode_here, tiny))
     before = tree(data)
     for file in (data / "X" / "features").iterdir():
@@ -122,10 +122,10 @@ def test_what_was_made_is_the_same_to_the_bit(slides, data, tiny, tree):
     assert tree(data) == before
 
 
-def test_messages_may_come_in_any_order(slides, data, tiny, tree):
+def test_messages_may_arrive_in_any_order(slides, data, tiny, tree):
     def shuffled(sources):
         messages = list(encode_here(tiny, sources))
-        messages += messages[::3]  # and some twice, when Ray has to read a slide again
+        messages += messages[::3]  # some twice, as when Ray retries a task
         return iter([messages[number] for number in np.random.default_rng(0).permutation(len(messages))])
 
     write_tiff(slides / "a" / f"{name(CASES[0])}.tiff", [stained(4480, 4480)], 0.5)  # several batches
@@ -137,7 +137,7 @@ def test_messages_may_come_in_any_order(slides, data, tiny, tree):
     assert tree(data) == before
 
 
-def test_a_slide_that_never_ends_is_not_written(slides, data, tiny):
+def test_an_incomplete_slide_is_not_written(slides, data, tiny):
     def lost(sources):
         for source, message, payload in encode_here(tiny, sources):
             if (source.slide_id, message["kind"]) != (name(CASES[0]), "patches"):
@@ -149,7 +149,7 @@ def test_a_slide_that_never_ends_is_not_written(slides, data, tiny):
     assert list(FeatureStore(data / "X" / "features").index.index) == [name(CASES[1])]
 
 
-def test_features_that_are_not_finite_are_not_written(slides, data, tiny):
+def test_non_finite_features_are_not_written(slides, data, tiny):
     def broken(sources):
         for source, message, payload in encode_here(tiny, sources):
             yield (
@@ -164,16 +164,18 @@ def test_features_that_are_not_finite_are_not_written(slides, data, tiny):
     assert not list((data / "X" / "features").glob("*.parquet"))
 
 
-def test_a_cohort_of_mixed_encoders_is_refused_before_anything_is_read(slides, data, tiny, tree):
+def test_a_second_encoder_is_refused_before_any_slide_is_read(slides, data, tiny, tree):
     other = Slide("TCGA-AA-0004-1", CASES[4], np.ones((2, 48), np.float16), encoder="uni@0123456789ab")
     write_slide(data / "X" / "features", other)
     before = tree(data)
-    with pytest.raises(DataError, match=r"features of 'uni@0123456789ab'; this encoder, .*'tiny@.*Fix: use that"):
+    with pytest.raises(
+        DataError, match=r"features of 'uni@0123456789ab'; this encoder, .*'tiny@.*Fix: use the encoder of the store"
+    ):
         extract(slides, data, "X", tiny, lambda sources: pytest.fail("slides were read"))
     assert tree(data) == before
 
 
-def test_a_table_tells_cases_and_pixel_sizes(tmp_path, data, tiny):
+def test_a_table_gives_cases_and_pixel_sizes(tmp_path, data, tiny):
     (tmp_path / "slides").mkdir()
     for slide, mpp in (("biopsy 7", None), ("S-12.b", None), ("other", 0.5)):
         write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(2500, 2500)], mpp)
@@ -185,18 +187,18 @@ def test_a_table_tells_cases_and_pixel_sizes(tmp_path, data, tiny):
     assert index.loc["biopsy 7", ["case_id", "patch_size"]].tolist() == [CASES[0], 448]
     assert index.loc["S-12.b", ["case_id", "patch_size"]].tolist() == [CASES[1], 224]
 
-    def again(**options):
+    def extract_again(**options):
         return states(extract(tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny), table=table, **options))
 
-    assert again(mpp=0.5)["S-12.b"] == "found"
-    assert again(mpp=0.25)["S-12.b"] == "written"  # another pixel size, other patches
-    assert again()["S-12.b"] == "failed"  # now nobody says
+    assert extract_again(mpp=0.5)["S-12.b"] == "found"
+    assert extract_again(mpp=0.25)["S-12.b"] == "written"  # another pixel size, other patches
+    assert extract_again()["S-12.b"] == "failed"  # no pixel size is stated anywhere
     assert FeatureStore(data / "X" / "features").index.loc["S-12.b", "patch_size"] == 448
     skipped = pd.read_csv(data / "X" / "features" / "skipped.csv").set_index("slide_id")
-    assert skipped.loc["S-12.b", "reason"].endswith("The store still holds what was made of it before.")
+    assert skipped.loc["S-12.b", "reason"].endswith("The store keeps its earlier features.")
 
 
-def test_a_pixel_size_for_others_makes_nothing_again(slides, data, tiny):
+def test_a_pixel_size_for_other_slides_does_not_invalidate_a_slide(slides, data, tiny):
     extract(slides, data, "X", tiny, partial(encode_here, tiny))
     outcomes = extract(slides, data, "X", tiny, partial(encode_here, tiny), mpp=0.3)
     assert states(outcomes)[name(CASES[0])] == states(outcomes)[name(CASES[1])] == "found"
@@ -205,14 +207,14 @@ def test_a_pixel_size_for_others_makes_nothing_again(slides, data, tiny):
 def test_two_files_of_one_slide_are_refused(slides, data, tiny, tree):
     write_tiff(slides / "b" / f"{name(CASES[0])}.svs", [flat(300, 300, (1, 2, 3))], 0.5)
     before = tree(data)
-    with pytest.raises(DataError, match=r"files of one slide: .*Fix: rename or remove"):
+    with pytest.raises(DataError, match=r"several files of one slide: .*Fix: rename or remove"):
         extract(slides, data, "X", tiny, partial(encode_here, tiny))
     assert tree(data) == before
 
 
-def test_a_folder_without_slides_and_one_that_is_not_there(tmp_path, data, tiny):
+def test_an_empty_and_a_missing_folder_are_refused(tmp_path, data, tiny):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no slide; expected files that end in \.svs"):
+    with pytest.raises(DataError, match=r"holds no slides; expected files ending in \.svs"):
         extract(tmp_path / "empty", data, "X", tiny, iter)
     with pytest.raises(FileNotFoundError, match="no such folder of slides"):
         extract(tmp_path / "absent", data, "X", tiny, iter)
@@ -220,7 +222,7 @@ def test_a_folder_without_slides_and_one_that_is_not_there(tmp_path, data, tiny)
         extract(tmp_path / "empty", data, "Y", tiny, iter)
 
 
-def test_a_slide_of_many_files_is_known_by_all_of_them(tmp_path):
+def test_the_fingerprint_covers_all_files_of_a_slide(tmp_path):
     (tmp_path / "TCGA-AA-0001-1").mkdir()
     (tmp_path / "TCGA-AA-0001-1.mrxs").write_bytes(b"head")
     (tmp_path / "TCGA-AA-0001-1" / "Data0000.dat").write_bytes(b"pixels")
@@ -237,22 +239,22 @@ def test_a_slide_of_many_files_is_known_by_all_of_them(tmp_path):
     assert fingerprint() != before
 
 
-def test_a_change_in_the_middle_of_a_large_file_is_seen_where_it_is_sampled(tmp_path):
-    from survq.slides.sources import _facts
+def test_the_fingerprint_of_a_large_file_sees_changes_of_sampled_bytes_and_size(tmp_path):
+    from survq.slides.sources import _fingerprint
 
     file = tmp_path / "a.svs"
     content = bytearray(3_000_000)
     file.write_bytes(content)
-    size, before = _facts(file)
+    size, before = _fingerprint(file)
     assert size == 3_000_000
     content[-1] = 1
     file.write_bytes(content)
-    assert _facts(file)[1] != before
+    assert _fingerprint(file)[1] != before
     file.write_bytes(bytes(3_000_001))
-    assert _facts(file)[1] != before
+    assert _fingerprint(file)[1] != before
 
 
-def test_ids_are_never_paths(tmp_path, data, tiny):
+def test_ids_are_never_used_as_paths(tmp_path, data, tiny):
     (tmp_path / "slides").mkdir()
     write_tiff(tmp_path / "slides" / "a.tiff", [stained(2000, 1500)], 0.5)
     table = tmp_path / "slides.csv"

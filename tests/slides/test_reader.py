@@ -1,4 +1,4 @@
-"""A slide is read in a process that may hang or die; whoever asked for it may, too."""
+"""A slide is read in a process that may hang or die; so may its parent process."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from survq.slides.slide import Scan
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """A slide with more patches than a message holds."""
+    """A slide with more patches than fit into one message."""
     return write_tiff(tmp_path_factory.mktemp("slide") / "a.tiff", [stained(4480, 4480)], 0.5)
 
 
@@ -25,7 +25,7 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "survq.slides.reader" in child.cmdline()]
 
 
-def test_all_patches_come_in_the_order_of_their_coordinates(slide):
+def test_all_patches_arrive_in_the_order_of_their_coordinates(slide):
     (found, payload), *rest = read_slide(str(slide), None, 30)
     count = found["patches"]
     assert found["kind"] == "found"
@@ -42,7 +42,7 @@ def test_all_patches_come_in_the_order_of_their_coordinates(slide):
         assert (patches[number] == scan.patch(*coordinates[number].tolist())).all()
 
 
-def test_no_process_is_left_when_nobody_wants_the_rest(slide):
+def test_closing_the_iterator_ends_the_process(slide):
     messages = read_slide(str(slide), None, 30)
     next(messages)
     assert len(children()) == 1
@@ -50,11 +50,11 @@ def test_no_process_is_left_when_nobody_wants_the_rest(slide):
     assert not children()
 
 
-def test_what_is_wrong_is_told(tmp_path):
+def test_problems_are_sent_as_messages(tmp_path):
     file = write_tiff(tmp_path / "a.tiff", [flat(600, 600, (240, 240, 240))], 0.5)
     ((message, picture),) = read_slide(str(file), None, 30)
     assert message["kind"] == "failed"
-    assert message["problem"].startswith("no tissue was found. Fix: look at its overview")
+    assert message["problem"].startswith("no tissue found. Fix: check its overview")
     assert picture.startswith(b"\xff\xd8")
     ((message, picture),) = read_slide(str(tmp_path / "absent.svs"), None, 30)
     assert "cannot be opened" in message["problem"]
@@ -62,7 +62,7 @@ def test_what_is_wrong_is_told(tmp_path):
 
 
 def hanging(folder):
-    """A slide of two files, of which reading the second waits for ever: nobody writes into the pipe that it is."""
+    """A slide of two files. Reading the second blocks forever: it is a pipe without a writer."""
     (folder / "TCGA-AA-0009-01Z-00-DX1").mkdir(parents=True)
     os.mkfifo(folder / "TCGA-AA-0009-01Z-00-DX1" / "Slidedat.ini")
     file = folder / "TCGA-AA-0009-01Z-00-DX1.mrxs"
@@ -70,15 +70,15 @@ def hanging(folder):
     return file
 
 
-def test_a_slide_that_hangs_is_given_up_and_its_process_is_gone(tmp_path):
+def test_a_hanging_slide_fails_after_the_timeout_and_its_process_is_killed(tmp_path):
     start = time.monotonic()
     ((message, _),) = read_slide(str(hanging(tmp_path)), None, timeout=2)
-    assert message["problem"].startswith("nothing could be read for 2 seconds. Fix: ")
+    assert message["problem"].startswith("no data for 2 seconds. Fix: ")
     assert 2 <= time.monotonic() - start < 20
     assert not children()
 
 
-def test_a_slow_consumer_is_no_hanging_slide(slide):
+def test_a_slow_consumer_does_not_trigger_the_timeout(slide):
     messages = read_slide(str(slide), None, timeout=8)
     kinds = []
     for message, _ in messages:
@@ -88,15 +88,15 @@ def test_a_slow_consumer_is_no_hanging_slide(slide):
     assert kinds.count("patches") >= 2
 
 
-def test_a_process_that_dies_is_told_with_how_it_died(slide):
+def test_a_dead_reader_process_is_reported_with_its_exit_code(slide):
     messages = read_slide(str(slide), None, 30)
     next(messages)
-    children()[0].send_signal(signal.SIGSEGV)  # as a damaged slide may bring about
+    children()[0].send_signal(signal.SIGSEGV)  # as a damaged slide may cause
     *_, (message, _) = messages
-    assert "the process that read it died (exit -11). Fix: " in message["problem"]
+    assert "its reader process died (exit code -11). Fix: " in message["problem"]
 
 
-def test_a_process_ends_with_whoever_asked_for_it_even_while_it_hangs(tmp_path):
+def test_a_hanging_reader_process_ends_with_its_parent(tmp_path):
     code = "import sys; from survq.slides.reader import read_slide; list(read_slide(sys.argv[1], None, 600))"
     parent = subprocess.Popen([sys.executable, "-c", code, str(hanging(tmp_path))])
     until = time.monotonic() + 30
@@ -109,13 +109,13 @@ def test_a_process_ends_with_whoever_asked_for_it_even_while_it_hangs(tmp_path):
     found[0].wait(timeout=20)
 
 
-def test_a_library_that_prints_does_not_garble_the_messages(slide):
+def test_output_of_libraries_does_not_corrupt_the_messages(slide):
     code = (
         "import sys, os, survq.slides.reader as r, survq.slides.tissue as t; original = t.tissue_mask\n"
-        "def talkative(view): print('hello'); os.write(1, b'{\"kind\"'); return original(view)\n"
-        "t.tissue_mask = talkative\n"
+        "def noisy_mask(view): print('hello'); os.write(1, b'{\"kind\"'); return original(view)\n"
+        "t.tissue_mask = noisy_mask\n"
         "answers = os.fdopen(os.dup(1), 'wb'); os.dup2(2, 1)\n"
         "r.main({'file': sys.argv[1], 'mpp': None}, answers); answers.close()"
     )
-    told = subprocess.run([sys.executable, "-c", code, str(slide)], capture_output=True).stdout
-    assert told.splitlines()[1].startswith(b'{"kind": "found"')
+    output = subprocess.run([sys.executable, "-c", code, str(slide)], capture_output=True).stdout
+    assert output.splitlines()[1].startswith(b'{"kind": "found"')

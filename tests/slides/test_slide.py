@@ -1,4 +1,4 @@
-"""Patches are what a microscope shows at 20x, whatever the scan; what cannot be one is refused with the reason."""
+"""Patches show 20x whatever the magnification of the scan; unusable slides are refused with the reason."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ SQUARE = 28.0  # micrometres
 
 
 def squares(mpp: float, side: float = 320.0) -> np.ndarray:
-    """A piece of glass with squares of 28 micrometres in many colours, as a scanner of `mpp` sees it."""
+    """Squares of 28 micrometres in many colours, scanned at `mpp`."""
     places = ((np.arange(round(side / mpp)) + 0.5) * mpp // SQUARE).astype(int)
     return COLOURS[places[:, None], places]
 
 
 def slopes(mpp: float, side: float = 120.0) -> np.ndarray:
-    """Red grows to the right by 1.93 a micrometre, and green by as much to the left."""
+    """Red increases to the right by 1.93 per micrometre, and green decreases by as much."""
     red = np.tile((np.arange(round(side / mpp)) + 0.5) * mpp * 1.93, (round(side / mpp), 1))
     return np.stack([red, 240 - red, np.full_like(red, 9)], axis=2)
 
@@ -32,61 +32,61 @@ def test_a_patch_is_112_micrometres_wide_and_224_pixels(tmp_path, mpp, size):
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.2282, 0.125, 0.455, 0.55])
-def test_every_scan_shows_the_same_patches(tmp_path, mpp):
-    there = Scan(write_tiff(tmp_path / "20x.tiff", [of_array(squares(0.5))], 0.5))
-    here = Scan(write_tiff(tmp_path / "other.tiff", [of_array(squares(mpp))], mpp))
-    middles = np.arange(28, 224, 56)  # of squares, in pixels of a patch
+def test_patches_are_the_same_at_every_scan_resolution(tmp_path, mpp):
+    reference = Scan(write_tiff(tmp_path / "20x.tiff", [of_array(squares(0.5))], 0.5))
+    other = Scan(write_tiff(tmp_path / "other.tiff", [of_array(squares(mpp))], mpp))
+    centres = np.arange(28, 224, 56)  # of the squares, in pixels of a patch
     for column, row in ((0, 0), (1, 0), (0, 1), (1, 1)):
         expected = COLOURS[4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
-        for scan in (there, here):
+        for scan in (reference, other):
             patch = scan.patch(column * scan.patch_size, row * scan.patch_size)
-            seen = patch[middles[:, None], middles].astype(int)
+            seen = patch[centres[:, None], centres].astype(int)
             assert np.abs(seen - expected).max() <= 1, (scan.mpp, column, row)
 
 
-@pytest.mark.parametrize("turned", [False, True], ids=["across", "down"])
+@pytest.mark.parametrize("transposed", [False, True], ids=["across", "down"])
 @pytest.mark.parametrize("mpp", [0.5, 0.25, 0.2282, 0.125, 0.3])
-def test_pixels_are_not_shifted_by_a_fraction_of_one(tmp_path, mpp, turned):
+def test_patches_have_no_subpixel_shift(tmp_path, mpp, transposed):
     image = slopes(mpp).round().astype(np.uint8)
-    image = image.transpose(1, 0, 2) if turned else image
+    image = image.transpose(1, 0, 2) if transposed else image
     scan = Scan(write_tiff(tmp_path / "a.tiff", [of_array(image)], mpp))
-    patch = scan.patch(0, 0).transpose(1, 0, 2) if turned else scan.patch(0, 0)
-    pixel = scan.patch_size * scan.mpp / 224  # half a micrometre, but that a patch is whole pixels of the scan
+    patch = scan.patch(0, 0).transpose(1, 0, 2) if transposed else scan.patch(0, 0)
+    pixel = scan.patch_size * scan.mpp / 224  # about half a micrometre: a patch is a whole number of scan pixels
     assert pixel == pytest.approx(0.5, abs=0.5 * mpp / 224 + 1e-4)
-    away = (patch - slopes(pixel)[:224, :224])[8:216, 8:216].mean(axis=(0, 1)) / 1.93 / pixel
-    assert abs(away[0] - away[1]) / 2 < 0.02  # how both are rounded cancels out
+    shift = (patch - slopes(pixel)[:224, :224])[8:216, 8:216].mean(axis=(0, 1)) / 1.93 / pixel
+    assert abs(shift[0] - shift[1]) / 2 < 0.02  # rounding affects both colours alike and cancels
 
 
-def test_it_is_read_from_the_smallest_level_that_is_fine_enough(tmp_path):
+def test_patches_are_read_from_the_smallest_level_that_is_fine_enough(tmp_path):
     red, green, blue = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     levels = [flat(2048, 2048, red), flat(1024, 1024, green), flat(512, 512, blue)]
-    at = {0.25: green, 0.24: green, 0.5: red, 0.125: blue, 0.2: green}
-    for mpp, colour in at.items():
+    expected = {0.25: green, 0.24: green, 0.5: red, 0.125: blue, 0.2: green}
+    for mpp, colour in expected.items():
         patch = Scan(write_tiff(tmp_path / "a.tiff", levels, mpp)).patch(100, 100)
         assert (patch == colour).all(), mpp
     patch = Scan(write_tiff(tmp_path / "a.tiff", [levels[0], levels[2]], 0.25)).patch(0, 0)
     assert (patch == red).all()
 
 
-def test_nothing_finer_than_a_pixel_folds_back(tmp_path):
+def test_shrinking_does_not_alias(tmp_path):
     lines = np.zeros((1200, 1200, 3), np.uint8)
     lines[:, ::2] = 200  # every other pixel of a 40x scan is bright: grey at 20x
     patch = Scan(write_tiff(tmp_path / "a.tiff", [of_array(lines)], 0.25)).patch(0, 0)
     assert np.abs(patch[8:-8, 8:-8].astype(int) - 100).max() <= 2
 
 
-def test_levels_of_odd_size_are_read_in_place(tmp_path):
-    """A level's sides are rounded: its scale is not quite a power of two, and not the same across and down."""
+def test_levels_of_odd_size_are_read_without_shift(tmp_path):
+    """The sides of a level are rounded: its scale is not exactly a power of two, and differs across and down."""
     image = squares(0.25, side=321.3)
     half = squares(0.5, side=321.3)[: image.shape[0] // 2, : image.shape[1] // 2]
     scan = Scan(write_tiff(tmp_path / "a.tiff", [of_array(image), of_array(half)], 0.25))
     patch = scan.patch(448, 448)
-    middles = np.arange(28, 224, 56)
-    assert np.abs(patch[middles[:, None], middles].astype(int) - COLOURS[4:8, 4:8]).max() <= 1
+    centres = np.arange(28, 224, 56)
+    assert np.abs(patch[centres[:, None], centres].astype(int) - COLOURS[4:8, 4:8]).max() <= 1
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
-def test_a_view_is_the_mean_of_what_it_shows_and_has_no_seams(tmp_path, mpp, monkeypatch):
+def test_each_pixel_of_a_view_is_the_mean_of_its_area_without_seams_between_blocks(tmp_path, mpp, monkeypatch):
     monkeypatch.setattr("survq.slides.slide.BLOCK", 300)
     scan = Scan(write_tiff(tmp_path / "a.tiff", [of_array(squares(mpp))], mpp))
     view = np.asarray(scan.view(8.0)).astype(float)
@@ -95,18 +95,21 @@ def test_a_view_is_the_mean_of_what_it_shows_and_has_no_seams(tmp_path, mpp, mon
     assert np.abs(view - exact).max() <= 1.5
 
 
-def test_the_pixel_size_is_believed_where_it_can_be():
-    def says(x=None, y=None, power=None):
+def test_the_stated_pixel_size_is_used_if_plausible_else_the_magnification():
+    def stated_mpp(x=None, y=None, power=None):
         values = {"openslide.mpp-x": x, "openslide.mpp-y": y, "openslide.objective-power": power}
         return pixel_size({name: value for name, value in values.items() if value is not None})
 
-    assert says("0.25", "0.25", "20") == 0.25  # a doubler in the scanner: pixels tell, the objective does not
-    assert says("0.2522", "0.2520") == pytest.approx(0.2521)
-    assert says("352.8", "352.8", "40") == 0.25
-    assert says("0.25", "0.5", "20") == 0.5
-    assert says("nan", "0.25", "40") == says("", "", "40") == says("0", "0", "40") == says(power="40") == 0.25
-    assert says("-0.25", "-0.25", "20") == 0.5
-    assert says() is says("352.8", "352.8") is says(power="0") is says(power="many") is says(power="4000") is None
+    assert stated_mpp("0.25", "0.25", "20") == 0.25  # a scanner with a doubler: the objective misleads
+    assert stated_mpp("0.2522", "0.2520") == pytest.approx(0.2521)
+    assert stated_mpp("352.8", "352.8", "40") == 0.25
+    assert stated_mpp("0.25", "0.5", "20") == 0.5
+    for unusable in (("nan", "0.25"), ("", ""), ("0", "0"), (None, None)):
+        assert stated_mpp(*unusable, "40") == 0.25
+    assert stated_mpp("-0.25", "-0.25", "20") == 0.5
+    assert stated_mpp() is stated_mpp("352.8", "352.8") is None
+    for power in ("0", "many", "4000"):
+        assert stated_mpp(power=power) is None
 
 
 def refusal(*arguments) -> str:
@@ -115,14 +118,14 @@ def refusal(*arguments) -> str:
     return " ".join(caught.value.problems)
 
 
-def test_what_cannot_be_read_at_20x_is_refused_with_a_mend(tmp_path):
+def test_slides_that_cannot_be_read_at_20x_are_refused_with_a_fix(tmp_path):
     level = flat(600, 600, (200, 100, 200))
     unknown = write_tiff(tmp_path / "unknown.tiff", [level])
-    assert "no pixel size and no magnification. Fix: give its micrometres a pixel with --mpp" in refusal(unknown)
+    assert "no pixel size and no magnification. Fix: give its micrometres per pixel with --mpp" in refusal(unknown)
     nonsense = write_tiff(tmp_path / "nonsense.tiff", [level], mpp=352.8)
-    assert "352.8 micrometres a pixel, which no scanner has, and no magnification. Fix" in refusal(nonsense)
+    assert "an implausible 352.8 micrometres per pixel and no magnification. Fix" in refusal(nonsense)
     coarse = write_tiff(tmp_path / "coarse.tiff", [level], mpp=1.0)
-    assert "1 micrometres a pixel, coarser than 20x (0.5)" in refusal(coarse)
+    assert "1 micrometres per pixel, coarser than 20x (0.5)" in refusal(coarse)
     assert "600 x 600 pixels, smaller than one patch of 747" in refusal(write_tiff(tmp_path / "s.tiff", [level], 0.15))
     (tmp_path / "text.svs").write_text("not a slide")
     assert "cannot be opened" in refusal(tmp_path / "text.svs")
@@ -130,18 +133,18 @@ def test_what_cannot_be_read_at_20x_is_refused_with_a_mend(tmp_path):
     assert "cannot be opened" in refusal(tmp_path / "cut.tiff")
 
 
-def test_a_pixel_size_given_by_hand_is_for_slides_that_do_not_say(tmp_path):
+def test_a_given_pixel_size_is_used_only_for_slides_that_state_none(tmp_path):
     level = flat(600, 600, (200, 100, 200))
     unknown = Scan(write_tiff(tmp_path / "unknown.tiff", [level]), 0.25)
     assert (unknown.mpp, unknown.mpp_given, unknown.patch_size, unknown.magnification) == (0.25, 0.25, 448, 40.0)
-    says = Scan(write_tiff(tmp_path / "says.tiff", [level], 0.5), 0.25)
-    assert (says.mpp, says.mpp_given, says.patch_size, says.magnification) == (0.5, None, 224, 20.0)
+    stated = Scan(write_tiff(tmp_path / "stated.tiff", [level], 0.5), 0.25)
+    assert (stated.mpp, stated.mpp_given, stated.patch_size, stated.magnification) == (0.5, None, 224, 20.0)
 
 
-def test_pixels_that_cannot_be_decoded_are_an_error_not_black(tmp_path):
+def test_undecodable_pixels_raise_an_error_and_are_not_black(tmp_path):
     file = write_tiff(tmp_path / "a.tiff", [of_array(squares(0.5))], 0.5)
     content = bytearray(file.read_bytes())
     content[8:200] = bytes(192)  # the first tile
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"cannot be read at \(0, 0\).*Fix: fetch it again"):
+    with pytest.raises(DataError, match=r"cannot be read at \(0, 0\).*Fix: download it again"):
         Scan(file).patch(0, 0)

@@ -1,4 +1,4 @@
-"""The mask covers what is stained and nothing else; the grid covers the mask."""
+"""The mask covers stained tissue only; the grid covers the mask."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from slide_files import flat, of_array, stained, write_tiff
 
 from survq.data.problems import DataError
 from survq.slides.slide import Scan
-from survq.slides.tissue import otsu, patch_grid, small, tissue_mask
+from survq.slides.tissue import mask_view, otsu, patch_grid, tissue_mask
 
 GLASS, PINK, PURPLE = (243, 242, 244), (225, 150, 190), (120, 80, 160)
 
@@ -19,7 +19,7 @@ def picture(colour=GLASS, noise: float = 2.0, size: int = 200) -> Image.Image:
 
 
 def with_tissue(size: int = 200) -> tuple[Image.Image, np.ndarray]:
-    """Pink tissue with purple in it on glass, and where it is."""
+    """Pink tissue with a purple part on glass, and its true mask."""
     image = picture(size=size)
     draw = ImageDraw.Draw(image)
     draw.ellipse((40, 40, 150, 160), fill=PINK)
@@ -52,21 +52,21 @@ def test_pale_and_dark_stains_are_tissue(stain):
     [(20, 20, 20), (60, 60, 62), (30, 140, 80), (20, 60, 160), (40, 170, 210), (130, 130, 130)],
     ids=["black ink", "grey ink", "green ink", "blue ink", "light blue ink", "edge of the cover slip"],
 )
-def test_marks_and_shadows_are_not(mark):
+def test_marks_and_shadows_are_not_tissue(mark):
     image, truth = with_tissue()
     ImageDraw.Draw(image).line((10, 190, 190, 175), fill=mark, width=12)
     assert overlap(tissue_mask(image), truth) > 0.95
 
 
-def test_a_thin_line_of_ink_is_not_even_at_its_rim():
-    """There it mixes with glass to the pale violet of some tissue."""
+def test_the_edges_of_thin_ink_lines_are_not_tissue():
+    """At its edges, ink mixes with glass to the pale violet of some tissue."""
     large = picture(size=800)
     ImageDraw.Draw(large).line((20, 700, 780, 560), fill=(25, 60, 150), width=16)
     ImageDraw.Draw(large).line((300, 20, 340, 780), fill=(22, 54, 135), width=24)
     assert not tissue_mask(large.reduce(4)).any()
 
 
-def test_ink_on_tissue_is_taken_out():
+def test_ink_on_tissue_is_removed():
     image, _ = with_tissue()
     ImageDraw.Draw(image).rectangle((95, 80, 135, 120), fill=(20, 60, 160))
     assert not tissue_mask(image)[88:113, 103:128].any()
@@ -78,18 +78,18 @@ def test_a_slide_of_glass_has_no_tissue(glass):
 
 
 def test_a_slide_full_of_tissue_is_all_tissue():
-    """There, a threshold between two groups would cut through the tissue."""
+    """Otsu's unbounded threshold would cut through the tissue."""
     image = picture(PINK, noise=8)
     ImageDraw.Draw(image).rectangle((0, 0, 199, 90), fill=PURPLE)
     assert tissue_mask(image).mean() > 0.99
 
 
-def test_uneven_light_is_no_tissue():
+def test_uneven_illumination_is_not_tissue():
     shade = np.linspace(190, 250, 200)[None, :, None] * np.ones((200, 1, 3))
     assert not tissue_mask(Image.fromarray(shade.astype(np.uint8))).any()
 
 
-def test_specks_go_small_holes_are_filled_and_large_ones_stay():
+def test_specks_are_removed_small_holes_filled_and_large_holes_kept():
     image, _ = with_tissue()
     draw = ImageDraw.Draw(image)
     draw.ellipse((10, 10, 17, 17), fill=PINK)  # 64 micrometres wide, less than a patch
@@ -101,7 +101,7 @@ def test_specks_go_small_holes_are_filled_and_large_ones_stay():
     assert not mask[115:140, 95:120].any()
 
 
-def test_what_was_not_scanned_is_no_tissue():
+def test_unscanned_areas_are_not_tissue():
     image, truth = with_tissue()
     ImageDraw.Draw(image).rectangle((160, 0, 199, 199), fill=(0, 0, 0))
     assert overlap(tissue_mask(image), truth) > 0.95
@@ -110,18 +110,18 @@ def test_what_was_not_scanned_is_no_tissue():
 def test_a_dark_background_is_refused():
     image = picture((4, 4, 10))
     ImageDraw.Draw(image).ellipse((40, 40, 150, 160), fill=(20, 20, 230))
-    with pytest.raises(DataError, match=r"dark, as in fluorescence.*Fix: leave it out"):
+    with pytest.raises(DataError, match=r"dark, as in fluorescence.*Fix: remove it from the folder"):
         tissue_mask(image)
 
 
-def test_otsu_parts_two_groups():
+def test_otsu_separates_two_groups():
     random = np.random.default_rng(0)
     values = np.concatenate([random.normal(0.1, 0.02, 5000), random.normal(0.6, 0.05, 500)])
     assert 0.2 < otsu(values) < 0.45
     assert otsu(np.array([0.2, 0.2, 0.8])) == pytest.approx(0.5, abs=0.01)
 
 
-def test_the_grid_starts_at_the_corner_and_hangs_over_no_edge(tmp_path):
+def test_the_grid_starts_at_the_corner_and_stays_within_the_slide(tmp_path):
     scan = Scan(write_tiff(tmp_path / "a.tiff", [flat(1000, 700, PINK)], 0.5))
     everywhere = np.ones((44, 62), bool)
     grid = patch_grid(scan, everywhere)
@@ -131,8 +131,8 @@ def test_the_grid_starts_at_the_corner_and_hangs_over_no_edge(tmp_path):
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.25, 6), (0.5, 4), (0.51, 4), (0.75, 2), (1.0, 2)])
-def test_a_patch_needs_its_share_of_tissue(tmp_path, share, count):
-    """Four columns of patches, of which the mask covers two and a part of the others, between its own pixels."""
+def test_a_patch_needs_the_minimum_share_of_tissue(tmp_path, share, count):
+    """Four columns of patches: the mask covers one fully and two in part, with edges inside its pixels."""
     scan = Scan(write_tiff(tmp_path / "a.tiff", [flat(896, 448, PINK)], 0.5))
     mask = np.zeros((28, 56), bool)
     mask[:, 14:28] = True  # the second column
@@ -142,20 +142,20 @@ def test_a_patch_needs_its_share_of_tissue(tmp_path, share, count):
 
 
 def test_the_share_is_exact_between_pixels_of_the_mask(tmp_path):
-    """A mask whose pixels do not divide a patch: 491 level-0 pixels are 14.005 of its own."""
+    """A patch is no whole number of mask pixels: 491 level-0 pixels are 14.005 mask pixels."""
     scan = Scan(write_tiff(tmp_path / "a.tiff", [flat(3968, 4864, PINK)], 0.2282))
     size = [round(side * scan.mpp / 8) for side in (4864, 3968)]
     assert len(patch_grid(scan, np.ones(size, bool), 1.0)) == (4864 // 491) * (3968 // 491)
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.25])
-def test_a_slide_from_end_to_end(tmp_path, mpp):
+def test_mask_and_grid_of_a_whole_slide(tmp_path, mpp):
     side = round(4480 * 0.5 / mpp)
     scan = Scan(write_tiff(tmp_path / "a.tiff", [stained(side, side)], mpp))
-    mask = tissue_mask(small(scan, scan.view(4.0)))
+    mask = tissue_mask(mask_view(scan, scan.view(4.0)))
     assert mask.mean() == pytest.approx(0.25, abs=0.03)
     grid = patch_grid(scan, mask)
-    assert 80 <= len(grid) <= 121  # 10 x 10 patches of tissue, and those that it reaches into
+    assert 80 <= len(grid) <= 121  # 10 x 10 patches of tissue, and those partly covered around them
     inside = (grid >= side // 4 - scan.patch_size) & (grid <= 3 * side // 4)
     assert inside.all()
     assert np.asarray(of_array(scan.patch(*grid[len(grid) // 2].tolist()))[2](0, 0)).shape == (256, 256, 3)
