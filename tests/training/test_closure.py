@@ -63,7 +63,7 @@ def insert(package: Path, file: str, name: str, statement: str = "unseen = 0") -
         ("layers/fused.py", "_pool", "survq.layers.fused"),
         ("training/loop.py", "train_folds", "survq.training.loop"),
         ("training/sampling.py", "parts_of", "survq.training.sampling"),
-        ("data/batch.py", "CaseTable.fit", "survq.data.batch"),
+        ("data/batch.py", "Preprocessing.fit", "survq.data.batch"),
         ("data/expression.py", "zscore", "survq.data.expression"),
         ("data/feature_store.py", "read_slides", "survq.data.feature_store"),
         ("data/streams.py", "generator", "survq.data.streams"),

