@@ -27,7 +27,7 @@ PAPER = {"survq": (106, 1.21), "pibd": (172, 1.42)}  # ms and GB, on BRCA
 PAPER_SIZES = InputSpec(
     patch_features=1024,
     genes=4999,
-    pathways=tuple(tuple(range(14 * i, 14 * i + 1 + (58 * i + 9) // 331)) for i in range(331)),
+    gene_sets={"pathways": tuple(tuple(range(14 * i, 14 * i + 1 + (58 * i + 9) // 331)) for i in range(331))},
 )
 HEADER = ["model", "parameters", "ms", "quartiles", "x survq", "memory, GB", "paper: ms", "GB"]
 

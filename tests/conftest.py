@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from csv_files import write_csv
 
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -87,7 +87,10 @@ def small() -> dict:
         "slides": slides,
         "splits": splits,
         "dropped": pd.DataFrame({"case_id": ["CASE-99"], "reason": ["no time"]}),
-        "pathways": Pathways(("first/part", "second", "unmeasured"), (("A", "B", "C"), ("D",), ("X", "Y"))),
+        "gene_sets": {
+            "pathways": GeneSets(("first/part", "second", "unmeasured"), (("A", "B", "C"), ("D",), ("X", "Y"))),
+            "groups": GeneSets(("half", "unmeasured"), (("B", "H", "X", "Y"), ("Z",))),
+        },
     }
 
 

@@ -12,7 +12,9 @@ from survq.layers.pathway_encoder import PathwayEncoder
 from survq.models import MODELS, SurvivalModel
 from survq.training.config import hyperparameters_of
 
-SPEC = InputSpec(patch_features=12, genes=10, pathways=((0, 1, 2), (3,), (5, 4), (6, 7, 8), (1, 9), (2,)), intervals=4)
+SPEC = InputSpec(
+    patch_features=12, genes=10, gene_sets={"pathways": ((0, 1, 2), (3,), (5, 4), (6, 7, 8), (1, 9), (2,))}, intervals=4
+)
 SMALL = {"width": 16, "histology_queries": 5, "genomic_queries": 3}
 """Hyperparameters that make a model small, where it has them."""
 

@@ -53,7 +53,7 @@ def test_a_cohort_from_single_tables(real_data, tmp_path, capsys):
     assert main(["import", "expression", expression, data, "--cohort", "HNSC"]) == 0
     out = capsys.readouterr().out
     assert "HNSC: expression of 394 cases, 769 of the 1,557 genes" in out
-    assert "10 of 331 pathways are covered to 90%" in out
+    assert "covers 10 of 331 pathways; " in out
     assert "excluded, expression without a label: 22" in out
     assert main(["import", "splits", splits, data, "--cohort", "HNSC"]) == 0
     assert "HNSC: 5 folds with 16 25 18 45 13 held-out events" in capsys.readouterr().out

@@ -18,7 +18,7 @@ class ImportExpression:
     Reads tables of UCSC Xena (Toil, TCGA and GDC hubs), SurvPath, MMP and PORPOISE (*_rnaseq): CSV or TSV, optionally
     compressed. Tables larger than memory are fine: only imported genes and cases are held. Ensembl ids need a
     probemap. source.json records the detected unit and all rules applied; coverage.csv lists the genes that each
-    pathway lacks.
+    gene set lacks.
 
     example:  survq import expression tcga_RSEM_gene_tpm.gz data --cohort BRCA
                   --gene-map gencode.v23.annotation.gene.probemap
@@ -37,7 +37,7 @@ class ImportExpression:
     aliases: Annotated[Path | None, arg(metavar="FILE")] = None
     """Gene aliases: a table with the columns alias and symbol, HGNC's complete set, or another release's probemap."""
     all_genes: bool = False
-    """Also keep genes that are in no pathway; they affect the scaling of expression."""
+    """Also keep genes that are in no gene set; they affect the scaling of expression."""
     sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
     """Sample types to import, by characters 14-15 of the TCGA barcode."""
 

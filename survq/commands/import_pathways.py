@@ -13,35 +13,41 @@ from survq.exits import UsageError
 
 @dataclass(frozen=True)
 class ImportPathways:
-    """Import pathways from GMT files of MSigDB or Reactome, or from signature tables; several files are combined.
+    """Import gene sets from GMT files of MSigDB or Reactome, or from signature tables; several files are combined.
 
     All cohorts of the data folder share them. As in the paper, a cohort uses the pathways of which it measures at
-    least 90 % of the genes; coverage.csv lists the missing genes.
+    least 90 % of the genes. Of any other collection it uses the sets of which it measures at least one gene.
+    coverage.csv lists the missing genes.
 
     example:  survq import pathways h.all.v2023.1.Hs.symbols.gmt c2.cp.reactome.v2023.1.Hs.symbols.gmt data
+              survq import pathways functional_groups.csv data --set six_groups
 
     next:     survq import expression FILE data --cohort BRCA
     """
 
     files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ... DATA")]
     """Files of gene sets, in the order to keep, followed by the data folder."""
+    collection: Annotated[str, arg(name="set", metavar="NAME")] = "pathways"
+    """Collection to write: pathways, or another that a model reads, such as six_groups."""
 
     def run(self) -> int:
-        from survq.data.gene_sets import COVERAGE
+        from survq.data.gene_sets import collection_path, least_coverage
         from survq.data.location import Location
-        from survq.importing.pathways import import_pathways
+        from survq.importing.pathways import import_gene_sets
 
         *files, data = self.files
         if not files:
             raise UsageError("give one or more files of gene sets, and then the data folder")
-        imported = import_pathways(files, Location.at(data))
-        print(f"{len(imported.pathways)} pathways from {len(files)} files")
+        imported = import_gene_sets(files, Location.at(data), self.collection)
+        total, least = len(imported.sets), least_coverage(self.collection)
+        print(f"{total} {self.collection} from {len(files)} files")
+        rule = f"to {least:.0%}" if least else "by at least one gene"
         covered = [
-            f"{cohort}: {count} covered to {COVERAGE:.0%}; {len(imported.pathways) - count} excluded"
-            for cohort, count in imported.covered.items()
+            f"{cohort}: {count} covered {rule}; {total - count} excluded" for cohort, count in imported.covered.items()
         ]
         for line in [*imported.notes, *covered]:
             print(f"    {line}")
-        print(f"\nWritten to {data}/pathways.gmt" + (f"; coverage in {data}/coverage.csv." if covered else "."))
+        more = f"; coverage in {data}/coverage.csv" if covered else ""
+        print(f"\nWritten to {data}/{collection_path(self.collection)}{more}.")
         print(f"Next: survq import expression FILE {data} --cohort NAME")
         return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pandas as pd
 from survq.data.cohort_files import read_source
 from survq.data.feature_store import file_of, read_coordinates, read_slides
 from survq.data.folds import fold_problems, given_folds
-from survq.data.gene_sets import COVERAGE, Pathways
+from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage, read_collections
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.tables import Tables, read_tables
@@ -59,13 +59,8 @@ def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | N
     root = Location.at(root)
     if not root.is_folder():
         raise FileNotFoundError(f"{root}: no such folder.")
-    checked = FolderCheck([], [], [])
-    pathways = Pathways()
-    if (root / "pathways.gmt").is_file():
-        try:
-            pathways = Pathways.from_gmt(root / "pathways.gmt")
-        except DataError as error:
-            checked.problems += error.problems
+    gene_sets, wrong = read_collections(root)
+    checked = FolderCheck([], wrong, [])
     folders = [name for name in root.names() if (root / name).is_folder()]
     names = [name for name in folders if set(TABLES).intersection((root / name).names())]
     if not names:
@@ -77,7 +72,7 @@ def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | N
     slides = sum(len(tables.slides) for tables, _ in read.values())
     done = 0
     for name, (tables, problems) in read.items():
-        cohort = _check_cohort(root / name, name, tables, pathways)
+        cohort = _check_cohort(root / name, name, tables, gene_sets)
         cohort.problems[:0] = problems
         for row in tables.slides.to_dict("records") if deep else ():
             cohort.problems += _slide_problems(root / name / "features", row)
@@ -100,7 +95,7 @@ def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | N
     return checked
 
 
-def _check_cohort(folder: Location, name: str, tables: Tables, pathways: Pathways) -> CohortCheck:
+def _check_cohort(folder: Location, name: str, tables: Tables, gene_sets: Mapping[str, GeneSets]) -> CohortCheck:
     """Figures, notes, and the problems of a cohort as a whole."""
     checked = CohortCheck(name)
     figures = checked.figures
@@ -115,7 +110,8 @@ def _check_cohort(folder: Location, name: str, tables: Tables, pathways: Pathway
         figures["features"] = ", ".join(f"{width} ({encoder})" for width, encoder in kinds.to_numpy())
     if tables.expression is not None:
         expression = tables.expression.set_index("case_id")
-        _check_expression(expression, pathways, f"{folder}", checked)
+        _check_expression(expression, checked)
+        _check_gene_sets(gene_sets, list(expression.columns), f"{folder}", checked)
     if cases is not None:
         _check_modalities(cases, tables, expression, f"{folder}", checked)
     if not (folder / "splits.parquet").is_file():
@@ -136,17 +132,25 @@ def _check_cases(cases: pd.DataFrame, checked: CohortCheck) -> None:
         checked.notes.append(f"{events} of {len(cases)} cases have an event. Is the coding reversed?")
 
 
-def _check_expression(expression: pd.DataFrame, pathways: Pathways, folder: str, checked: CohortCheck) -> None:
-    covered = pathways.covered_by(expression.columns)
-    checked.figures |= {"genes": f"{expression.shape[1]:,}", "pathways": f"{len(covered)} of {len(pathways)}"}
-    if not len(pathways):
-        checked.notes.append("there is no pathways.gmt, so studies ignore expression")
-    elif not len(covered):
-        checked.problems.append(
-            f"{folder}/expression.parquet: covers no pathway of pathways.gmt to {COVERAGE:.0%}. Its genes are named "
-            f"{preview(expression.columns)}, those of the pathways {preview(pathways.genes[0])}. Fix: use the same "
-            f"names."
-        )
+def _check_gene_sets(
+    gene_sets: Mapping[str, GeneSets], genes: Sequence[str], folder: str, checked: CohortCheck
+) -> None:
+    if PATHWAYS not in gene_sets:
+        checked.notes.append("there are no pathways, so models that read pathways cannot use the expression")
+    for name, sets in gene_sets.items():
+        covered = sets.covered_by(genes, least_coverage(name))
+        checked.figures[name] = f"{len(covered)} of {len(sets)}"
+        if not any(sets.coverage(genes)):
+            checked.problems.append(
+                f"{folder}/expression.parquet: has no gene of the {name}. Its genes are named {preview(genes)}, "
+                f"those of the {name} {preview(sets.genes[0])}. Fix: use the same names."
+            )
+        elif not len(covered):
+            checked.notes.append(f"expression covers none of {len(sets)} {name} to {least_coverage(name):.0%}")
+
+
+def _check_expression(expression: pd.DataFrame, checked: CohortCheck) -> None:
+    checked.figures["genes"] = f"{expression.shape[1]:,}"
     values = expression.to_numpy()
     constant = expression.columns[(values == values[:1]).all(axis=0)]
     if len(constant):

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage, read_collections
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import NEITHER, other_reasons, read_tables
 from survq.text import preview
-
-UNCOVERED = "no slides, and expression that covers no pathway"  # the reason of a case that no model can use
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,13 @@ class InputSpec:
 
     patch_features: int  # width of a patch's feature vector; 0 where the cohort has no slides
     genes: int  # columns of the expression matrix; 0 where the cohort has no expression
-    pathways: tuple[tuple[int, ...], ...]  # the expression columns of each pathway's genes
+    gene_sets: Mapping[str, tuple[tuple[int, ...], ...]]  # by collection: the expression columns of each set's genes
     intervals: int = 4
+
+    @property
+    def pathways(self) -> tuple[tuple[int, ...], ...]:
+        """The expression columns of each pathway's genes; none where the cohort has no pathways."""
+        return self.gene_sets.get(PATHWAYS, ())
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ class Cohort:
     cases: pd.DataFrame  # indexed by case_id: time (months), event, site, ...
     expression: pd.DataFrame | None  # case_id x gene, float32; may lack some of the cases
     slides: pd.DataFrame  # the index of the feature store; may lack some of the cases
-    pathways: Pathways  # those that the expression covers, cut to its genes
+    gene_sets: Mapping[str, GeneSets]  # by collection: the sets that the expression covers, cut to its genes
     splits: pd.DataFrame | None  # repeat, fold, case_id, role
     dropped: pd.DataFrame  # case_id, reason
     folder: Location
-    pathways_given: int = 0  # before the coverage rule
+    sets_given: Mapping[str, int] = field(default_factory=dict)  # by collection: sets before the coverage rule
 
     @classmethod
     def load(cls, root: str | Path | Location, name: str) -> Cohort:
@@ -62,26 +65,23 @@ class Cohort:
                 ]
             )
         tables, problems = read_tables(folder)
-        given = Pathways()
-        if (root / "pathways.gmt").is_file():
-            try:
-                given = Pathways.from_gmt(root / "pathways.gmt")
-            except DataError as error:
-                problems += error.problems
-        raise_if_any(problems)
+        given, wrong = read_collections(root)
+        raise_if_any(problems + wrong)
 
         assert tables.cases is not None
         cases = tables.cases.set_index("case_id").sort_index()
         cases["event"] = cases["event"].astype(bool)
-        expression, pathways = tables.expression, Pathways()
+        expression = tables.expression
         if expression is not None:
             expression = expression.set_index("case_id").astype(np.float32)
             expression = expression.loc[expression.index.isin(cases.index)].sort_index()
-            pathways = given.covered_by(expression.columns)
+        genes = [] if expression is None else list(expression.columns)
+        gene_sets = {name: sets.covered_by(genes, least_coverage(name)) for name, sets in given.items()}
         slides = tables.slides[tables.slides["case_id"].isin(cases.index)]
         slides = slides.sort_values(["case_id", "slide_id"])
         splits, dropped = tables.splits, tables.dropped
-        cohort = cls(name, cases, expression, slides, pathways, splits, dropped, folder, len(given))
+        counts = {name: len(sets) for name, sets in given.items()}
+        cohort = cls(name, cases, expression, slides, gene_sets, splits, dropped, folder, counts)
         return cohort._without_empty_cases()
 
     def _without_empty_cases(self) -> Cohort:
@@ -89,17 +89,13 @@ class Cohort:
         if len(empty) == len(self.cases):
             raise DataError(
                 [
-                    f"cohort {self.name}: no case has slides, and its expression covers none of "
-                    f"{self.pathways_given} pathways. Fix: `survq import pathways`, of the same genes."
-                    if self._has_genes.any()
-                    else f"cohort {self.name}: no case has slides or expression, joined by case id. "
+                    f"cohort {self.name}: no case has slides or expression, joined by case id. "
                     f"Fix: compare the case ids of its tables; cases.parquet has {preview(self.cases.index)}."
                 ]
             )
         if empty.empty:
             return self
-        reasons = np.where(self._has_genes[self.cases.index.isin(empty)], UNCOVERED, NEITHER)
-        gone = pd.DataFrame({"case_id": empty, "reason": reasons})
+        gone = pd.DataFrame({"case_id": empty, "reason": NEITHER})
         kept = self.select([case for case in self.cases.index if case not in set(empty)])
         return replace(kept, dropped=pd.concat([other_reasons(self.dropped), gone], ignore_index=True))
 
@@ -126,13 +122,14 @@ class Cohort:
 
     @property
     def has_expression(self) -> np.ndarray:
-        """(case,), bool. Models read genes by pathways, so expression that covers none is as good as not there."""
-        return self._has_genes if len(self.pathways) else np.zeros_like(self._has_genes)
-
-    @property
-    def _has_genes(self) -> np.ndarray:
+        """(case,), bool."""
         none = np.zeros(len(self.cases), dtype=bool)
         return none if self.expression is None else self.cases.index.isin(self.expression.index)
+
+    @property
+    def pathways(self) -> GeneSets:
+        """The pathways that the expression covers; none where there are none."""
+        return self.gene_sets.get(PATHWAYS, GeneSets())
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -147,23 +144,40 @@ class Cohort:
         return InputSpec(
             patch_features=int(widths[0]) if len(widths) else 0,
             genes=len(genes),
-            pathways=tuple(tuple(column[gene] for gene in members) for members in self.pathways.genes),
+            gene_sets={
+                name: tuple(tuple(column[gene] for gene in members) for members in sets.genes)
+                for name, sets in self.gene_sets.items()
+            },
         )
 
     @cached_property
-    def fingerprint(self) -> str:
-        """A hash of everything a result can depend on: outcomes, folds, expression, pathways and features."""
-        digest = hashlib.sha256()
-        digest.update(self.cases.filter(["time", "event", "site"]).to_csv().encode())
-        if self.splits is not None:
-            splits = self.splits[["repeat", "fold", "case_id", "role"]]
-            digest.update(splits.sort_values(list(splits)).to_csv(index=False).encode())
+    def parts(self) -> Mapping[str, str]:
+        """A hash of each part of the cohort that a result can depend on.
+
+            cases            case_id, time, event
+            expression       genes, case ids and values
+            gene set NAME    the sets of this collection that the expression covers, and their genes
+            features         case_id, slide_id and the checksum of the slide's features
+
+        Folds are no part: they belong to a run. A part that is missing has the hash of nothing; a collection that is
+        missing has no entry.
+        """
+        expression = b""
         if self.expression is not None:
-            digest.update("\t".join([*self.expression.columns, *self.expression.index]).encode())
-            digest.update(np.ascontiguousarray(self.expression.to_numpy()).tobytes())
-        digest.update(self.pathways.to_gmt().encode())
-        digest.update(self.slides[["case_id", "slide_id", "sha256"]].to_csv(index=False).encode())
-        return digest.hexdigest()
+            names = "\t".join([*self.expression.columns, *self.expression.index])
+            expression = names.encode() + np.ascontiguousarray(self.expression.to_numpy()).tobytes()
+        contents = {
+            "cases": self.cases[["time", "event"]].to_csv().encode(),
+            "expression": expression,
+            **{f"gene set {name}": sets.to_gmt().encode() for name, sets in self.gene_sets.items()},
+            "features": self.slides[["case_id", "slide_id", "sha256"]].to_csv(index=False).encode(),
+        }
+        return {part: hashlib.sha256(content).hexdigest() for part, content in contents.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all parts."""
+        return hashlib.sha256(str(sorted(self.parts.items())).encode()).hexdigest()
 
     def summary(self) -> str:
         """One line for people."""
@@ -173,13 +187,13 @@ class Cohort:
             parts.append(f"{len(self.slides)} slides, {int(self.slides['patches'].sum()):,} patches")
             parts += [f"{lacking} cases without slides"] if lacking else []
         if self.expression is not None:
-            lacking = int((~self._has_genes).sum())
-            parts.append(f"{self.expression.shape[1]} genes, {len(self.pathways)} of {self.pathways_given} pathways")
+            lacking = int((~self.has_expression).sum())
+            parts.append(f"{self.expression.shape[1]} genes")
+            parts += [f"{len(sets)} of {self.sets_given[name]} {name}" for name, sets in self.gene_sets.items()]
             parts += [f"{lacking} cases without expression"] if lacking else []
         if len(self.modalities) == 1:
             missing = "no slides" if self.modalities == ("genomics",) else "no expression"
-            why = "expression covers no pathway" if self._has_genes.any() and not len(self.pathways) else missing
-            parts.append(f"{why}: {self.modalities[0]} alone")
+            parts.append(f"{missing}: {self.modalities[0]} alone")
         if len(self.dropped):
             parts.append(f"{len(self.dropped)} cases left out")
         return f"{self.name}: " + ", ".join(parts)

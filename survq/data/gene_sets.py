@@ -1,22 +1,38 @@
-"""Pathways: named sets of genes, from GMT files or signature tables."""
+"""Gene sets: named collections of them, from GMT files or signature tables.
+
+A data folder has any number of collections. The one called `pathways` is the file pathways.gmt, any other NAME is
+gene_sets/NAME.gmt. A set of a collection counts for a cohort where enough of its genes were measured, see `COVERAGE`.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from survq.data.location import Location
-from survq.data.problems import raise_if_any
+from survq.data.problems import DataError, raise_if_any
 
-COVERAGE = 0.9  # share of a pathway's genes that must have been measured (section 4.1)
+PATHWAYS = "pathways"
+"""The name of the collection in pathways.gmt."""
+
+COVERAGE = {PATHWAYS: 0.9}
+"""The share of a set's genes that must have been measured, by collection: 0.9 for pathways (section 4.1 of the paper).
+
+Of a collection that is not listed, a set counts where at least one of its genes was measured. Such collections are a
+few large groups, all of which a model reads (one group of the usual six has 53 of 82 genes measured).
+"""
+
+FOLDER = "gene_sets"
+"""The folder of all collections but the pathways, in a data folder."""
 
 
 @dataclass(frozen=True)
-class Pathways:
-    """Gene sets in a fixed order. Names are free text: never use one as a file name."""
+class GeneSets:
+    """A collection of gene sets in a fixed order. Names of sets are free text: never use one as a file name."""
 
     names: tuple[str, ...] = ()
     genes: tuple[tuple[str, ...], ...] = ()
@@ -25,10 +41,10 @@ class Pathways:
         return len(self.names)
 
     @classmethod
-    def from_gmt(cls, file: str | Path | Location) -> Pathways:
-        """Read a GMT file: a set a line, tab separated: name, description, genes.
+    def from_gmt(cls, file: str | Path | Location) -> GeneSets:
+        """Read a GMT file: one set per line, tab separated: name, description, genes.
 
-        Raises DataError naming every line that is no such set, and every name that stands twice.
+        Raises DataError naming every line that is not such a set, and every repeated name.
         """
         file = Location.at(file)
         sets: dict[str, tuple[str, ...]] = {}
@@ -40,21 +56,21 @@ class Pathways:
             genes = tuple(dict.fromkeys(gene for gene in rest[1:] if gene))
             if not genes:
                 problems.append(
-                    f"{file}:{number}: no genes in pathway {name[:60]!r}; expected name, description and genes "
+                    f"{file}:{number}: no genes in gene set {name[:60]!r}; expected name, description and genes "
                     f"with tabs between them. Fix: replace blanks by tabs, or drop the line."
                 )
             elif name in sets:
-                problems.append(f"{file}:{number}: pathway {name!r} stands here a second time. Fix: rename or drop it.")
+                problems.append(f"{file}:{number}: gene set {name!r} is already above. Fix: rename or drop it.")
             else:
                 sets[name] = genes
         if not sets and not problems:
-            problems.append(f"{file}: holds no pathway.")
+            problems.append(f"{file}: holds no gene set.")
         raise_if_any(problems)
         return cls(tuple(sets), tuple(sets.values()))
 
     @classmethod
-    def from_signatures(cls, file: str | Path) -> Pathways:
-        """Read a signature table: a CSV with a column a pathway, its name on top, genes below, short columns blank."""
+    def from_signatures(cls, file: str | Path) -> GeneSets:
+        """Read a signature table: a CSV with one column per set: its name on top, its genes below."""
         rows = list(csv.reader(io.StringIO(Location.at(file).read_text())))
         names = [name.strip() for name in rows[0]] if rows else []
         columns = [
@@ -64,14 +80,14 @@ class Pathways:
         problems = []
         for j, (name, genes) in enumerate(zip(names, columns, strict=True)):
             if not name.isprintable() or (not name and genes):
-                problems.append(f"{file}: column {j + 1}: pathway name {name!r}; expected printable text on top.")
+                problems.append(f"{file}: column {j + 1}: gene set name {name!r}; expected printable text on top.")
             elif name and not genes:
-                problems.append(f"{file}: column {j + 1}: no genes in pathway {name!r}. Fix: drop the column.")
+                problems.append(f"{file}: column {j + 1}: no genes in gene set {name!r}. Fix: drop the column.")
             elif name and name in names[:j]:
-                problems.append(f"{file}: column {j + 1}: pathway {name!r} stands here a second time. Fix: rename it.")
+                problems.append(f"{file}: column {j + 1}: gene set {name!r} is already to the left. Fix: rename it.")
         sets = {name: genes for name, genes in zip(names, columns, strict=True) if name}
         if not sets and not problems:
-            problems.append(f"{file}: no pathways; expected a CSV with a column a pathway and its genes below.")
+            problems.append(f"{file}: no gene sets; expected a CSV with one column per set and its genes below.")
         raise_if_any(problems)
         return cls(tuple(sets), tuple(sets.values()))
 
@@ -80,16 +96,50 @@ class Pathways:
         return "".join(line + "\n" for line in lines)
 
     def coverage(self, genes: Collection[str]) -> list[float]:
-        """The share of each pathway's genes that were measured."""
+        """The share of each set's genes that were measured."""
         measured = set(genes)
         return [len(measured.intersection(members)) / len(members) for members in self.genes]
 
-    def covered_by(self, genes: Collection[str]) -> Pathways:
-        """The pathways of whose genes at least the share COVERAGE was measured, cut to these genes."""
+    def covered_by(self, genes: Collection[str], share: float) -> GeneSets:
+        """The sets of whose genes at least this share was measured, and at least one gene; cut to measured genes."""
         measured = set(genes)
         kept = [
             (name, tuple(gene for gene in members if gene in measured))
-            for name, members, share in zip(self.names, self.genes, self.coverage(measured), strict=True)
-            if share >= COVERAGE
+            for name, members, covered in zip(self.names, self.genes, self.coverage(measured), strict=True)
+            if covered >= share and covered > 0
         ]
-        return Pathways(tuple(name for name, _ in kept), tuple(members for _, members in kept))
+        return GeneSets(tuple(name for name, _ in kept), tuple(members for _, members in kept))
+
+
+def least_coverage(collection: str) -> float:
+    """The share of a set's genes that must have been measured; 0 means a single gene. See `COVERAGE`."""
+    return COVERAGE.get(collection, 0.0)
+
+
+def collection_path(collection: str) -> str:
+    """Where the GMT file of a collection is, below the data folder. Raises DataError for a name that is not allowed."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", collection):
+        raise DataError(
+            [
+                f"{collection[:60]!r} cannot be the name of a collection of gene sets. "
+                f"Fix: use letters, digits, underscores and hyphens, with a letter or digit first."
+            ]
+        )
+    return "pathways.gmt" if collection == PATHWAYS else f"{FOLDER}/{collection}.gmt"
+
+
+def read_collections(root: Location) -> tuple[dict[str, GeneSets], list[str]]:
+    """The collections of a data folder that can be read, by name, pathways first; and what is wrong with the others."""
+    others = [name.removesuffix(".gmt") for name in (root / FOLDER).names() if name.endswith(".gmt")]
+    collections: dict[str, GeneSets] = {}
+    problems = []
+    if PATHWAYS in others:
+        problems.append(f"{root / FOLDER}/pathways.gmt: pathways belong in {root}/pathways.gmt. Fix: move it.")
+    for name in dict.fromkeys([PATHWAYS, *others]):
+        try:
+            file = root / collection_path(name)
+            if file.is_file():
+                collections[name] = GeneSets.from_gmt(file)
+        except DataError as error:
+            problems += error.problems
+    return collections, problems

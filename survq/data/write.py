@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
 from survq.data.feature_store import INDEX, SCHEMA, SOURCE, FeatureStore
-from survq.data.gene_sets import Pathways
-from survq.data.location import Location, atomic_folder, parquet, replace_file
+from survq.data.gene_sets import GeneSets, collection_path
+from survq.data.location import Location, atomic_folder, parquet
 from survq.data.lock import locked
 from survq.data.problems import raise_if_any
 from survq.data.tables import Tables, cohort_name_problems, join_problems, slides_problems, valid_tables
@@ -148,14 +148,14 @@ def write_cohort(
     slides: Iterable[Slide] = (),
     splits: pd.DataFrame | None = None,
     dropped: pd.DataFrame | None = None,
-    pathways: Pathways | None = None,
+    gene_sets: Mapping[str, GeneSets] | None = None,
     attachments: Mapping[str, bytes | memoryview] | None = None,
 ) -> Path:
     """Write one cohort of a data folder atomically, replacing an existing cohort of that name.
 
-    `cases` and `expression` are indexed by case_id. `attachments` are further small files, by name.
-    All cohorts of a folder share its pathways, which can be replaced only while there are no other cohorts.
-    Raises InUse; DataError, and then nothing has appeared under the cohort's name.
+    `cases` and `expression` are indexed by case_id. `gene_sets` are collections, by name. `attachments` are further
+    small files, by name. All cohorts of a folder share its gene sets: a collection can be replaced only while there
+    are no other cohorts. Raises InUse; DataError, and then nothing has appeared under the cohort's name.
     """
     root = Path(root).expanduser()
     dropped = pd.DataFrame({"case_id": [], "reason": []}, dtype=str) if dropped is None else dropped
@@ -169,25 +169,29 @@ def write_cohort(
     _, problems = valid_tables(tables, name)
     problems += cohort_name_problems(name)
     others = [other for other in cohort_names(root) if other != name]
-    gmt = root / "pathways.gmt"
-    if pathways is not None and others and gmt.is_file() and gmt.read_bytes() != pathways.to_gmt().encode():
-        problems.append(f"{gmt}: exists with other pathways, which {preview(others)} need. Fix: choose another folder.")
+    folder = Location.at(root)
+    gmts = [(folder / collection_path(collection), sets.to_gmt()) for collection, sets in (gene_sets or {}).items()]
+    for file, text in gmts if others else ():
+        if file.is_file() and file.read_text() != text:
+            problems.append(
+                f"{file}: exists with other gene sets, and {preview(others)} need them. Fix: choose another folder."
+            )
     raise_if_any(problems)
 
     with _created(root), locked(root / f".{name}.lock", root / name, "wait for it to end"):
-        Location.at(root).sweep(f".{name}.*")
+        folder.sweep(f".{name}.*")
         with atomic_folder(root / name, replacing=True) as unfinished:
-            for file, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
+            for part, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
                 if table is not None:
-                    (unfinished / f"{file}.parquet").write_bytes(parquet(table))
+                    (unfinished / f"{part}.parquet").write_bytes(parquet(table))
             dropped.to_csv(unfinished / "dropped.csv", index=False)
-            for file, content in (attachments or {}).items():
-                (unfinished / file).write_bytes(content)
+            for attachment, content in (attachments or {}).items():
+                (unfinished / attachment).write_bytes(content)
             write_features(unfinished / "features", slides)
             tables = replace(tables, slides=FeatureStore(unfinished / "features").index)
             raise_if_any(slides_problems(tables.slides, f"{name}/features") + join_problems(tables, name))
-            if pathways is not None:
-                replace_file(gmt, pathways.to_gmt().encode())
+            for file, text in gmts:
+                file.write(text.encode())
     return root / name
 
 

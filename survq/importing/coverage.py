@@ -1,24 +1,37 @@
-"""How much of each pathway the cohorts of a data folder measure, as a table beside pathways.gmt."""
+"""How much of each gene set the cohorts of a data folder measure, as a table beside pathways.gmt.
+
+DIR/coverage.csv    cohort, collection, gene_set, genes, measured, coverage, kept, missing: a row per gene set of
+                    every collection, and cohort with expression
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
 from survq.data.cohort_files import locked_files
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets, least_coverage, read_collections
 from survq.data.location import Location
+from survq.data.problems import raise_if_any
 
 FILE = "coverage.csv"
+COLUMNS = ["cohort", "collection", "gene_set", "genes", "measured", "coverage", "kept", "missing"]
 
 
-def read_pathways(root: Location) -> Pathways:
-    """Those of a data folder, before the coverage rule; none where there are none yet."""
-    return Pathways.from_gmt(root / "pathways.gmt") if (root / "pathways.gmt").is_file() else Pathways()
+def given_gene_sets(root: Location) -> dict[str, GeneSets]:
+    """The collections of a data folder, before the coverage rule. Raises DataError with all that is wrong with any."""
+    collections, problems = read_collections(root)
+    raise_if_any(problems)
+    return collections
+
+
+def genes_of(collections: Mapping[str, GeneSets]) -> set[str]:
+    """The genes of all their sets."""
+    return {gene for sets in collections.values() for members in sets.genes for gene in members}
 
 
 def measured_genes(root: Location) -> dict[str, list[str]]:
@@ -32,33 +45,32 @@ def measured_genes(root: Location) -> dict[str, list[str]]:
     return genes
 
 
-def write_coverage(root: Location) -> dict[str, int]:
-    """Write coverage.csv, a row a cohort and pathway; returns how many pathways each cohort covers.
+def write_coverage(root: Location) -> dict[str, dict[str, int]]:
+    """Write coverage.csv; returns how many gene sets each cohort covers, by cohort and collection.
 
-    Names of pathways are free text and may begin like a formula: a blank stands before those.
+    Names of gene sets are free text and may begin like a formula: a blank stands before those.
     """
     with locked_files(root, FILE):
-        pathways = read_pathways(root)
-        if not len(pathways):
+        collections = given_gene_sets(root)
+        if not collections:
             return {}
-        covered, table = _coverage(pathways, measured_genes(root))
-        (root / FILE).write(table.encode())
+        covered: dict[str, dict[str, int]] = {}
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for cohort, genes in measured_genes(root).items():
+            covered[cohort] = {}
+            for collection, sets in collections.items():
+                kept = set(sets.covered_by(genes, least_coverage(collection)).names)
+                covered[cohort][collection] = len(kept)
+                table.writerows([cohort, collection, *row] for row in _coverage(sets, set(genes), kept))
+        (root / FILE).write(text.getvalue().encode())
     return covered
 
 
-def _coverage(pathways: Pathways, cohorts: Mapping[str, Sequence[str]]) -> tuple[dict[str, int], str]:
-    """How many pathways each cohort covers, and the table."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["cohort", "pathway", "genes", "measured", "coverage", "kept", "missing"])
-    covered = {}
-    for cohort, genes in cohorts.items():
-        there, kept = set(genes), set(pathways.covered_by(genes).names)
-        covered[cohort] = len(kept)
-        for name, members, share in zip(pathways.names, pathways.genes, pathways.coverage(there), strict=True):
-            missing = " ".join(gene for gene in members if gene not in there)
-            safe = f" {name}" if name.startswith(("=", "+", "-", "@")) else name
-            table.writerow(
-                [cohort, safe, len(members), len(there.intersection(members)), f"{share:.3f}", name in kept, missing]
-            )
-    return covered, text.getvalue()
+def _coverage(sets: GeneSets, measured: set[str], kept: Collection[str]) -> Iterator[list]:
+    """The rows of a cohort and collection, from the third column on."""
+    for name, members, share in zip(sets.names, sets.genes, sets.coverage(measured), strict=True):
+        missing = " ".join(gene for gene in members if gene not in measured)
+        safe = f" {name}" if name.startswith(("=", "+", "-", "@")) else name
+        yield [safe, len(members), len(measured.intersection(members)), f"{share:.3f}", name in kept, missing]

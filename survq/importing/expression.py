@@ -3,8 +3,8 @@
     samples    of the types asked for, 01 (the primary tumour) by default; of several of a case the first, as SurvPath
     symbols    of Ensembl ids by a probemap; of several rows of one symbol the one with the highest mean, for copies
                that never vary (those of chromosome Y) would otherwise hide the gene
-    aliases    a gene of a pathway that is measured under another of its names gets the name of the pathway
-    kept       the genes of the pathways, unless all are asked for
+    aliases    a gene of a gene set that is measured under another of its names gets the name of the gene set
+    kept       the genes of all gene sets of the data folder, unless all are asked for
     missing    a cell without a number is refused, with its gene and case
 
 How the tables themselves are read stands in expression_table.py.
@@ -21,10 +21,9 @@ import pandas as pd
 
 from survq.data.barcodes import PRIMARY
 from survq.data.cohort_files import cohort_folder, labelled, read_cases, read_source, update_cohort
-from survq.data.gene_sets import COVERAGE
 from survq.data.location import Location
 from survq.data.problems import DataError
-from survq.importing.coverage import read_pathways, write_coverage
+from survq.importing.coverage import genes_of, given_gene_sets, write_coverage
 from survq.importing.decompress import OnBytes, sha256
 from survq.importing.expression_table import SampleTable, read_table
 from survq.importing.genes import Aliases, GeneMap
@@ -58,16 +57,16 @@ def import_expression(
     Raises DataError with everything that is wrong, and then nothing has been written.
     """
     folder = cohort_folder(root, cohort)
-    cases, pathways = read_cases(folder), read_pathways(root)
+    cases, collections = read_cases(folder), given_gene_sets(root)
     ids_to_symbols = GeneMap.read(gene_map) if gene_map else None
     names = Aliases.read(aliases, ids_to_symbols) if aliases else None
-    if names and not len(pathways):
-        raise DataError([f"{root}/pathways.gmt is missing: aliases are those of its genes. Fix: import it first."])
-    wanted = {gene for members in pathways.genes for gene in members}
+    if names and not collections:
+        raise DataError([f"{root}: has no gene sets, and aliases are those of their genes. Fix: import them first."])
+    wanted = genes_of(collections)
     read = read_expression(
         file,
         cases.index,
-        pathway_genes=wanted,
+        wanted=wanted,
         all_genes=all_genes,
         gene_map=ids_to_symbols,
         aliases=names,
@@ -88,14 +87,17 @@ def import_expression(
     dropped = update_cohort(
         folder, {"expression": read.source}, expression=read.values, unlabelled={"expression": strangers}
     )
-    write_coverage(root)
+    covered = write_coverage(root)
     if wanted:
-        covered = len(pathways.covered_by(read.values.columns))
+        counts = [f"{covered[cohort][name]} of {len(sets)} {name}" for name, sets in collections.items()]
         missing = len(wanted - set(read.values.columns))
-        first = f"{covered} of {len(pathways)} pathways are covered to {COVERAGE:.0%}; {missing:,} of their "
-        notes.insert(0, f"{first}{len(wanted):,} genes are missing, see {root}/coverage.csv")
+        notes.insert(
+            0,
+            f"covers {', '.join(counts)}; {missing:,} of their {len(wanted):,} genes are missing, "
+            f"see {root}/coverage.csv",
+        )
     else:
-        notes.append("there is no pathways.gmt yet, so all genes were kept")
+        notes.append("there are no gene sets yet, so all genes were kept")
     return Expression(read.values, tuple(strangers), read.source, tuple(notes)), dropped
 
 
@@ -103,23 +105,24 @@ def read_expression(
     file: Path,
     cases: Collection[str],
     *,
-    pathway_genes: Collection[str] = (),
+    wanted: Collection[str] = (),
     all_genes: bool = False,
     gene_map: GeneMap | None = None,
     aliases: Aliases | None = None,
     sample_types: Collection[str] = PRIMARY,
     progress: OnBytes | None = None,
 ) -> Expression:
-    """Read the expression of `cases`, by the rules above. Aliases are resolved for the genes of the pathways.
+    """Read the expression of `cases`, by the rules above.
 
+    `wanted` are the genes of the gene sets, for which aliases are resolved; where there are none, all genes are kept.
     Blank cells become NaN. Raises FileNotFoundError; DataError with every row and cell that cannot be used.
     """
     file, aliases = Path(file), aliases or Aliases()
-    kept = None if all_genes or not pathway_genes else set(pathway_genes)
+    kept = None if all_genes or not wanted else set(wanted)
     needed = None if kept is None else kept | aliases.of_any(kept)
     table = read_table(file, cases, needed=needed, gene_map=gene_map, sample_types=sample_types, progress=progress)
     by_symbol, twice = _one_a_symbol(table.symbols, table.values)
-    renamed, unclear = aliases.renamed(table.measured, pathway_genes)
+    renamed, unclear = aliases.renamed(table.measured, wanted)
     values = pd.DataFrame(by_symbol, index=pd.Index(table.cases, name="case_id")).rename(columns=renamed)
     if kept is not None:
         values = values[[gene for gene in values if gene in kept]]
@@ -127,8 +130,8 @@ def read_expression(
     if not values.shape[1]:
         raise DataError(
             [
-                f"{file}: has none of the {len(kept or ()):,} genes of the pathways; its genes are called "
-                f"{preview(sorted(table.measured))}, those of the pathways {preview(sorted(kept or ()))}. "
+                f"{file}: has none of the {len(kept or ()):,} genes of the gene sets; its genes are called "
+                f"{preview(sorted(table.measured))}, those of the gene sets {preview(sorted(kept or ()))}. "
                 f"Fix: use the same names, or --aliases."
             ]
         )
@@ -143,7 +146,7 @@ def read_expression(
         "genes": values.shape[1],
         "genes_in_the_table": len(table.measured),
         "sample_types": sorted(sample_types),
-        "genes_kept": "all" if kept is None else "those of the pathways",
+        "genes_kept": "all" if kept is None else "those of the gene sets",
         "several_rows_of_a_case_first_kept": table.repeated,
         "several_rows_of_a_gene_highest_mean_kept": twice,
         "renamed": renamed,
@@ -164,9 +167,9 @@ def _notes_on_names(
         notes.append(f"{len(twice)} genes stand in several rows, the highest on average was kept: {preview(twice)}")
     if renamed:
         pairs = [f"{one} as {other}" for one, other in sorted(renamed.items())]
-        notes.append(f"{len(renamed)} genes were renamed as the pathways have them: {preview(pairs, 9)}")
+        notes.append(f"{len(renamed)} genes were renamed as in the gene sets: {preview(pairs, 9)}")
     if unclear:
-        notes.append(f"{len(unclear)} genes of the pathways have several readings in the aliases: {preview(unclear)}")
+        notes.append(f"{len(unclear)} genes of the gene sets are ambiguous in the aliases: {preview(unclear)}")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""Pathways of a data folder, from one file or several: GMT as MSigDB and Reactome have it, or signature tables."""
+"""Gene sets of a data folder, from one file or several: GMT as MSigDB and Reactome have it, or signature tables."""
 
 from __future__ import annotations
 
@@ -8,48 +8,52 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from survq.data.cohort_files import locked_files, read_source
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import FOLDER, PATHWAYS, GeneSets, collection_path
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
-from survq.importing.coverage import measured_genes, read_pathways, write_coverage
+from survq.importing.coverage import genes_of, given_gene_sets, measured_genes, write_coverage
 from survq.importing.decompress import sha256
 from survq.text import preview
 
 
 @dataclass(frozen=True)
-class ImportedPathways:
-    pathways: Pathways
-    covered: dict[str, int]  # how many of them each cohort of the folder measures to 90 %
+class ImportedGeneSets:
+    """A collection of gene sets that was written into a data folder."""
+
+    sets: GeneSets
+    covered: dict[str, int]  # how many of them each cohort of the folder covers
     notes: tuple[str, ...]  # for people
 
 
-def import_pathways(files: Sequence[Path], root: Location) -> ImportedPathways:
-    """Write pathways.gmt of a data folder, in the order of the files; pathways that are there are replaced.
+def import_gene_sets(files: Sequence[Path], root: Location, collection: str = PATHWAYS) -> ImportedGeneSets:
+    """Write a collection of a data folder, in the order of the files; what it held before is replaced.
 
     Raises FileNotFoundError; DataError with everything that is wrong with any of the files, and nothing is written.
     """
-    pathways = join_files(files)
-    sources = [{"file": file.name, "sha256": sha256(file)} for file in files]
+    path = collection_path(collection)
+    sets = join_files(files)
+    source = {"files": [{"file": file.name, "sha256": sha256(file)} for file in files]}
     with locked_files(root, "pathways.gmt", "source.json"):
-        before = read_pathways(root)
-        source = json.dumps({**read_source(root), "pathways": sources}, indent=1)
-        root.write_files({"pathways.gmt": pathways.to_gmt().encode(), "source.json": source.encode()})
-    sizes = sorted(len(members) for members in pathways.genes)
-    genes = {gene for members in pathways.genes for gene in members}
-    notes = [f"{len(genes):,} genes, {sizes[0]} to {sizes[-1]} a pathway, median {sizes[len(sizes) // 2]}"]
-    same = [names for names in identical(pathways) if len(names) > 1]
+        (root / FOLDER).sweep()
+        before = genes_of(given_gene_sets(root))
+        sources = json.dumps({**read_source(root), collection: source}, indent=1)
+        root.write_files({path: sets.to_gmt().encode(), "source.json": sources.encode()})
+    sizes = sorted(len(members) for members in sets.genes)
+    genes = genes_of({collection: sets})
+    notes = [f"{len(genes):,} genes, {sizes[0]} to {sizes[-1]} per set, median {sizes[len(sizes) // 2]}"]
+    same = [names for names in identical(sets) if len(names) > 1]
     if same:
         pairs = [" = ".join(names) for names in same]
-        notes.append(f"{len(same)} groups of pathways have the very same genes, all are kept: {preview(pairs)}")
-    new = genes - {gene for members in before.genes for gene in members}
-    for cohort in measured_genes(root) if new else ():
-        if read_source(root / cohort).get("expression", {}).get("genes_kept") == "those of the pathways":
-            notes.append(f"{cohort}: its expression was cut to the genes of other pathways. Fix: import it again")
-    return ImportedPathways(pathways, write_coverage(root), tuple(notes))
+        notes.append(f"{len(same)} groups of gene sets have the very same genes, all are kept: {preview(pairs)}")
+    for cohort in measured_genes(root) if genes - before else ():
+        if read_source(root / cohort).get("expression", {}).get("genes_kept", "all") != "all":
+            notes.append(f"{cohort}: its expression was cut to the genes of other gene sets. Fix: import it again")
+    covered = {cohort: counts[collection] for cohort, counts in write_coverage(root).items()}
+    return ImportedGeneSets(sets, covered, tuple(notes))
 
 
-def join_files(files: Sequence[Path]) -> Pathways:
-    """The pathways of several files, one after another. Raises DataError with all that is wrong with any of them."""
+def join_files(files: Sequence[Path]) -> GeneSets:
+    """The gene sets of several files, one after another. Raises DataError with all that is wrong with any of them."""
     problems: list[str] = []
     sets: dict[str, tuple[str, ...]] = {}
     came_from: dict[str, Path] = {}
@@ -62,19 +66,19 @@ def join_files(files: Sequence[Path]) -> Pathways:
         for name, genes in zip(read.names, read.genes, strict=True):
             if name in sets:
                 problems.append(
-                    f"{file}: pathway {name!r} stands in {came_from[name]} too. Fix: rename it, or leave a file away."
+                    f"{file}: gene set {name!r} is in {came_from[name]}, too. Fix: rename it, or leave out a file."
                 )
             sets[name], came_from[name] = genes, file
     raise_if_any(problems)
-    return Pathways(tuple(sets), tuple(sets.values()))
+    return GeneSets(tuple(sets), tuple(sets.values()))
 
 
-def read_file(file: Path) -> Pathways:
-    """GMT, or a signature table, told by its name or else by the tabs of its first line."""
+def read_file(file: Path) -> GeneSets:
+    """A GMT file or a signature table, recognised by its name, or else by the tabs of its first line."""
     text = Location.at(file).read_text()
     is_gmt = file.suffix == ".gmt" or (file.suffix != ".csv" and "\t" in text.partition("\n")[0])
-    pathways = Pathways.from_gmt(file) if is_gmt else Pathways.from_signatures(file)
-    genes = [gene for members in pathways.genes for gene in members]
+    sets = GeneSets.from_gmt(file) if is_gmt else GeneSets.from_signatures(file)
+    genes = [gene for members in sets.genes for gene in members]
     if sum(gene.isdigit() for gene in genes) > len(genes) / 2:
         raise DataError(
             [
@@ -82,12 +86,12 @@ def read_file(file: Path) -> Pathways:
                 f"Fix: take the file of symbols, such as h.all.v2023.1.Hs.symbols.gmt."
             ]
         )
-    return pathways
+    return sets
 
 
-def identical(pathways: Pathways) -> list[tuple[str, ...]]:
-    """The names of pathways, grouped by their genes."""
+def identical(sets: GeneSets) -> list[tuple[str, ...]]:
+    """The names of gene sets, grouped by their genes."""
     by_genes: dict[frozenset[str], list[str]] = {}
-    for name, members in zip(pathways.names, pathways.genes, strict=True):
+    for name, members in zip(sets.names, sets.genes, strict=True):
         by_genes.setdefault(frozenset(members), []).append(name)
     return [tuple(names) for names in by_genes.values()]

@@ -10,7 +10,7 @@ Each is read as if it were imported alone. The outcome is disease-specific survi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from survq.data.cohort import cohort_names
 from survq.data.cohort_files import WITHOUT_LABEL, cohort_folder, update_cohort
 from survq.data.feature_store import INDEX
 from survq.data.folds import given_folds
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import DROPPED, Tables, cohort_name_problems, summarise_dropped, valid_tables
-from survq.importing.coverage import read_pathways
+from survq.importing.coverage import genes_of, given_gene_sets
 from survq.importing.expression import Expression, read_expression
 from survq.importing.labels import Labels, read_labels
-from survq.importing.pathways import import_pathways, read_file
+from survq.importing.pathways import import_gene_sets, read_file
 from survq.importing.splits import Splits, read_splits
 from survq.importing.text_table import read_text_table
 from survq.text import preview
@@ -41,7 +41,7 @@ class Imported:
     labels: Labels
     expression: Expression
     splits: Splits | None
-    pathways: Pathways  # all that were given
+    pathways: GeneSets  # all that were given
     left_out: pd.DataFrame | None = None  # dropped.csv, once the cohort is written
 
     @property
@@ -84,7 +84,7 @@ class Imported:
         assert self.left_out is not None
         cases = self.labels.cases.drop(self.left_out["case_id"], errors="ignore")
         genes = self.expression.values.columns
-        covered = self.pathways.covered_by(genes)
+        covered = self.pathways.covered_by(genes, least_coverage(PATHWAYS))
         lines = [
             f"{len(cases)} cases, {cases['event'].sum()} events, {len(genes)} genes, "
             f"{len(covered)} of {len(self.pathways)} pathways covered",
@@ -122,15 +122,17 @@ def import_survpath(
     pathways_file = _pathways_file(source, pathways)
     imported: list[Imported] = []
     problems: list[str] = []
-    given = Pathways()
+    given, genes = GeneSets(), set[str]()
     try:
         given = read_file(pathways_file)
-        problems += _other_pathways(root, names, given)
+        collections = given_gene_sets(root)
+        problems += _other_pathways(root, names, collections.get(PATHWAYS), given)
+        genes = genes_of({**collections, PATHWAYS: given})
     except DataError as error:
         problems += error.problems
     for name in names:
         try:
-            cohort = _read_cohort(source, name, expression, given)
+            cohort = _read_cohort(source, name, expression, given, genes)
             problems += cohort.problems()
             imported.append(cohort)
         except DataError as error:
@@ -138,7 +140,7 @@ def import_survpath(
     raise_if_any(problems)
 
     imported = [cohort.write(root) for cohort in imported]
-    import_pathways([pathways_file], root)
+    import_gene_sets([pathways_file], root)
     return imported
 
 
@@ -187,10 +189,10 @@ def _pathways_file(source: Path, name: str) -> Path:
     return folder / f"{name}_signatures.csv"
 
 
-def _other_pathways(root: Location, names: Sequence[str], given: Pathways) -> list[str]:
+def _other_pathways(root: Location, names: Sequence[str], there: GeneSets | None, given: GeneSets) -> list[str]:
     """All cohorts of a folder share its pathways: those that others need are not replaced by the way."""
-    there, others = read_pathways(root), [name for name in cohort_names(root) if name not in names]
-    if not len(there) or there == given or not others:
+    others = [name for name in cohort_names(root) if name not in names]
+    if there is None or there == given or not others:
         return []
     return [
         f"{root}/pathways.gmt: is there with other pathways, which {preview(others)} need. Fix: choose another folder, "
@@ -198,8 +200,8 @@ def _other_pathways(root: Location, names: Sequence[str], given: Pathways) -> li
     ]
 
 
-def _read_cohort(source: Path, name: str, kind: str, pathways: Pathways) -> Imported:
-    """Raises DataError with all that is wrong with the cohort's files."""
+def _read_cohort(source: Path, name: str, kind: str, pathways: GeneSets, genes: Collection[str]) -> Imported:
+    """Its tables, with the expression of `genes`. Raises DataError with all that is wrong with the cohort's files."""
     problems: list[str] = []
     labels: Labels | None = None
     splits: Splits | None = None
@@ -209,8 +211,7 @@ def _read_cohort(source: Path, name: str, kind: str, pathways: Pathways) -> Impo
         problems += error.problems
     try:
         cases = set(labels.cases.index) if labels else _named_cases(_labels_file(source, name))
-        wanted = {gene for members in pathways.genes for gene in members}
-        expression = read_expression(_expression_file(source, name, kind), cases, pathway_genes=wanted)
+        expression = read_expression(_expression_file(source, name, kind), cases, wanted=genes)
     except DataError as error:
         problems += error.problems
     try:

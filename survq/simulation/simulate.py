@@ -32,6 +32,7 @@ from jaxtyping import Bool, Float, Int
 from survq.data import streams
 from survq.data.cohort_files import cohort_folder, read_source
 from survq.data.folds import Fold, make_folds
+from survq.data.gene_sets import PATHWAYS
 from survq.data.location import Location, parquet
 from survq.data.problems import DataError
 from survq.data.streams import generator
@@ -350,7 +351,7 @@ def write_simulated(
         expression=cohort.expression,
         slides=cohort.slides(),
         splits=_splits(folds),
-        pathways=cohort.world.transcriptome.pathways,
+        gene_sets={PATHWAYS: cohort.world.transcriptome.pathways},
         attachments={
             "truth.parquet": parquet(cohort.truth.reset_index()),
             "simulation.json": json.dumps(_account(cohort, folds), indent=2).encode(),

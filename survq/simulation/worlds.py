@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.data.streams import generator
 from survq.exits import UsageError
 
@@ -190,7 +190,7 @@ class PatchSpace:
 class Transcriptome:
     """How genes follow pathways, and which pathways weigh on the hazard."""
 
-    pathways: Pathways
+    pathways: GeneSets
     genes: tuple[str, ...]
     block: Int[np.ndarray, " pathway"]
     loading: Float[np.ndarray, "pathway gene"]
@@ -222,7 +222,7 @@ class Transcriptome:
         correlation = np.where(block[planted, None] == block[planted], config.pathway_correlation, 0.0)
         np.fill_diagonal(correlation, 1.0)
         return cls(
-            pathways=Pathways(names, members_by_name),
+            pathways=GeneSets(names, members_by_name),
             genes=genes,
             block=block,
             loading=loading * np.where(random.uniform(size=gene_count) < REPRESSED_GENES, -1.0, 1.0),

@@ -175,7 +175,7 @@ def _cohort(root: Path) -> Cohort:
         cases=make_cases(index, random),
         expression=make_expression(index, random),
         slides=(Slide(case, case, bag.numpy()) for case, bag in zip(index, make_bags(PATCHES, CASES), strict=True)),
-        pathways=make_pathways(SIZES, random),
+        gene_sets={"pathways": make_pathways(SIZES, random)},
     )
     return Cohort.load(root, "BENCHMARK")
 

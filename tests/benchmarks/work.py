@@ -17,7 +17,7 @@ from torch import Tensor
 from survq.data.cohort import Cohort
 from survq.data.feature_store import INDEX
 from survq.data.folds import Fold
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.data.location import Location
 from survq.training.config import TrainConfig
 from survq.training.loop import FoldLearner
@@ -79,7 +79,7 @@ def make_work(
         cases=make_cases(index, random),
         expression=make_expression(index, random),
         slides=slides,
-        pathways=make_pathways(sizes, random),
+        gene_sets={"pathways": make_pathways(sizes, random)},
         splits=None,
         dropped=pd.DataFrame(columns=["case_id", "reason"]),
         folder=Location.at("nowhere"),
@@ -97,9 +97,9 @@ def make_expression(index: pd.Index, random: np.random.Generator) -> pd.DataFram
     return pd.DataFrame(values, index=index, columns=[f"G{gene}" for gene in range(GENES)])
 
 
-def make_pathways(sizes: Sequence[int], random: np.random.Generator) -> Pathways:
+def make_pathways(sizes: Sequence[int], random: np.random.Generator) -> GeneSets:
     genes = [tuple(f"G{gene}" for gene in random.choice(GENES, size, replace=False)) for size in sizes]
-    return Pathways(tuple(f"pathway {number}" for number in range(len(sizes))), tuple(genes))
+    return GeneSets(tuple(f"pathway {number}" for number in range(len(sizes))), tuple(genes))
 
 
 def make_run(work: Work, folds: Sequence[Fold], epochs: int, batch_size: int = BATCH, **hyperparameters) -> Run:

@@ -13,6 +13,7 @@ import pytest
 
 from survq.data.check import check
 from survq.data.cohort import Cohort
+from survq.data.gene_sets import GeneSets
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.tables import read_tables
@@ -41,6 +42,7 @@ def test_a_valid_folder(folder):
         ["features", "16 (uni)", "16 (uni)"],
         ["genes", "8", "8"],
         ["pathways", "2 of 3", "2 of 3"],
+        ["groups", "1 of 2", "1 of 2"],
         ["modalities", "histology + genomics", "histology + genomics"],
         ["without slides", "2", "2"],
         ["without expression", "1", "1"],
@@ -60,7 +62,7 @@ def test_an_invalid_table_is_skipped_and_not_called_missing(folder):
     assert checked.problems == problems
     one, two = checked.cohorts
     assert set(two.figures) - set(one.figures) == {
-        *("cases", "events", "genes", "pathways", "modalities", "without slides", "without expression"),
+        *("cases", "events", "genes", "pathways", "groups", "modalities", "without slides", "without expression"),
         *("folds", "held-out events"),
     }
 
@@ -158,12 +160,24 @@ BAD = {
     "dropped not utf-8": (lambda f: (f / "dropped.csv").write_bytes(b"\xff"), "dropped.csv: is not UTF-8 text"),
     "pathways with other gene names": (
         lambda f: (f.parent / "pathways.gmt").write_text("p\t\tENSG1\tENSG2\n"),
-        "covers no pathway of pathways.gmt to 90%. Its genes are named 'A', 'B', 'C' and 5 more, those of the "
-        "pathways 'ENSG1', 'ENSG2'",
+        "has no gene of the pathways. Its genes are named 'A', 'B', 'C' and 5 more, those of the pathways 'ENSG1', "
+        "'ENSG2'. Fix: use the same names.",
     ),
     "pathways with blanks": (
         lambda f: (f.parent / "pathways.gmt").write_text("p A B\n"),
-        "pathways.gmt:1: no genes in pathway 'p A B'",
+        "pathways.gmt:1: no genes in gene set 'p A B'",
+    ),
+    "a collection that is empty": (
+        lambda f: (f.parent / "gene_sets/groups.gmt").write_text(""),
+        "gene_sets/groups.gmt: holds no gene set",
+    ),
+    "pathways twice": (
+        lambda f: (f.parent / "gene_sets/pathways.gmt").write_text("p\t\tA\n"),
+        "gene_sets/pathways.gmt: pathways belong in ",
+    ),
+    "a collection of a hostile name": (
+        lambda f: (f.parent / "gene_sets/=x y.gmt").write_text("p\t\tA\n"),
+        "'=x y' cannot be the name of a collection of gene sets. Fix: use letters, digits, underscores and hyphens",
     ),
 }
 
@@ -235,7 +249,7 @@ def test_notes(tmp_path, small):
     small["expression"]["C"] = 2.0
     small["expression"].iloc[0, 0] = 70.0
     small["splits"] = small["splits"][small["splits"]["fold"] > 0]
-    del small["pathways"]
+    del small["gene_sets"]["pathways"]
     write_cohort(tmp_path, "X", **small)
     small["slides"] = [replace(slide, encoder="conch") for slide in small["slides"]]
     write_cohort(tmp_path, "Y", **small)
@@ -246,8 +260,16 @@ def test_notes(tmp_path, small):
     assert "the largest expression is 70" in notes
     assert "8 cases are not held out in any fold: 'CASE-00', 'CASE-03', 'CASE-06' and 5 more" in notes
     assert "sites have training and held-out cases" in notes
-    assert "there is no pathways.gmt" in notes
+    assert "there are no pathways, so models that read pathways cannot use the expression" in notes
     assert "cohorts differ in their features: {'X': '16 (uni)', 'Y': '16 (conch)'}" in notes
+
+
+def test_gene_sets_that_are_hardly_measured_are_noted(tmp_path, small):
+    small["gene_sets"]["pathways"] = GeneSets(("half",), (("A", "X"),))
+    write_cohort(tmp_path, "X", **small)
+    checked = check(tmp_path)
+    assert not checked.problems and checked.cohorts[0].figures["pathways"] == "0 of 1"
+    assert checked.notes == ["X: expression covers none of 1 pathways to 90%"]
 
 
 def test_different_units_are_noted(tmp_path, small):
@@ -282,7 +304,7 @@ def test_check_survives_any_damage(folder, small):
     """Flipped bits anywhere in the tables never cause a traceback."""
     random = np.random.default_rng(0)
     files = [folder / "ONE" / name for name in ("cases.parquet", "expression.parquet", "splits.parquet", "dropped.csv")]
-    for file in [*files, folder / "pathways.gmt"]:
+    for file in [*files, folder / "pathways.gmt", folder / "gene_sets/groups.gmt"]:
         whole = file.read_bytes()
         for _ in range(5):
             damaged = bytearray(whole)

@@ -1,6 +1,7 @@
 """A cohort comes back as it was written, joined by case id, or not at all."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from survq.data.batch import CaseTable
 from survq.data.cohort import Cohort, cohort_names
 from survq.data.folds import Fold
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_cohort
 
@@ -22,7 +23,10 @@ def test_round_trip(tmp_path, small):
     pd.testing.assert_frame_equal(cohort.expression, small["expression"], check_names=False)
     pd.testing.assert_frame_equal(cohort.dropped, small["dropped"])
     pd.testing.assert_frame_equal(cohort.splits, small["splits"])
-    assert cohort.pathways == Pathways(small["pathways"].names[:2], small["pathways"].genes[:2])
+    pathways = small["gene_sets"]["pathways"]
+    assert cohort.pathways == GeneSets(pathways.names[:2], pathways.genes[:2])
+    assert cohort.gene_sets == {"pathways": cohort.pathways, "groups": GeneSets(("half",), (("B", "H"),))}
+    assert cohort.spec.gene_sets == {"pathways": ((0, 1, 2), (3,)), "groups": ((1, 7),)}
     assert cohort.spec.pathways == ((0, 1, 2), (3,))
     assert (cohort.spec.patch_features, cohort.spec.genes) == (16, 8)
     assert list(cohort.cases.index[~cohort.has_slides]) == ["CASE-00", "CASE-01"]
@@ -31,7 +35,7 @@ def test_round_trip(tmp_path, small):
     assert cohort_names(tmp_path / "data") == ["TINY"]
     assert "24 cases, 12 events, 33 slides" in cohort.summary()
     assert "2 cases without slides" in cohort.summary()
-    assert "2 of 3 pathways" in cohort.summary()
+    assert "8 genes, 2 of 3 pathways, 1 of 2 groups, 1 cases without expression" in cohort.summary()
 
 
 def test_tables_are_joined_by_case_id_and_not_by_position(tmp_path, small):
@@ -48,58 +52,82 @@ def test_tables_are_joined_by_case_id_and_not_by_position(tmp_path, small):
     pd.testing.assert_frame_equal(one.expression, other.expression)
     kept = ["slide_id", "case_id", "patches", "sha256"]
     pd.testing.assert_frame_equal(one.slides[kept], other.slides[kept])
-    assert one.fingerprint == other.fingerprint
+    assert one.parts == other.parts
 
 
-@pytest.mark.parametrize("part", ["time", "event", "site", "expression", "pathways", "slides", "splits"])
-def test_the_fingerprint_knows_all_that_a_result_depends_on(tmp_path, small, part):
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ("time", {"cases"}),
+        ("event", {"cases"}),
+        ("site", set()),
+        ("a new column of labels", set()),
+        ("splits", set()),
+        ("a value of expression", {"expression"}),
+        ("a gene of no set", {"expression"}),
+        ("an unmeasured gene of a set", {"gene set groups"}),
+        ("an unmeasured set", set()),
+        ("another collection", {"gene set more"}),
+        ("features", {"features"}),
+        ("a slide more", {"features"}),
+    ],
+)
+def test_a_change_shows_in_the_parts_that_it_concerns(tmp_path, small, change, parts):
     write_cohort(tmp_path / "before", "X", **small)
     case = small["cases"].index[5]
-    match part:
+    slide = small["slides"][0]
+    match change:
         case "time" | "event" | "site":
-            changed = {"time": 9.25, "event": True, "site": "S9"}[part]
-            small["cases"].loc[case, part] = changed
-        case "expression":
-            small["expression"].loc[case, "A"] += 0.01
-        case "pathways":
-            small["pathways"] = replace(small["pathways"], genes=(("A", "B"), ("D",), ("X", "Y")))
-        case "slides":
-            features = small["slides"][0].features.copy()
-            features[0, 0] += 1
-            small["slides"][0] = replace(small["slides"][0], features=features)
+            small["cases"].loc[case, change] = {"time": 9.25, "event": True, "site": "S9"}[change]
+        case "a new column of labels":
+            small["cases"]["grade"] = 2
         case "splits":
-            fold = small["splits"]["fold"]
-            small["splits"]["fold"] = (fold + 1) % 3
+            small["splits"]["fold"] = (small["splits"]["fold"] + 1) % 3
+        case "a value of expression":
+            small["expression"].loc[case, "A"] += 0.01
+        case "a gene of no set":
+            small["expression"]["new"] = np.float32(1)
+        case "an unmeasured gene of a set":
+            small["gene_sets"]["groups"] = GeneSets(("half", "unmeasured"), (("B", "H", "Y", "C"), ("Z",)))
+        case "an unmeasured set":
+            small["gene_sets"]["groups"] = GeneSets(("half",), (("B", "H", "X", "Y"),))
+        case "another collection":
+            small["gene_sets"]["more"] = GeneSets(("one",), (("A",),))
+        case "features":
+            features = slide.features.copy()
+            features[0, 0] += 1
+            small["slides"][0] = replace(slide, features=features)
+        case "a slide more":
+            small["slides"].append(replace(slide, slide_id=f"{slide.slide_id}-more"))
     write_cohort(tmp_path / "after", "X", **small)
-    assert Cohort.load(tmp_path / "before", "X").fingerprint != Cohort.load(tmp_path / "after", "X").fingerprint
+    before, after = (Cohort.load(tmp_path / folder, "X").parts for folder in ("before", "after"))
+    assert {part for part in before | after if before.get(part) != after.get(part)} == parts
+    assert set(before) == {"cases", "expression", "features", "gene set pathways", "gene set groups"}
+    assert all(len(digest) == 64 for digest in before.values())
 
 
-@pytest.mark.parametrize("lacking", ["expression", "slides", "splits", "dropped", "pathways"])
+@pytest.mark.parametrize("lacking", ["expression", "slides", "splits", "dropped", "gene_sets"])
 def test_parts_may_be_missing(tmp_path, small, lacking):
     del small[lacking]
     write_cohort(tmp_path, "X", **small)
     cohort = Cohort.load(tmp_path, "X")
-    # CASE-23 has slides only, CASE-00 and CASE-01 expression only, which is of no use without pathways
-    assert len(cohort.cases) == {"expression": 22, "slides": 23, "pathways": 22}.get(lacking, 24)
-    assert len(cohort.dropped) == {"expression": 3, "slides": 2, "pathways": 3, "dropped": 0}.get(lacking, 1)
+    # CASE-23 has slides only, CASE-00 and CASE-01 have expression only
+    assert len(cohort.cases) == {"expression": 22, "slides": 23}.get(lacking, 24)
+    assert len(cohort.dropped) == {"expression": 3, "slides": 2, "dropped": 0}.get(lacking, 1)
+    assert set(cohort.parts) >= {"cases", "expression", "features"}
+    assert bool(cohort.spec.pathways) == (lacking not in ("expression", "gene_sets"))
 
 
-@pytest.mark.parametrize("pathways", [None, Pathways(("elsewhere",), (("X", "Y"),))], ids=["absent", "of other genes"])
-def test_expression_that_covers_no_pathway_is_as_good_as_not_there(tmp_path, small, pathways):
-    """Else rows of a table that differ in their genomic queries would be one and the same model."""
-    small["pathways"] = pathways
-    write_cohort(tmp_path / "both", "X", **small)
-    cohort = Cohort.load(tmp_path / "both", "X")
-    assert cohort.modalities == ("histology",) and not cohort.has_expression.any()
-    assert "8 genes, 0 of " in cohort.summary() and "expression covers no pathway: histology alone" in cohort.summary()
-    reasons = cohort.dropped.set_index("case_id")["reason"]
-    assert list(reasons[["CASE-00", "CASE-01"]]) == ["no slides, and expression that covers no pathway"] * 2
+@pytest.mark.parametrize("gene_sets", [{}, {"pathways": GeneSets(("p",), (("X", "Y"),))}], ids=["none", "of others"])
+def test_expression_counts_without_a_pathway_that_it_covers(tmp_path, small, gene_sets):
+    """There are models that read genes as they are; those that read pathways say that they cannot be applied."""
+    write_cohort(tmp_path, "X", **small | {"gene_sets": gene_sets, "slides": []})
+    cohort = Cohort.load(tmp_path, "X")
+    assert cohort.modalities == ("genomics",) and cohort.has_expression.all()
+    assert not cohort.pathways and not cohort.spec.pathways and cohort.spec.genes == 8
     table = CaseTable.fit(cohort, Fold(0, 0, tuple(cohort.cases.index[:16]), tuple(cohort.cases.index[16:])))
-    assert not table.has_expression.any() and not table.expression.any()
-
-    write_cohort(tmp_path / "alone", "X", **small | {"slides": []})
-    with pytest.raises(DataError, match=r"its expression covers none of . pathways\. Fix: `survq import pathways`"):
-        Cohort.load(tmp_path / "alone", "X")
+    assert table.has_expression.all() and table.expression.any()
+    assert ("0 of 1 pathways" in cohort.summary()) == bool(gene_sets)
 
 
 def test_select(tmp_path, small):
@@ -289,13 +317,17 @@ def test_a_failed_replacement_keeps_the_old_cohort(tmp_path, small, tree, monkey
     assert tree(tmp_path) == before
 
 
-def test_pathways_are_shared_and_not_changed_under_other_cohorts(tmp_path, small):
+@pytest.mark.parametrize("collection", ["pathways", "groups"])
+def test_gene_sets_are_shared_and_not_changed_under_other_cohorts(tmp_path, small, collection):
     write_cohort(tmp_path, "A", **small)
-    other = small | {"pathways": Pathways(("p",), (("A",),))}
-    with pytest.raises(DataError, match="exists with other pathways, which 'A' need"):
+    other = small | {"gene_sets": {collection: GeneSets(("p",), (("A",),))}}
+    with pytest.raises(DataError, match=rf"{collection}\.gmt: exists with other gene sets, and 'A' need them"):
         write_cohort(tmp_path, "B", **other)
+    write_cohort(tmp_path, "B", **small | {"gene_sets": {"more": GeneSets(("p",), (("A",),))}})
+    assert set(Cohort.load(tmp_path, "A").gene_sets) == {"pathways", "groups", "more"}
+    shutil.rmtree(tmp_path / "B")
     write_cohort(tmp_path, "A", **other)
-    assert len(Cohort.load(tmp_path, "A").pathways) == 1
+    assert len(Cohort.load(tmp_path, "A").gene_sets[collection]) == 1
 
 
 def test_unknown_cohort_and_no_join(tmp_path, small):
@@ -331,5 +363,5 @@ def test_a_table_with_case_id_as_pandas_index_is_read(tmp_path, small):
 def test_a_uri_reads_as_a_path_does(small, tmp_path):
     write_cohort(tmp_path, "SMALL", **small)
     by_uri = Cohort.load(f"file://{tmp_path}", "SMALL")
-    assert by_uri.fingerprint == Cohort.load(tmp_path, "SMALL").fingerprint
+    assert by_uri.parts == Cohort.load(tmp_path, "SMALL").parts
     assert cohort_names(f"file://{tmp_path}") == ["SMALL"]

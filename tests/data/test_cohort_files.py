@@ -73,7 +73,6 @@ def test_every_order_ends_in_the_same_cohort(folder, small, order, tree, tmp_pat
         "in the splits without a label",
     }
     assert set(read_source(folder)) == set(order)
-    (tmp_path / "data" / "pathways.gmt").write_text(small["pathways"].to_gmt())
     cohort = Cohort.load(tmp_path / "data", "TINY")
     assert len(cohort.cases) == 22
     assert cohort.modalities == ("histology", "genomics")

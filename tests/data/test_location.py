@@ -88,7 +88,7 @@ def test_partial_files_of_a_killed_writer_are_removed_by_the_next(tmp_path, smal
         (tmp_path / left / "features").mkdir(parents=True)
     (tmp_path / ".X.lock").touch()  # without a holder
     write_cohort(tmp_path, "X", **small)
-    assert sorted(os.listdir(tmp_path)) == [".Y.01234567.unfinished", "X", "pathways.gmt"]
+    assert sorted(os.listdir(tmp_path)) == [".Y.01234567.unfinished", "X", "gene_sets", "pathways.gmt"]
     with locked(tmp_path / ".X.lock", "X", "wait"), pytest.raises(InUse, match=r"X is in use by process .*Fix: wait"):
         write_cohort(tmp_path, "X", **small)
 

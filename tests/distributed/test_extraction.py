@@ -21,7 +21,7 @@ from survq.data.batch import CaseTable
 from survq.data.cohort import Cohort
 from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.data.write import write_cohort
 from survq.models import MODELS
 
@@ -39,7 +39,13 @@ def cohort_in(folder) -> None:
     expression = pd.DataFrame(
         np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32), index=index, columns=list("ABCD")
     )
-    write_cohort(folder, "X", cases=cases, expression=expression, pathways=Pathways(("p", "q"), (("A", "B"), ("C",))))
+    write_cohort(
+        folder,
+        "X",
+        cases=cases,
+        expression=expression,
+        gene_sets={"pathways": GeneSets(("p", "q"), (("A", "B"), ("C",)))},
+    )
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from survq.data.cohort import InputSpec
 from survq.evaluation.cost import milliseconds, peak_memory, random_case
 from survq.models import MODELS, Prediction
 
-SPEC = InputSpec(patch_features=8, genes=5, pathways=((0, 1), (2, 3, 4)))
+SPEC = InputSpec(patch_features=8, genes=5, gene_sets={"pathways": ((0, 1), (2, 3, 4))})
 MB = 1e6
 
 

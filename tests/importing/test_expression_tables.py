@@ -12,7 +12,7 @@ import pytest
 
 from survq.data.cohort import Cohort
 from survq.data.cohort_files import read_dropped, read_source, update_cohort
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.importing.expression import import_expression, read_expression
@@ -103,7 +103,7 @@ def test_the_same_values_in_every_form(tmp_path, values, gene_map, form, packing
 @pytest.mark.parametrize("form", ["Xena TCGA hub", "SurvPath", "PORPOISE"])
 def test_only_the_genes_that_are_asked_for_are_kept(tmp_path, values, form):
     (tmp_path / "t").write_text(FORMS[form](values))
-    read = read_expression(tmp_path / "t", CASES[:3], pathway_genes={"BRCA1", "X"})
+    read = read_expression(tmp_path / "t", CASES[:3], wanted={"BRCA1", "X"})
     assert list(read.values) == ["BRCA1"]
     assert list(read.values.index) == CASES[:3]
     assert read.unlabelled == tuple(CASES[3:])
@@ -242,7 +242,7 @@ def root(tmp_path) -> Location:
     root = Location.at(tmp_path / "data")
     cases = pd.DataFrame({"time": 3.0, "event": [True, False, True, False]}, index=CASES[:4])
     update_cohort(root / "BRCA", {}, cases=cases, dropped={CASES[4]: "no time"})
-    pathways = Pathways(("p", "q"), (("TP53", "BRCA1"), ("TTF1", "ABSENT")))
+    pathways = GeneSets(("p", "q"), (("TP53", "BRCA1"), ("TTF1", "ABSENT")))
     (root / "pathways.gmt").write(pathways.to_gmt().encode())
     return root
 
@@ -256,9 +256,9 @@ def test_it_becomes_part_of_the_cohort(tmp_path, root, values):
     assert dict(dropped.to_numpy()) == {CASES[4]: "no time", CASES[5]: "expression without a label"}
     source = read_source(root / "BRCA")["expression"]
     assert (source["file"], source["unit"]) == ("HiSeqV2", "log2(RSEM normalised count + 1), by its name")
-    assert "1 of 2 pathways are covered to 90%; 2 of their 4 genes are missing" in read.notes[0]
+    assert "covers 1 of 2 pathways; 2 of their 4 genes are missing" in read.notes[0]
     coverage = pd.read_csv(tmp_path / "data" / "coverage.csv", keep_default_na=False)
-    rows = coverage[["pathway", "measured", "coverage", "missing"]].to_numpy().tolist()
+    rows = coverage[["gene_set", "measured", "coverage", "missing"]].to_numpy().tolist()
     assert rows == [["p", 2, 1.0, ""], ["q", 0, 0.0, "TTF1 ABSENT"]]
 
 
@@ -281,7 +281,7 @@ def test_aliases_cover_what_is_measured_under_another_name(tmp_path, root, value
     (tmp_path / "aliases.csv").write_text("alias,symbol\nTTF1,NKX2-1\nABSENT,NOWHERE\n")
     read, _ = import_expression(tmp_path / "t", root, "BRCA", aliases=tmp_path / "aliases.csv")
     assert (read.values["TTF1"] == values["NKX2-1"].astype(np.float32)[read.values.index]).all()
-    assert "1 genes were renamed as the pathways have them: 'NKX2-1 as TTF1'" in read.notes
+    assert "1 genes were renamed as in the gene sets: 'NKX2-1 as TTF1'" in read.notes
     assert read_source(root / "BRCA")["expression"]["renamed"] == {"NKX2-1": "TTF1"}
     assert read_source(root / "BRCA")["expression"]["aliases"]["file"] == "aliases.csv"
 
@@ -309,7 +309,7 @@ def test_cohorts_of_other_units_are_pointed_out(tmp_path, root, values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.replace("TP53", "T").replace("BRCA1", "B"), "has none of the 4 genes of the pathways"),
+        (lambda t: t.replace("TP53", "T").replace("BRCA1", "B"), "has none of the 4 genes of the gene sets"),
         (lambda t: t.replace("\t", "\tinf\t", 2).replace("inf\t", "", 1), "is no table|not a finite number"),
         (lambda t: t.replace("TCGA-A1", "TCGA-B9"), "none of its rows or columns is a case"),
     ],
@@ -344,7 +344,7 @@ PEAK = """
 import json, resource, sys
 from survq.importing.expression import read_expression
 cases, genes = [f"TCGA-A1-{n:04d}" for n in range(100)], {f"G{n}" for n in range(500)}
-read = read_expression(sys.argv[1], cases, pathway_genes=genes)
+read = read_expression(sys.argv[1], cases, wanted=genes)
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, *read.values.shape]))
 """
 
@@ -376,11 +376,11 @@ def test_memory_does_not_grow_with_the_table(tmp_path):
 @pytest.mark.parametrize(("cohort", "cases", "strangers"), [("BRCA", 871, 85), ("HNSC", 394, 22)])
 def test_the_real_porpoise_tables(real_data, tmp_path, cohort, cases, strangers):
     from survq.importing.labels import import_labels
-    from survq.importing.pathways import import_pathways
+    from survq.importing.pathways import import_gene_sets
     from survq.importing.splits import import_splits
 
     metadata, root = real_data / "survpath" / "datasets_csv" / "metadata", Location.at(tmp_path / "data")
-    import_pathways([metadata / "combine_signatures.csv"], root)
+    import_gene_sets([metadata / "combine_signatures.csv"], root)
     import_labels(metadata / f"tcga_{cohort.lower()}.csv", root, cohort)
     file = real_data / "porpoise" / "datasets_csv_mutsig" / f"tcga_{cohort.lower()}_all_clean.csv.zip"
     read, _ = import_expression(file, root, cohort)
@@ -388,9 +388,9 @@ def test_the_real_porpoise_tables(real_data, tmp_path, cohort, cases, strangers)
 
     loaded = Cohort.load(root, cohort)
     assert (len(loaded.cases), loaded.has_expression.sum()) == (cases, cases)
-    assert (len(loaded.pathways), loaded.pathways_given, loaded.expression.shape[1]) == (10, 331, 769)
+    assert (len(loaded.pathways), loaded.sets_given["pathways"], loaded.expression.shape[1]) == (10, 331, 769)
     assert loaded.dropped["reason"].to_list() == ["expression without a label"] * strangers
-    assert "10 of 331 pathways are covered to 90%; 4,230 of their 4,999 genes are missing" in read.notes[0]
+    assert "covers 10 of 331 pathways; 4,230 of their 4,999 genes are missing" in read.notes[0]
     assert read.source["unit"] == "z-scores a gene, by their spread"
 
     table = pd.read_csv(file).drop_duplicates("case_id").set_index("case_id").loc[loaded.cases.index]
@@ -400,9 +400,9 @@ def test_the_real_porpoise_tables(real_data, tmp_path, cohort, cases, strangers)
 
 def test_aliases_between_the_real_old_and_new_symbols(real_data):
     """The 281 sets of SurvPath use older symbols than Reactome and MSigDB do now."""
-    older = Pathways.from_signatures(real_data / "survpath/datasets_csv/metadata/xena_signatures.csv")
+    older = GeneSets.from_signatures(real_data / "survpath/datasets_csv/metadata/xena_signatures.csv")
     newer = [
-        Pathways.from_gmt(real_data / "pathways" / name) for name in ("ReactomePathways.gmt", "h.all.v7.0.symbols.gmt")
+        GeneSets.from_gmt(real_data / "pathways" / name) for name in ("ReactomePathways.gmt", "h.all.v7.0.symbols.gmt")
     ]
     wanted = {gene for members in older.genes for gene in members}
     measured = {gene for pathways in newer for members in pathways.genes for gene in members}

@@ -5,11 +5,12 @@ import json
 import pandas as pd
 import pytest
 
+from survq.data.cohort import Cohort
 from survq.data.cohort_files import update_cohort
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets, read_collections
 from survq.data.location import Location
 from survq.data.problems import DataError
-from survq.importing.pathways import identical, import_pathways, read_file
+from survq.importing.pathways import identical, import_gene_sets, read_file
 
 GMT = "HALLMARK_A\thttp://x\tTP53\tBRCA1\t\nHALLMARK_B\tx\tTP53\n"
 CSV = "R/1,=R 2\nTP53,HLA-A\nBRCA1,\n"
@@ -27,16 +28,16 @@ def root(tmp_path) -> Location:
 
 def test_several_files_are_joined_in_their_order(tmp_path, root):
     files = [write(tmp_path, "h.all.v2023.1.Hs.symbols.gmt", GMT), write(tmp_path, "signatures.csv", CSV)]
-    imported = import_pathways(files, root)
-    pathways = Pathways.from_gmt(root / "pathways.gmt")
-    assert pathways == imported.pathways
+    imported = import_gene_sets(files, root)
+    pathways = GeneSets.from_gmt(root / "pathways.gmt")
+    assert pathways == imported.sets
     assert pathways.names == ("HALLMARK_A", "HALLMARK_B", "R/1", "=R 2")
     assert imported.notes == (
-        "3 genes, 1 to 2 a pathway, median 2",
-        "1 groups of pathways have the very same genes, all are kept: 'HALLMARK_A = R/1'",
+        "3 genes, 1 to 2 per set, median 2",
+        "1 groups of gene sets have the very same genes, all are kept: 'HALLMARK_A = R/1'",
     )
     sources = json.loads((tmp_path / "data" / "source.json").read_text())["pathways"]
-    assert [source["file"] for source in sources] == ["h.all.v2023.1.Hs.symbols.gmt", "signatures.csv"]
+    assert [source["file"] for source in sources["files"]] == ["h.all.v2023.1.Hs.symbols.gmt", "signatures.csv"]
     assert identical(pathways)[0] == ("HALLMARK_A", "R/1")
 
 
@@ -44,30 +45,62 @@ def test_what_cohorts_cover_is_written_beside(tmp_path, root):
     for name, genes in (("BRCA", ["TP53", "BRCA1"]), ("HNSC", ["HLA-A"])):
         cases = pd.DataFrame({"time": 3.0, "event": True}, index=["P1", "P2"])
         expression = pd.DataFrame(1.0, index=["P1", "P2"], columns=genes)
-        source = {"expression": {"genes_kept": "those of the pathways"}}
+        source = {"expression": {"genes_kept": "those of the gene sets"}}
         update_cohort(root / name, source, cases=cases, expression=expression)
-    imported = import_pathways([write(tmp_path, "signatures.csv", CSV)], root)
+    imported = import_gene_sets([write(tmp_path, "signatures.csv", CSV)], root)
     assert imported.covered == {"BRCA": 1, "HNSC": 1}
-    assert sum("was cut to the genes of other pathways" in note for note in imported.notes) == 2
+    assert sum("was cut to the genes of other gene sets" in note for note in imported.notes) == 2
     table = pd.read_csv(tmp_path / "data" / "coverage.csv", keep_default_na=False)
-    assert table[["cohort", "pathway", "measured", "kept", "missing"]].to_numpy().tolist() == [
+    assert table[["cohort", "gene_set", "measured", "kept", "missing"]].to_numpy().tolist() == [
         ["BRCA", "R/1", 2, True, ""],
         ["BRCA", " =R 2", 0, False, "HLA-A"],  # no formula in anybody's spreadsheet
         ["HNSC", "R/1", 0, False, "TP53 BRCA1"],
         ["HNSC", " =R 2", 1, True, ""],
     ]
-    assert not import_pathways([tmp_path / "signatures.csv"], root).notes[1:]
+    assert not import_gene_sets([tmp_path / "signatures.csv"], root).notes[1:]
+
+
+def test_further_collections_have_files_of_their_own(tmp_path, root):
+    cases = pd.DataFrame({"time": 3.0, "event": True}, index=["P1", "P2"])
+    expression = pd.DataFrame(1.0, index=["P1", "P2"], columns=["TP53"])
+    update_cohort(root / "BRCA", {}, cases=cases, expression=expression)
+    import_gene_sets([write(tmp_path, "signatures.csv", CSV)], root)
+    imported = import_gene_sets([write(tmp_path, "hallmarks.gmt", GMT)], root, "six_groups")
+    assert imported.covered == {"BRCA": 2}  # a gene is enough; of pathways 90 % are needed
+    read, problems = read_collections(root)
+    assert read == {"pathways": read_file(tmp_path / "signatures.csv"), "six_groups": imported.sets} and not problems
+    sources = json.loads((tmp_path / "data" / "source.json").read_text())
+    assert {name: [file["file"] for file in source["files"]] for name, source in sources.items()} == {
+        "pathways": ["signatures.csv"],
+        "six_groups": ["hallmarks.gmt"],
+    }
+    table = pd.read_csv(tmp_path / "data" / "coverage.csv", keep_default_na=False)
+    assert table[["collection", "gene_set", "measured", "kept"]].to_numpy().tolist() == [
+        ["pathways", "R/1", 1, False],
+        ["pathways", " =R 2", 0, False],
+        ["six_groups", "HALLMARK_A", 1, True],
+        ["six_groups", "HALLMARK_B", 1, True],
+    ]
+    assert Cohort.load(root, "BRCA").spec.gene_sets == {"pathways": (), "six_groups": ((0,), (0,))}
+
+
+def test_a_name_that_is_not_allowed_writes_nothing(tmp_path, root, tree):
+    file = write(tmp_path, "hallmarks.gmt", GMT)
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match=r"'\.\./x' cannot be the name of a collection"):
+        import_gene_sets([file], root, "../x")
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("c2.cp.reactome.v7.4.entrez.gmt", "A\tx\t7157\t672\n", "these are Entrez ids. Fix: take the file of symbols"),
-        ("t.gmt", "A x TP53\n", "no genes in pathway"),
-        ("t.gmt", GMT + "HALLMARK_A\tx\tB\n", "stands here a second time"),
-        ("t.csv", "p,q\nG1,\n", "no genes in pathway 'q'"),
-        ("t.csv", "", "no pathways"),
-        ("t.gmt", "", "holds no pathway"),
+        ("t.gmt", "A x TP53\n", "no genes in gene set"),
+        ("t.gmt", GMT + "HALLMARK_A\tx\tB\n", "is already above"),
+        ("t.csv", "p,q\nG1,\n", "no genes in gene set 'q'"),
+        ("t.csv", "", "no gene sets"),
+        ("t.gmt", "", "holds no gene set"),
     ],
 )
 def test_faults_are_named_and_nothing_is_written(tmp_path, root, tree, name, text, message):
@@ -75,16 +108,16 @@ def test_faults_are_named_and_nothing_is_written(tmp_path, root, tree, name, tex
     bad = write(tmp_path, name, text)
     before = tree(tmp_path)
     with pytest.raises(DataError, match=message):
-        import_pathways([good, bad], root)
+        import_gene_sets([good, bad], root)
     assert tree(tmp_path) == before
 
 
 def test_a_name_in_two_files_is_named(tmp_path, root):
     files = [write(tmp_path, "a.gmt", GMT), write(tmp_path, "b.gmt", GMT)]
     with pytest.raises(DataError) as error:
-        import_pathways(files, root)
+        import_gene_sets(files, root)
     assert len(error.value.problems) == 2
-    assert "pathway 'HALLMARK_A' stands in " in error.value.problems[0]
+    assert "gene set 'HALLMARK_A' is in " in error.value.problems[0]
 
 
 def test_a_file_without_a_suffix_is_told_by_its_first_line(tmp_path):
@@ -94,16 +127,16 @@ def test_a_file_without_a_suffix_is_told_by_its_first_line(tmp_path):
 
 def test_the_real_sets(real_data, root):
     metadata = real_data / "survpath" / "datasets_csv" / "metadata"
-    joined = import_pathways([metadata / "hallmarks_signatures.csv", metadata / "xena_signatures.csv"], root)
-    combined = Pathways.from_signatures(metadata / "combine_signatures.csv")
-    assert dict(zip(joined.pathways.names, joined.pathways.genes, strict=True)) == dict(
+    joined = import_gene_sets([metadata / "hallmarks_signatures.csv", metadata / "xena_signatures.csv"], root)
+    combined = GeneSets.from_signatures(metadata / "combine_signatures.csv")
+    assert dict(zip(joined.sets.names, joined.sets.genes, strict=True)) == dict(
         zip(combined.names, combined.genes, strict=True)
     )
-    assert joined.notes[0] == "4,999 genes, 1 to 199 a pathway, median 8"
-    assert joined.notes[1].startswith("13 groups of pathways have the very same genes")
-    assert sum(len(names) > 1 for names in identical(joined.pathways)) == 13
+    assert joined.notes[0] == "4,999 genes, 1 to 199 per set, median 8"
+    assert joined.notes[1].startswith("13 groups of gene sets have the very same genes")
+    assert sum(len(names) > 1 for names in identical(joined.sets)) == 13
 
 
 def test_the_real_official_files(real_data, root):
     files = [real_data / "pathways" / name for name in ("h.all.v7.0.symbols.gmt", "ReactomePathways.gmt")]
-    assert len(import_pathways(files, root).pathways) == 50 + 2546
+    assert len(import_gene_sets(files, root).sets) == 50 + 2546

@@ -32,7 +32,7 @@ def test_the_real_cohorts(real_folder, real_data, name, cases, events, left_out)
     assert (len(cohort.cases), cohort.cases["event"].sum()) == (cases, events)
     assert cohort.expression.shape == (cases, 1577)
     assert cohort.has_expression.all()
-    assert (len(cohort.pathways), cohort.pathways_given) == (281, 331)
+    assert (len(cohort.pathways), cohort.sets_given["pathways"]) == (281, 331)
     assert cohort.dropped["reason"].value_counts().to_dict() == left_out
     assert (cohort.cases["site"] == cohort.cases.index.str[5:7]).all()
     assert set(cohort.cases) == {"time", "event", "site", "age", "is_female", "oncotree_code"}
@@ -97,7 +97,7 @@ def test_the_order_of_rows_changes_nothing(real_data, real_folder, tmp_path, tre
     shuffle(file, 7, keep_pairs=True)
     import_survpath(source, tmp_path / "data", ["COADREAD"])
     after = Cohort.load(tmp_path / "data", "COADREAD")
-    assert after.fingerprint == before.fingerprint
+    assert after.parts == before.parts
     one, other = tree(real_folder / "COADREAD"), tree(tmp_path / "data" / "COADREAD")
     del one["source.json"], other["source.json"]  # the files it was made of differ
     assert one == other
@@ -196,7 +196,7 @@ BAD = {
     ),
     "expression without genes of pathways": (
         lambda s: edit(s / EXPRESSION, ",G1,G2,HLA-A", ",X1,X2,X3"),
-        "has none of the 3 genes of the pathways",
+        "has none of the 3 genes of the gene sets",
     ),
     "expression blank": (
         lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,,"),
@@ -223,7 +223,7 @@ BAD = {
         lambda s: edit(s / SPLIT, "val", "test"),
         "stand under val (fold 0) and test (fold 1)",
     ),
-    "pathway without genes": (lambda s: (s / SIGNATURES).write_text("p,q\nG1,\n"), "no genes in pathway 'q'"),
+    "pathway without genes": (lambda s: (s / SIGNATURES).write_text("p,q\nG1,\n"), "no genes in gene set 'q'"),
 }
 
 
@@ -274,7 +274,7 @@ def test_the_same_in_another_form_is_the_same_cohort(small_survpath, tmp_path, c
     change(small_survpath)
     import_survpath(small_survpath, tmp_path / "again")
     before, after = Cohort.load(tmp_path / "data", "BLCA"), Cohort.load(tmp_path / "again", "BLCA")
-    assert before.fingerprint == after.fingerprint
+    assert before.parts == after.parts
 
 
 def test_pathways_that_other_cohorts_need_are_not_replaced_by_the_way(small_survpath, tmp_path, tree):

@@ -151,7 +151,7 @@ def test_the_penalty(monkeypatch):
 
 def test_parameters(pathway_sizes):
     """As the sheet of check figures has them."""
-    model = PIBD(InputSpec(1024, 4999, tuple(tuple(range(size)) for size in pathway_sizes)))
+    model = PIBD(InputSpec(1024, 4999, {"pathways": tuple(tuple(range(size)) for size in pathway_sizes)}))
     count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     club = count.pop("patches_tell_pathways") + count.pop("both_tell_global")
     assert count == {
@@ -349,7 +349,7 @@ def test_a_case_that_lacks_a_modality_is_named(sizes, has):
         pibd()(make_batch(sizes, has_expression=has))
 
 
-@pytest.mark.parametrize("without", [{"patch_features": 0}, {"genes": 0, "pathways": ()}])
+@pytest.mark.parametrize("without", [{"patch_features": 0}, {"genes": 0, "gene_sets": {}}])
 def test_a_cohort_that_lacks_a_modality_is_refused(without):
     with pytest.raises(ValueError, match="needs patch features and pathways"):
         pibd(replace(SPEC, **without))

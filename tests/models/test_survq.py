@@ -6,7 +6,7 @@ import torch
 from small_models import SPEC, build, make_batch, modules_of, take
 
 from survq.data.cohort import InputSpec
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.models.losses import nll_survival_loss
 from survq.models.survq import SurvQ
 
@@ -68,7 +68,7 @@ def test_a_missing_modality_is_the_path_of_the_other_alone(hyperparameters):
     """A cohort that has one modality only builds a model without the other: the same as a case that lacks it."""
     both = survq(**hyperparameters)
     without_slides = survq(replace(SPEC, patch_features=0), **hyperparameters)
-    without_expression = survq(replace(SPEC, genes=0, pathways=()), **hyperparameters)
+    without_expression = survq(replace(SPEC, genes=0, gene_sets={}), **hyperparameters)
     for alone, batch in (
         (without_slides, make_batch((0, 0, 0))),
         (without_expression, make_batch(has_expression=[False] * 4)),
@@ -101,13 +101,13 @@ def test_a_case_of_which_nothing_can_be_read_is_named():
     with pytest.raises(ValueError, match=r"'C1' have neither patches nor pathways.*Fix"):
         survq()(batch)
     with pytest.raises(ValueError, match="'C1' have neither"):  # expression, but no pathways to order it
-        survq(replace(SPEC, pathways=()))(make_batch((3, 0, 2)))
+        survq(replace(SPEC, gene_sets={}))(make_batch((3, 0, 2)))
 
 
 def test_parameters(pathway_sizes):
     """As many as the equations say: 256 wide, 1024 features, 331 pathways of 9,745 genes in all."""
     assert (len(pathway_sizes), sum(pathway_sizes)) == (331, 9745)
-    spec = InputSpec(1024, 4999, tuple(tuple(range(size)) for size in pathway_sizes))
+    spec = InputSpec(1024, 4999, {"pathways": tuple(tuple(range(size)) for size in pathway_sizes)})
     model = SurvQ(spec)
     count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     assert count == {
@@ -134,7 +134,7 @@ def test_parameters(pathway_sizes):
 
 
 def test_the_pathway_sizes_are_those_of_the_data(real_data, pathway_sizes):
-    signatures = Pathways.from_signatures(real_data / "survpath/datasets_csv/metadata/combine_signatures.csv")
+    signatures = GeneSets.from_signatures(real_data / "survpath/datasets_csv/metadata/combine_signatures.csv")
     assert sorted(map(len, signatures.genes)) == pathway_sizes
 
 
@@ -169,9 +169,9 @@ def test_the_order_of_queries_does_not_matter(hyperparameters):
 
 
 def test_the_order_of_pathways_does_not_matter():
-    """Pathways in another order, each with its own weights, are the same model."""
+    """GeneSets in another order, each with its own weights, are the same model."""
     order = [4, 2, 0, 5, 1, 3]
-    spec = replace(SPEC, pathways=tuple(SPEC.pathways[number] for number in order))
+    spec = replace(SPEC, gene_sets={"pathways": tuple(SPEC.pathways[number] for number in order)})
     model, other = survq(), survq(spec)
     state = model.state_dict()
     by_size, its_by_size = (
@@ -276,9 +276,9 @@ def test_refuses_an_unknown_block():
 
 def test_refuses_a_cohort_of_nothing():
     with pytest.raises(ValueError, match="neither"):
-        survq(InputSpec(0, 0, ()))
+        survq(InputSpec(0, 0, {}))
 
 
 def test_queries_of_a_modality_that_the_cohort_lacks_do_not_count():
     survq(replace(SPEC, patch_features=0), histology_queries=0)
-    survq(replace(SPEC, genes=0, pathways=()), genomic_queries=0)
+    survq(replace(SPEC, genes=0, gene_sets={}), genomic_queries=0)

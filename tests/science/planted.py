@@ -20,7 +20,6 @@ from survq.data.batch import Batch, CaseTable
 from survq.data.cohort import Cohort
 from survq.data.feature_store import FeatureStore
 from survq.data.folds import Fold, given_folds
-from survq.data.gene_sets import Pathways
 from survq.models import SurvivalModel
 from survq.simulation.simulate import SimulatedCohort, World, write_simulated
 from survq.simulation.worlds import PRESETS, PROGNOSTIC
@@ -74,7 +73,7 @@ class Planted:
         return replace(self, cohort=replace(self.cohort, slides=self.cohort.slides.iloc[:0]), bags={})
 
     def without_expression(self) -> "Planted":
-        return replace(self, cohort=replace(self.cohort, expression=None, pathways=Pathways()))
+        return replace(self, cohort=replace(self.cohort, expression=None, gene_sets={}))
 
     def with_permuted_outcomes(self, seed: int) -> "Planted":
         """Those of the training cases; held-out cases keep theirs."""

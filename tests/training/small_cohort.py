@@ -11,7 +11,7 @@ from torch import Tensor
 from survq.data.cohort import Cohort
 from survq.data.feature_store import INDEX
 from survq.data.folds import Fold
-from survq.data.gene_sets import Pathways
+from survq.data.gene_sets import GeneSets
 from survq.data.location import Location
 from survq.training.config import TrainConfig
 from survq.training.loop import RunOutcome, Share, train_folds
@@ -46,7 +46,7 @@ def make_cohort(n: int = 36, seed: int = 0) -> tuple[Cohort, dict[str, Tensor]]:
         cases=cases,
         expression=expression[np.arange(n) % 11 != 6],
         slides=slides,
-        pathways=Pathways(("first", "second", "third"), (("A", "B", "C"), ("D",), ("E", "F", "B"))),
+        gene_sets={"pathways": GeneSets(("first", "second", "third"), (("A", "B", "C"), ("D",), ("E", "F", "B")))},
         splits=None,
         dropped=pd.DataFrame(columns=["case_id", "reason"]),
         folder=Location.at("nowhere"),
