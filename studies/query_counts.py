@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 import tyro
 
+from survq.demo import oracle
+from survq.reporting.differences import differences
 from survq.reporting.figures import kaplan_meier_figure, learning_curves_figure, query_count_figure
+from survq.reporting.study_tables import study_table
 from survq.settings import StudySettings
 from survq.study import open_study
 from survq.training.config import TrainConfig
-from survq.training.results import Record
+from survq.training.record import Record
 from survq.training.run import Run
 
 QUERY_COUNTS = [(400, 128), (300, 128), (200, 128), (300, 256), (300, 64)]  # histology, genomic
@@ -35,14 +38,9 @@ class QueryCounts(StudySettings):
 
 def main(settings: QueryCounts) -> None:
     with open_study("query_counts", settings, PROTOCOL) as study:
-        # a small cohort is learnt by a small model in few, larger steps
-        small = {"width": 32} if study.simulated else {}
-        pace = {"epochs": 20, "learning_rate": 2e-3} if study.simulated else {"epochs": 50}
-        if settings.epochs:
-            pace["epochs"] = settings.epochs
         runs = []
         for name, cohort in study.cohorts.items():
-            folds = study.folds(cohort)
+            folds = study.folds(cohort).folds
             if "histology" not in cohort.modalities:
                 print(f"  {name} has no slides: genomic queries alone, rows that differ in histology queries are one")
             for histology, genomic in QUERY_COUNTS:
@@ -50,36 +48,37 @@ def main(settings: QueryCounts) -> None:
                     "histology_queries": histology if "histology" in cohort.modalities else 0,
                     "genomic_queries": genomic if "genomics" in cohort.modalities else 0,
                 }
+                hyperparameters = counts | study.small()
                 runs += [
                     Run(
-                        cohort=name,
-                        config=TrainConfig(hyperparameters=counts | small, interval_edges="cohort", seed=seed, **pace),
-                        folds=folds,
+                        name,
+                        TrainConfig("survq", hyperparameters, interval_edges="cohort", seed=seed, **study.pace),
+                        folds,
                     )
                     for seed in range(settings.seeds)
                 ]
-        records = study.train(runs)
-        table = study.table(runs, rows=COUNTS)
-        figures = {"query_counts": query_count_figure(table, study.oracle())}
-        for record in records:
-            if counts_of(record) == PAPER and record.settings["seed"] == 0:
-                figures[f"kaplan_meier_{record.cohort}"] = kaplan_meier_figure(record.predictions, record.cohort)
-                figures[f"learning_curves_{record.cohort}"] = learning_curves_figure(record.epochs, record.cohort)
+        trained = study.train(runs)
+        table = study_table(trained, rows=COUNTS)
         print(f"\nTable 3: C-index by numbers of queries\n\n{table}\n")
-        differences = study.differences(records, COUNTS, lambda record: counts_of(record) == PAPER)
-        if len(differences):
+        gains = differences(trained.finished, COUNTS, lambda record: counts_of(record) == PAPER)
+        if len(gains):
             title = "C-index minus that of {} histology and {} genomic queries".format(*PAPER)
-            lines = differences.to_string(index=False, float_format="{:+.3f}".format)
+            lines = gains.to_string(index=False, float_format="{:+.3f}".format)
             print(f"{title}, with its 95 % interval over the same patients\n\n{lines}\n")
         study.show_oracle()
-        study.save("table_3", table, figures)
-        if len(differences):
-            study.save_rows("differences", differences)
+        study.save("table_3", table)
+        study.save("query_counts", query_count_figure(table, oracle(study.cohorts)))
+        for record in trained.finished:
+            if counts_of(record) == PAPER and record.training["seed"] == 0:
+                study.save(f"kaplan_meier_{record.cohort}", kaplan_meier_figure(record.predictions, record.cohort))
+                study.save(f"learning_curves_{record.cohort}", learning_curves_figure(record.epochs, record.cohort))
+        if len(gains):
+            study.save("differences", gains)
 
 
 def counts_of(record: Record) -> tuple[int, int]:
     """Histology and genomic queries; the paper's number for a modality that the cohort lacks, as it has no say."""
-    histology, genomic = (record.settings[name] for name in COUNTS)
+    histology, genomic = (record.hyperparameters[name] for name in COUNTS)
     return histology or PAPER[0], genomic or PAPER[1]
 
 

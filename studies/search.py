@@ -14,8 +14,10 @@ from typing import ClassVar, Literal
 
 import tyro
 
+from survq import demo
 from survq.data.cohort import Cohort
 from survq.reporting.figures import kaplan_meier_figure
+from survq.reporting.nested_table import nested_table
 from survq.settings import StudySettings
 from survq.study import Study, open_study
 from survq.training.config import TrainConfig
@@ -58,7 +60,7 @@ class SearchSettings(StudySettings):
 
 def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
     """What is searched, from the paper's setting onwards. A small cohort gets a small model and fewer queries."""
-    most = 64 if small else 400
+    most = demo.SEARCH_QUERIES if small else 400
     paper = {"histology_queries": min(300, most), "genomic_queries": min(128, most)}
     present = {
         "histology_queries": "histology" in cohort.modalities,
@@ -70,7 +72,7 @@ def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
         counts = {name: trial.suggest_int(name, 4, most, log=True) if present[name] else 0 for name in paper}
         block = {"depth": depth, "block": "plain" if depth == 1 else "residual"}
         return TrainConfig(
-            hyperparameters=counts | block | ({"width": 32} if small else {}),
+            hyperparameters=counts | block | (demo.HYPERPARAMETERS if small else {}),
             learning_rate=trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
             weight_decay=trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
             epochs=epochs,
@@ -86,12 +88,12 @@ def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
 
 def main(settings: SearchSettings) -> None:
     with open_study("search", settings, PROTOCOLS[settings.protocol]) as study:
-        epochs = settings.epochs or (16 if study.simulated else 50)
-        trials = settings.trials or (8 if study.simulated else 32)
+        epochs = settings.epochs or (demo.SEARCH_EPOCHS if study.simulated else TrainConfig.epochs)
+        trials = settings.trials or (demo.SEARCH_TRIALS if study.simulated else 32)
         searches: list[Search] = []
         for cohort in study.cohorts.values():
             searched = space(cohort, epochs, small=study.simulated)
-            folds = study.folds(cohort)
+            folds = study.folds(cohort).folds
             if settings.protocol == "paper":
                 searches.append(sweep(cohort, folds, searched, trials=trials))
             else:
@@ -105,8 +107,8 @@ def main(settings: SearchSettings) -> None:
         study.missing |= schedule.missing
 
         tried = trials_table(searches)
-        study.save_rows(f"trials_{settings.protocol}", tried)
-        dashboard = study.results.folder / f"optuna_{settings.protocol}.db"
+        study.save(f"trials_{settings.protocol}", tried)
+        dashboard = study.results.views / f"optuna_{settings.protocol}.db"
         write_optuna_view(searches, dashboard)
         if settings.protocol == "nested":
             report(study, searches, settings.seeds)
@@ -118,21 +120,20 @@ def main(settings: SearchSettings) -> None:
 
 def report(study: Study, searches: Sequence[Search], seeds: int) -> None:
     """What was chosen, how it did on the folds that had no say, and how optimistic the search was."""
-    table, outer = study.nested_table(searches, seeds), outer_table(searches)
+    table, outer = nested_table(searches, seeds), outer_table(searches)
     if len(outer):
         print(f"\nWhat each outer fold's search chose, and how it did\n\n{outer.to_string(index=False)}\n")
-        study.save_rows("outer_folds", outer)
+        study.save("outer_folds", outer)
     print(f"\nNested search: C-index on outer folds, which had no say in any choice\n\n{table}\n")
     if len(outer):
         optimistic = outer["search_c_index_optimistic"].mean()
         print(f"  the search itself scored its choices {optimistic:.3f} on the inner folds: optimistic, not a result")
     study.show_oracle()
-    figures = {}
+    study.save("nested_search", table)
     for name in study.cohorts:
         predictions = outer_predictions([search for search in searches if search.cohort.name == name])
         if predictions is not None:
-            figures[f"kaplan_meier_{name}"] = kaplan_meier_figure(predictions, f"{name}, nested search")
-    study.save("nested_search", table, figures)
+            study.save(f"kaplan_meier_{name}", kaplan_meier_figure(predictions, f"{name}, nested search"))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,20 @@ import pandas as pd
 import pytest
 
 from survq.data.cohort import Cohort
+from survq.data.location import parquet
 from survq.data.problems import DataError
+from survq.evaluation.epochs import Epoch
 from survq.evaluation.measure import measure
 from survq.exits import UsageError
+from survq.models import MODELS, SurvivalModel
+from survq.reporting.differences import differences
+from survq.reporting.nested_table import nested_table
+from survq.reporting.study_tables import study_table
 from survq.settings import StudySettings
 from survq.study import Study, open_study
 from survq.training.config import TrainConfig
+from survq.training.record import PREDICTIONS
+from survq.training.report import Report
 from survq.training.results import Results
 from survq.training.run import Run
 from survq.tuning.search import Searches, Space, nested_searches, outer_predictions, outer_table
@@ -43,21 +51,20 @@ def make_study(tiny_folder, cohort, tmp_path):
 def write(study: Study, run: Run, state: str = "finished", **details) -> None:
     """What a run of this state leaves on disk."""
     cohort = study.cohorts[run.cohort]
-    epoch = {"epoch": 1, "training_loss": [1.0], "validation_loss": [1.0], "c_index": [0.6, 0.7]}
-    report, predictions = {"state": state, "epochs": [epoch], **details}, None
+    report, files = Report(state, (Epoch(1, (1.0,), (1.0,), (0.6, 0.7)),), **details), {}
     if state == "finished":
         tables = [cohort.cases.loc[list(f.validation)].assign(repeat=f.repeat, fold=f.index) for f in run.folds]
         predictions = pd.concat(tables).reset_index()[["case_id", "repeat", "fold", "time", "event"]]
         predictions["risk"] = np.random.default_rng(run.config.seed).normal(size=len(predictions))
-        report["c_index"] = measure(predictions)
+        report, files = replace(report, c_index=measure(predictions)), {PREDICTIONS: parquet(predictions)}
     else:
-        report["reason"] = "the loss became nan"
-    study.results.save(run.path, run.describe(cohort.fingerprint), report, predictions)
+        report = replace(report, reason="the loss became nan")
+    study.results.save(run.path, run.describe(cohort.parts), report, files)
 
 
 def runs_of(study: Study, rates=(1e-3, 2e-3), seeds=1) -> list[Run]:
     (cohort,) = study.cohorts.values()
-    folds = study.folds(cohort)
+    folds = study.folds(cohort).folds
     return [
         Run(cohort.name, TrainConfig(learning_rate=rate, seed=seed, interval_edges="cohort"), folds)
         for rate in rates
@@ -70,9 +77,9 @@ def test_a_seed_that_diverged_takes_the_number_of_its_cell_and_is_named(make_stu
     runs = runs_of(study, seeds=3)
     for run in runs:
         write(study, run, "diverged" if run is runs[1] else "finished")
-    records = study.train(runs)
-    assert [record.settings["seed"] for record in records] == [0, 2, 0, 1, 2]
-    table = study.table(runs, ["learning_rate"])
+    trained = study.train(runs)
+    assert [record.training["seed"] for record in trained.finished] == [0, 2, 0, 1, 2]
+    table = study_table(trained, ["learning_rate"])
     first, second = table.cells.to_dict("records")
     assert math.isnan(first["mean"]) and first["problem"] == "1 of 3 seeds: diverged"
     assert 0 < second["mean"] < 1 and second["seeds"] == 3
@@ -81,18 +88,20 @@ def test_a_seed_that_diverged_takes_the_number_of_its_cell_and_is_named(make_stu
     assert f"{runs[1].path} diverged: the loss became nan" in capsys.readouterr().err
 
 
-def test_where_no_run_has_a_number_the_table_says_why(make_study, monkeypatch):
+def test_where_no_run_has_a_number_the_table_says_why(make_study):
     study = make_study()
     runs = runs_of(study)
     write(study, runs[0], "diverged")
 
-    def fail(study, queue):
-        while (run := queue.take()) is not None:
-            queue.failures[run.path] = "no memory"
+    class NoMemory:
+        def execute(self, queue) -> None:
+            while (run := queue.take()) is not None:
+                queue.failures[run.path] = "no memory"
 
-    monkeypatch.setattr(Study, "_execute", fail)
-    assert study.train(runs) == []
-    assert study.table(runs, ["learning_rate"]).cells["problem"].tolist() == ["diverged", "failed"]
+    study._machines = NoMemory()
+    trained = study.train(runs)
+    assert trained.finished == []
+    assert study_table(trained, ["learning_rate"]).cells["problem"].tolist() == ["diverged", "failed"]
     assert study.missing == {runs[0].path: "diverged: the loss became nan", runs[1].path: "failed: no memory"}
 
 
@@ -112,40 +121,40 @@ def searched(make_study):
     def search(*refits: str, seeds: int = 1):
         study = make_study(seeds=seeds)
         (cohort,) = study.cohorts.values()
-        searches = nested_searches(cohort, study.folds(cohort), SPACE, trials=1, inner_folds=2, seeds=seeds)
+        searches = nested_searches(cohort, study.folds(cohort).folds, SPACE, trials=1, inner_folds=2, seeds=seeds)
         schedule = Searches(searches)
         states = {search.name: state for search, state in zip(searches, refits, strict=True)}
         while (run := schedule.next()) is not None:
             state = "finished" if "trial" in run.group or run.config.seed else states[run.group.split("/")[0]]
             write(study, run, state)
-            schedule.ended(run, study.results.find(run.path, run.describe(cohort.fingerprint)))
+            schedule.ended(run, study.results.find(run.path, run.describe(cohort.parts)))
         return study, schedule
 
     return search
 
 
 def test_an_outer_fold_that_diverged_is_not_left_out_of_the_mean(searched):
-    study, schedule = searched("finished", "diverged", "finished", seeds=2)
+    _, schedule = searched("finished", "diverged", "finished", seeds=2)
     assert outer_predictions(schedule.searches, seed=0) is None
     assert len(outer_predictions(schedule.searches, seed=1)) == 60
-    (cell,) = study.nested_table(schedule.searches, seeds=2).cells.to_dict("records")
+    (cell,) = nested_table(schedule.searches, seeds=2).cells.to_dict("records")
     assert math.isnan(cell["mean"]) and cell["problem"] == "1 of 2 seeds: 2 of 3 outer folds"
     assert (cell["cases"], cell["configurations"]) == (60, 3)
     assert outer_table(schedule.searches)["c_index"].isna().tolist() == [False, True, False]
     (reason,) = schedule.missing.values()
-    assert list(schedule.missing) == ["TINY outer=0.1"] and "seed 0 diverged: the loss became nan" in reason
+    assert list(schedule.missing) == ["TINY outer-0-1"] and "seed 0 diverged: the loss became nan" in reason
 
 
 def test_all_outer_folds_diverged(searched):
-    study, schedule = searched("diverged", "diverged", "diverged")
-    (cell,) = study.nested_table(schedule.searches, seeds=1).cells.to_dict("records")
+    _, schedule = searched("diverged", "diverged", "diverged")
+    (cell,) = nested_table(schedule.searches, seeds=1).cells.to_dict("records")
     assert cell["problem"] == "0 of 3 outer folds"
     assert len(schedule.missing) == 3
 
 
 def test_a_nested_table_says_which_epoch_it_reports(searched):
-    study, schedule = searched("finished", "finished", "finished")
-    table = study.nested_table(schedule.searches, seeds=1)
+    _, schedule = searched("finished", "finished", "finished")
+    table = nested_table(schedule.searches, seeds=1)
     assert table.cells["mean"].notna().all() and not schedule.missing
     assert "after the epoch that inner folds chose" in table.caption and "last epoch" not in table.caption
 
@@ -153,13 +162,13 @@ def test_a_nested_table_says_which_epoch_it_reports(searched):
 def test_a_search_that_chooses_nothing_is_named(make_study):
     study = make_study()
     (cohort,) = study.cohorts.values()
-    schedule = Searches(nested_searches(cohort, study.folds(cohort)[:1], SPACE, trials=1, inner_folds=2))
+    schedule = Searches(nested_searches(cohort, study.folds(cohort).folds[:1], SPACE, trials=1, inner_folds=2))
     run = schedule.next()
     write(study, run, "diverged")
-    schedule.ended(run, study.results.find(run.path, run.describe(cohort.fingerprint)))
+    schedule.ended(run, study.results.find(run.path, run.describe(cohort.parts)))
     assert schedule.next() is None and schedule.exhausted
-    assert schedule.missing == {"TINY outer=0.0": "chose nothing, for no trial ended with a C-index"}
-    assert study.nested_table(schedule.searches, seeds=1).cells["problem"].tolist() == ["0 of 1 outer folds"]
+    assert schedule.missing == {"TINY outer-0-0": "chose nothing, for no trial ended with a C-index"}
+    assert nested_table(schedule.searches, seeds=1).cells["problem"].tolist() == ["0 of 1 outer folds"]
 
 
 def test_runs_of_different_machines_in_one_table_are_said(make_study):
@@ -167,10 +176,10 @@ def test_runs_of_different_machines_in_one_table_are_said(make_study):
     runs = runs_of(study, rates=(1e-3, 2e-3, 3e-3))
     for run, device in zip(runs, ("cpu", "cuda", "cuda"), strict=True):
         write(study, run, device=device, versions={"torch": "2.9"})
-    study.train(runs)
-    said = study.table(runs, ["learning_rate"]).caption
+    trained = study.train(runs)
+    said = study_table(trained, ["learning_rate"]).caption
     assert said.endswith("Its runs were not all made alike: device cpu (1 runs), cuda (2 runs).")
-    assert "alike" not in study.table(runs[1:], ["learning_rate"]).caption
+    assert "alike" not in study_table(study.train(runs[1:]), ["learning_rate"]).caption
 
 
 def test_differences_are_paired_by_cohort_and_seed(make_study):
@@ -178,8 +187,8 @@ def test_differences_are_paired_by_cohort_and_seed(make_study):
     runs = runs_of(study, seeds=2)
     for run in runs:
         write(study, run, "diverged" if run is runs[1] else "finished")  # the reference of seed 1
-    records = study.train(runs)
-    found = study.differences(records, ["learning_rate"], lambda record: record.settings["learning_rate"] == 1e-3)
+    records = study.train(runs).finished
+    found = differences(records, ["learning_rate"], lambda record: record.training["learning_rate"] == 1e-3)
     (line,) = found.to_dict("records")
     assert (line["cohort"], line["learning_rate"], line["seed"]) == ("TINY", 2e-3, 0)
     assert (line["difference"], line["low"], line["high"]) == (0, 0, 0), "both have the risks of seed 0"
@@ -193,7 +202,7 @@ def test_the_oracle_of_other_folds_is_called_that(make_study, capsys):
 
 
 def test_folds_are_made_repeatedly_on_request(make_study, cohort):
-    folds = make_study(repeats=2).folds(cohort)
+    folds = make_study(repeats=2).folds(cohort).folds
     assert [(fold.repeat, fold.index) for fold in folds] == [(r, i) for r in range(2) for i in range(3)]
     assert {fold.validation for fold in folds[:3]} != {fold.validation for fold in folds[3:]}
     assert cohort.splits is not None
@@ -203,12 +212,12 @@ def test_folds_are_made_repeatedly_on_request(make_study, cohort):
 
 def test_too_few_deaths_for_the_intervals_are_said_before_anything_is_trained(make_study, cohort):
     study = make_study()
-    folds = study.folds(cohort)
+    folds = study.folds(cohort).folds
     at_once = cohort.cases["time"].mask(cohort.cases["event"], 7.0)
     study.cohorts["TINY"] = replace(cohort, cases=cohort.cases.assign(time=at_once))
     with pytest.raises(DataError, match=r"cohort TINY fold 0 of repeat 0: 1 different times of death"):
         study.train([Run("TINY", TrainConfig(), folds)])
-    with pytest.raises(DataError, match=r"cohort TINY outer=0.0 fold 0 of repeat 0"):
+    with pytest.raises(DataError, match=r"cohort TINY outer-0-0 fold 0 of repeat 0"):
         nested_searches(study.cohorts["TINY"], folds, SPACE, trials=1, inner_folds=2)
 
 
@@ -216,3 +225,99 @@ def test_too_few_deaths_for_the_intervals_are_said_before_anything_is_trained(ma
 def test_flags_below_1_are_refused(flag):
     with pytest.raises(UsageError, match=f"--{flag} is 0; expected 1 or more"):
         StudySettings(**{flag: 0})
+
+
+# comparisons of models
+
+
+class Both(SurvivalModel):
+    needs = frozenset({"histology", "genomics"})
+
+
+class Genes(SurvivalModel):
+    reads = frozenset({"genomics"})
+
+
+class Patches(SurvivalModel):
+    reads = frozenset({"histology"})
+
+
+@pytest.fixture
+def compared(monkeypatch, make_study, cohort, capsys):
+    """compared(cohort, models) -> study, what became of a run of each model, and what was printed of its folds."""
+    for name, kind in {"both": Both, "genes": Genes, "patches": Patches}.items():
+        monkeypatch.setitem(MODELS, name, kind)
+
+    def compared(cohort: Cohort, *models: str):
+        study = make_study()
+        study.cohorts["TINY"] = cohort
+        capsys.readouterr()
+        comparison = study.folds(cohort, models)
+        printed = capsys.readouterr().out
+        runs = [Run("TINY", TrainConfig(model), comparison.folds) for model in models]
+        for run in runs:
+            if run.model not in comparison.not_applicable:
+                write(study, run)
+        return study, study.train(runs), printed
+
+    return compared
+
+
+def without(cohort: Cohort, modality: str, cases) -> Cohort:
+    if modality == "slides":
+        return replace(cohort, slides=cohort.slides[~cohort.slides["case_id"].isin(cases)])
+    return replace(cohort, expression=cohort.expression.drop(index=[c for c in cases if c in cohort.expression.index]))
+
+
+@pytest.mark.parametrize(
+    ("models", "lists"),
+    [(("both", "genes"), 2), (("genes", "survq"), 1), (("both", "patches", "genes", "survq"), 2), (("survq",), 0)],
+)
+def test_models_of_a_comparison_share_the_cases_that_all_of_them_can_read(compared, cohort, models, lists):
+    readable = set(cohort.cases.index)
+    if {"both", "patches"} & set(models):
+        readable &= set(cohort.cases.index[cohort.has_slides])
+    if {"both", "genes"} & set(models):
+        readable &= set(cohort.cases.index[cohort.has_expression])
+    study, trained, printed = compared(cohort, *models)
+    assert printed.count("cases excluded") == lists, "one for each reason"
+    for run in trained.runs:
+        assert {case for fold in run.folds for case in fold.validation} == readable
+    found = differences(trained.finished, ["model"], lambda record: record.model == models[0])
+    assert len(found) == len(models) - 1 and not study.missing
+    if len(found):
+        assert found["model"].tolist() == list(models[1:]) and found["difference"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("modality", "models", "reason"),
+    [("slides", ("both", "genes"), "no slides"), ("genes", ("patches", "genes"), "no expression")],
+)
+def test_excluded_cases_are_counted_with_the_reason(compared, cohort, modality, models, reason):
+    complete = cohort.select(cohort.cases.index[cohort.has_slides & cohort.has_expression])
+    one, two = complete.cases.index[:2]
+    _, _, printed = compared(without(complete, modality, [one, two]), *models)
+    assert printed == f"  TINY: 2 cases excluded ({reason}): {one!r}, {two!r}\n"
+
+
+def test_a_model_that_cannot_be_applied_is_listed_and_leaves_the_others_their_cases(compared, cohort):
+    genes = list(cohort.cases.index[cohort.has_expression])
+    slideless = without(cohort, "slides", cohort.cases.index).select(genes)
+    study, trained, printed = compared(slideless, "both", "patches", "genes")
+    assert printed.splitlines() == [
+        "  TINY: both is not applicable: the cohort has no slides",
+        "  TINY: patches is not applicable: the cohort has no slides",
+    ]
+    assert [record.model for record in trained.finished] == ["genes"]
+    assert len(trained.finished[0].predictions) == len(genes)
+    table = study_table(trained, ["model"])
+    assert table.cells["problem"].tolist()[:2] == ["not applicable", "not applicable"]
+    assert str(table).count("not applicable") == 2 and not study.missing
+
+
+def test_where_no_model_can_be_applied_the_table_says_so(compared, cohort):
+    genes = list(cohort.cases.index[cohort.has_expression])
+    slideless = without(cohort, "slides", cohort.cases.index).select(genes)
+    study, trained, _ = compared(slideless, "patches")
+    assert trained.finished == [] and not study.missing
+    assert "not applicable" in str(study_table(trained, ["model"]))

@@ -9,10 +9,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from survq.data.location import parquet
+from survq.evaluation.epochs import Epoch
+from survq.training.record import PREDICTIONS, Record
+from survq.training.report import Report
 from survq.training.results import Results
 
-PATH = "BLCA/outer=0/depth=1,seed=0"
-CONFIG = {"cohort": "BLCA", "config": {"learning_rate": 5e-4, "hyperparameters": {"depth": 1}}, "data": "abc"}
+PATH = "BLCA/outer-0-0/survq-seed0-01234567"
+CONFIG = {
+    "cohort": "BLCA",
+    "group": "outer-0-0",
+    "model": "survq",
+    "hyperparameters": {"depth": 1},
+    "training": {"learning_rate": 5e-4, "seed": 0},
+    "folds": {"count": 2, "sha256": "abc"},
+    "data": {"cases": "abc", "expression": "def", "gene set pathways": "ghi"},
+    "code": {"survq.models.survq": "abc", "survq.layers.attention": "def"},
+}
 
 
 def predictions(seed: int = 0, n: int = 20) -> pd.DataFrame:
@@ -29,8 +42,12 @@ def predictions(seed: int = 0, n: int = 20) -> pd.DataFrame:
     )
 
 
-def report(seed: int = 0) -> dict:
-    return {"state": "finished", "seconds": 1.5, "seed": seed, "epochs": [{"epoch": 1, "c_index": [0.5, 0.25]}]}
+def report(seed: int = 0, state: str = "finished") -> Report:
+    return Report(state=state, epochs=(Epoch(1, (1.0, 0.5), (1.0, 0.5), (0.5, 0.25)),), seconds=1.5, parameters=seed)
+
+
+def save(results: Results, path: str = PATH, seed: int = 0, config: dict = CONFIG, **files: bytes) -> Record:
+    return results.save(path, config, report(seed), {PREDICTIONS: parquet(predictions(seed)), **files})
 
 
 def slow_down(owner, name: str) -> None:
@@ -51,7 +68,7 @@ def write_for_ever(folder: Path, attempt: int, says) -> None:
         slow_down(owner, name)
     for number in range(100_000):
         path = f"BLCA/{attempt}-{number}"
-        Results(folder).save(path, CONFIG, report(number), predictions(number))
+        save(Results(folder), path, number)
         says.send(path)
 
 
@@ -59,7 +76,7 @@ def save_on_a_small_disk(folder: Path, size: int, says) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     try:
-        Results(folder).save(PATH, CONFIG, report(), predictions())
+        save(Results(folder))
         says.send(None)
     except OSError as error:
         says.send(error.errno)

@@ -1,20 +1,21 @@
-"""Epoch: how all folds of a run stand after an epoch."""
+"""How all folds of a run stand after an epoch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """A value a fold, in the order of the run's folds. An undefined C-index is NaN."""
+    """A value per fold, in the order of the run's folds. An undefined C-index is NaN."""
 
     epoch: int  # from 1
     training_loss: Sequence[float]
     validation_loss: Sequence[float]
     c_index: Sequence[float]
+    penalties: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by name: means over training cases
 
     @property
     def mean_c_index(self) -> float:
@@ -24,6 +25,14 @@ class Epoch:
     @property
     def mean_validation_loss(self) -> float:
         return mean_defined(self.validation_loss)
+
+
+@dataclass(frozen=True)
+class PretrainingEpoch:
+    """An epoch of a model's own pretraining, before the first epoch of training and not counted among the epochs."""
+
+    epoch: int  # from 1
+    losses: Mapping[str, Sequence[float]]  # by name: a value per fold
 
 
 def mean_defined(values: Sequence[float]) -> float:

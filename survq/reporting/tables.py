@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from survq.training.report import Report
 
 PAPER_COHORTS = ("BRCA", "BLCA", "COADREAD", "HNSC", "STAD")
 # what a record says of a finished run beside its settings
@@ -152,13 +154,13 @@ def paper_table(
     return Table(cells, tuple(rows), columns, epoch, note)
 
 
-def environment_note(reports: Sequence[Mapping]) -> str:
+def environment_note(reports: Sequence[Report]) -> str:
     """A sentence on what the runs of a table were not all made with, and how many with which; empty if all were.
 
     It is no error: a study may go on on another machine. But rows may then differ by more than their settings.
     """
-    made = [{**report, **report.get("versions", {})} for report in reports]
-    counts = {name: Counter(str(report.get(name, "unknown")) for report in made) for name in ENVIRONMENT_KEYS}
+    made = [{"torch": "unknown", **vars(report), **report.versions} for report in reports]
+    counts = {name: Counter(str(report[name]) for report in made) for name in ENVIRONMENT_KEYS}
     differing = [
         f"{name} " + ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
         for name, values in counts.items()

@@ -1,23 +1,24 @@
-"""What TensorBoard shows of a study: loss and C-index a fold and epoch, hyperparameters, a Kaplan-Meier figure."""
+"""What TensorBoard shows of a study: curves per fold and epoch, hyperparameters, a Kaplan-Meier figure."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from survq.evaluation.epochs import Epoch
+from survq.evaluation.epochs import Epoch, PretrainingEpoch, mean_defined
 from survq.reporting.figures import kaplan_meier_figure
-from survq.training.results import Record
+from survq.training.record import Record
 
 DRAWN = "drawn"  # an empty file beside the curves of a run that are whole
 
 
 class Board:
-    """Writes event files, a folder a run: results/<study>/tensorboard/<cohort>/<run>/. They are a view, never read."""
+    """Writes event files, a folder per run, to results/<study>/views/tensorboard/. They are a view, never read."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -30,17 +31,24 @@ class Board:
         shutil.rmtree(self.folder / path, ignore_errors=True)
         self._writers[path] = SummaryWriter(str(self.folder / path), flush_secs=10)
 
+    def pretraining(self, path: str, epoch: PretrainingEpoch) -> None:
+        self._draw(path, epoch.epoch, {f"pretraining {name}": values for name, values in epoch.losses.items()})
+
     def epoch(self, path: str, epoch: Epoch) -> None:
-        writer = self._writers[path]
         curves = {
-            "C-index": (epoch.c_index, epoch.mean_c_index),
-            "validation loss": (epoch.validation_loss, epoch.mean_validation_loss),
-            "training loss": (epoch.training_loss, sum(epoch.training_loss) / len(epoch.training_loss)),
+            "C-index": epoch.c_index,
+            "validation loss": epoch.validation_loss,
+            "training loss": epoch.training_loss,
         }
-        for name, (values, mean) in curves.items():
-            writer.add_scalar(f"{name}/mean of folds", mean, epoch.epoch)
+        penalties = {f"penalty {name}": values for name, values in epoch.penalties.items()}
+        self._draw(path, epoch.epoch, curves | penalties)
+
+    def _draw(self, path: str, step: int, curves: Mapping[str, Sequence[float]]) -> None:
+        writer = self._writers[path]
+        for name, values in curves.items():
+            writer.add_scalar(f"{name}/mean of folds", mean_defined(values), step)
             for fold, value in enumerate(values):
-                writer.add_scalar(f"{name}/fold {fold}", value, epoch.epoch)
+                writer.add_scalar(f"{name}/fold {fold}", value, step)
 
     def ended(self, path: str, record: Record, *, found: bool) -> None:
         """One that is found is drawn where the study was killed before it was, or its curves were deleted."""
@@ -49,13 +57,15 @@ class Board:
             if drawn.exists():
                 return
             self.started(path, len(record.epochs))
+            for before in record.report.pretraining:
+                self.pretraining(path, before)
             for epoch in record.epochs:
                 self.epoch(path, epoch)
         writer = self._writers.pop(path)
         if record.predictions is not None:
             figure = kaplan_meier_figure(record.predictions, title=record.cohort)
             writer.add_figure("Kaplan-Meier, median risk of each fold", figure, len(record.epochs))
-        settings = record.settings | {"cohort": record.cohort}
+        settings = {**record.settings, "cohort": record.cohort}
         settings = {k: v if isinstance(v, (bool, int, float, str)) else json.dumps(v) for k, v in settings.items()}
         for summary in hparams(settings, {"C-index/mean of folds": record.c_index}):
             writer._get_file_writer().add_summary(summary)

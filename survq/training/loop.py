@@ -39,6 +39,7 @@ class RunOutcome:
     epochs: list[Epoch]
     predictions: pd.DataFrame | None = None  # out of fold, after the last epoch
     details: dict = field(default_factory=dict)  # parameters, weights, seconds, reason
+    files: dict[str, bytes] = field(default_factory=dict)  # to keep beside its predictions, by name
 
 
 @dataclass(frozen=True)

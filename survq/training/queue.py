@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Protocol, runtime_checkable
 
 import lifelines
@@ -13,10 +12,13 @@ import torch
 
 import survq
 from survq.data.cohort import Cohort
-from survq.evaluation.epochs import Epoch
+from survq.data.location import parquet
+from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.evaluation.measure import measure
 from survq.training.loop import RunOutcome
-from survq.training.results import Record, Results
+from survq.training.record import PREDICTIONS, Record
+from survq.training.report import BestEpoch, Report
+from survq.training.results import Results
 from survq.training.run import Run
 
 
@@ -43,6 +45,10 @@ class Schedule(Protocol):
         """How many runs it has in all."""
 
     @property
+    def epochs_ahead(self) -> int:
+        """How many epochs the runs have that it has not handed out yet; where that is open, at most how many."""
+
+    @property
     def fold_counts(self) -> set[int]:
         """How many folds a run of it may have."""
 
@@ -62,6 +68,10 @@ class Grid:
     def exhausted(self) -> bool:
         return not self._waiting
 
+    @property
+    def epochs_ahead(self) -> int:
+        return sum(run.config.epochs for run in self._waiting)
+
     def ended(self, run: Run, record: Record) -> None: ...
 
     def failed(self, run: Run) -> None: ...
@@ -75,6 +85,8 @@ class Monitor(Protocol):
     """Who watches a study."""
 
     def started(self, path: str, epochs: int) -> None: ...
+
+    def pretraining(self, path: str, epoch: PretrainingEpoch) -> None: ...
 
     def epoch(self, path: str, epoch: Epoch) -> None: ...
 
@@ -99,6 +111,7 @@ class RunQueue:
         self.records: dict[str, Record] = {}  # by path
         self.failures: dict[str, str] = {}
         self._epochs: dict[str, list[Epoch]] = {}
+        self._pretraining: dict[str, list[PretrainingEpoch]] = {}
         self._ahead: Run | None = None
         self._out: set[str] = set()  # paths of what was handed out and has not ended
 
@@ -113,7 +126,8 @@ class RunQueue:
         if ahead is not None:
             return ahead
         while (run := self.schedule.next()) is not None:
-            record = self.results.find(run.path, self._describe(run), self._say)
+            needed = run.weights_files if run.keep_weights else ()
+            record = self.results.find(run.path, self._describe(run), needed, self._say)
             if record is None:
                 self._out.add(run.path)
                 self._tell(lambda monitor: monitor.started(run.path, run.config.epochs))
@@ -133,6 +147,14 @@ class RunQueue:
     def is_out(self, run: Run) -> bool:
         """Whether a run was handed out and has not ended."""
         return run.path in self._out
+
+    def pretraining(self, run: Run, epoch: PretrainingEpoch) -> None:
+        """Take note of an epoch of pretraining. None of them is counted among the epochs."""
+        epochs = self._pretraining.setdefault(run.path, [])
+        if epoch.epoch == 1:
+            epochs.clear()
+        epochs.append(epoch)
+        self._tell(lambda monitor: monitor.pretraining(run.path, epoch))
 
     def epoch(self, run: Run, epoch: Epoch) -> bool:
         """Take note of an epoch. True: the run is to stop, and its record is written."""
@@ -154,7 +176,10 @@ class RunQueue:
             self.schedule.failed(run)
             self._tell(lambda monitor: monitor.failed(run.path, outcome.details["reason"]))
             return
-        record = self.results.save(run.path, self._describe(run), report(outcome), outcome.predictions)
+        files = {} if outcome.predictions is None else {PREDICTIONS: parquet(outcome.predictions)}
+        report = report_of(outcome, self._pretraining.pop(run.path, ()))
+        record = self.results.save(run.path, self._describe(run), report, {**files, **outcome.files})
+        outcome.files.clear()  # weights are large
         self._ended(run, record, found=False)
 
     def _ended(self, run: Run, record: Record, *, found: bool) -> None:
@@ -164,7 +189,7 @@ class RunQueue:
         self._tell(lambda monitor: monitor.ended(run.path, record, found=found))
 
     def _describe(self, run: Run) -> dict:
-        return run.describe(self.cohorts[run.cohort].fingerprint)
+        return run.describe(self.cohorts[run.cohort].parts)
 
     def _tell(self, what: Callable[[Monitor], None]) -> None:
         for monitor in self.monitors:
@@ -174,17 +199,20 @@ class RunQueue:
         self._tell(lambda monitor: monitor.say(text))
 
 
-def report(outcome: RunOutcome) -> dict:
-    """What report.json says of a run. The headline is the last epoch; what was picked by looking says so."""
-    content = {
-        "state": outcome.state,
-        **outcome.details,
-        "epochs": [asdict(epoch) for epoch in outcome.epochs],
-        "versions": {"survq": survq.__version__, "torch": torch.__version__, "lifelines": lifelines.__version__}
-        | {"python": platform.python_version()},
-    }
+def report_of(outcome: RunOutcome, pretraining: Sequence[PretrainingEpoch] = ()) -> Report:
+    """The report of a run that ended. The headline is the last epoch; what was picked by looking says so."""
+    versions = {"survq": survq.__version__, "torch": torch.__version__, "lifelines": lifelines.__version__}
+    measured = best = None
     if outcome.predictions is not None:
-        content["c_index"] = measure(outcome.predictions)
-        best = max(outcome.epochs, key=lambda epoch: (not math.isnan(epoch.mean_c_index), epoch.mean_c_index))
-        content["optimistic_best_epoch"] = {"epoch": best.epoch, "c_index": best.mean_c_index}
-    return content
+        measured = measure(outcome.predictions)
+        top = max(outcome.epochs, key=lambda epoch: (not math.isnan(epoch.mean_c_index), epoch.mean_c_index))
+        best = BestEpoch(top.epoch, top.mean_c_index)
+    return Report(
+        state=outcome.state,  # type: ignore[arg-type]  # what failed leaves no report
+        epochs=tuple(outcome.epochs),
+        pretraining=tuple(pretraining),
+        c_index=measured,
+        optimistic_best_epoch=best,
+        versions=versions | {"python": platform.python_version()},
+        **outcome.details,
+    )

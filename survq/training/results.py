@@ -1,8 +1,10 @@
 """Results: the finished runs of a study, on disk. The files are the only truth; nothing else remembers.
 
-    results/<study>/<cohort>/<run>/config.json           everything the result depends on
-                                   predictions.parquet   case_id, repeat, fold, time, event, risk, ... out of fold
-                                   report.json           state, C-index, learning curves, checksums
+    results/<study>/runs/<cohort>/[<group>/]<model>-seed<seed>-<hash>/
+        config.json           everything the result depends on
+        predictions.parquet   case_id, repeat, fold, time, event, risk, ... out of fold
+        fold-0-1.safetensors  the weights of a fold, where they are kept
+        report.json           state, C-index, learning curves, checksums
 
 A run's folder appears whole or not at all. Starting a study again finds what is finished and does the rest.
 """
@@ -11,56 +13,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from survq.data.location import Location, atomic_folder, parquet
+from survq.data.location import Location, atomic_folder
 from survq.data.lock import locked
-from survq.evaluation.epochs import Epoch
+from survq.text import preview
+from survq.training.record import CONFIG, REPORT, UNREADABLE, Record, read_record
+from survq.training.report import FileCheck, Report
+from survq.training.typed_json import to_json
 
 DAMAGED, STALE = ".damaged-", ".stale-"
-
-
-@dataclass(frozen=True)
-class Record:
-    """One run that ended, as it lies on disk."""
-
-    folder: Path
-    config: dict
-    report: dict
-    predictions: pd.DataFrame | None  # None for a run that was stopped early or diverged
-
-    @property
-    def state(self) -> str:
-        return self.report["state"]
-
-    @property
-    def cohort(self) -> str:
-        return self.config["cohort"]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The model's hyperparameters, defaults included, and how it was trained, by name."""
-        config = self.config["config"]
-        return {**{k: v for k, v in config.items() if k != "hyperparameters"}, **config["hyperparameters"]}
-
-    @cached_property
-    def epochs(self) -> list[Epoch]:
-        return [Epoch(**epoch) for epoch in self.report["epochs"]]
-
-    @property
-    def c_index(self) -> float:
-        """The mean over folds; NaN where it is undefined, and for a run that did not finish."""
-        return self.report["c_index"]["mean"] if self.state == "finished" else math.nan
+NAMESPACES = {"hyperparameters": "hyperparameters ", "training": "training settings ", "data": "", "code": "code of "}
+"""What people are told of the names in a part of a configuration."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +36,15 @@ class Results:
     """The folder of a study."""
 
     folder: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def views(self) -> Path:
+        """What other programs show: written, never read, and made again where it is deleted."""
+        return self.folder / "views"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -77,98 +54,63 @@ class Results:
             Location.at(self.folder).sweep("**/.*")
             yield
 
-    def find(self, path: str, config: dict, say: Callable[[str], None] = print) -> Record | None:
-        """The finished run at `path` with exactly this configuration, or None if it has to be done.
+    def find(
+        self, path: str, config: dict, needed: Collection[str] = (), say: Callable[[str], None] = print
+    ) -> Record | None:
+        """The run at `path` with exactly this configuration, or None if it has to be done.
 
-        One with another configuration, or damaged, is set aside under a hidden name, never reused and never deleted.
+        One with another configuration, or damaged, is set aside under a hidden name, never reused and never deleted. So
+        is a finished one without the files that are `needed`.
         """
-        folder = self.folder / path
+        folder = self.runs / path
         if not folder.exists():
             return None
         try:
             record = read_record(folder)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            # as it would come back: no tuples, no numbers that JSON does not know
+            changed = _changes(record.config, json.loads(to_json(config)))
+        except UNREADABLE as error:
             aside = _set_aside(folder, DAMAGED)
-            say(f"  {path} is damaged ({error}); kept as {aside.name}, it will be done again")
+            say(f"  {path} is damaged ({error}); kept as {aside.name}, it is done again")
             return None
-        config = json.loads(_json(config))  # as it would come back: no tuples, no numbers that JSON does not know
-        if record.config != config:
-            changed = ", ".join(_differences(record.config, config))
+        lacking = [name for name in needed if name not in record.report.files] if record.state == "finished" else []
+        if changed or lacking:
+            why = f"was made with other {'; '.join(changed)}" if changed else f"has no {preview(lacking)}"
             aside = _set_aside(folder, STALE)
-            say(f"  {path} was made with other {changed}; kept as {aside.name}, it will be done again")
+            say(f"  {path} {why}; kept as {aside.name}, it is done again")
             return None
         return record
 
-    def save(self, path: str, config: dict, report: dict, predictions: pd.DataFrame | None) -> Record:
-        """Write a run, whole or not at all. The first writer wins."""
-        folder = self.folder / path
+    def save(
+        self, path: str, config: dict, report: Report, files: Mapping[str, bytes | memoryview] | None = None
+    ) -> Record:
+        """Write a run and its files, whole or not at all. The first writer wins."""
+        folder = self.runs / path
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             with atomic_folder(folder) as unfinished:
-                checksums = {"config.json": _write(unfinished / "config.json", _json(config))}
-                if predictions is not None:
-                    checksums["predictions.parquet"] = _write(unfinished / "predictions.parquet", parquet(predictions))
-                content = {**report, "checksums": checksums}
-                content["sha256"] = hashlib.sha256(_json(content)).hexdigest()
-                _write(unfinished / "report.json", _json(content))
+                content = {CONFIG: to_json(config), **(files or {})}
+                checks = {name: _write(unfinished / name, data) for name, data in content.items()}
+                content = asdict(replace(report, files=checks))
+                _write(unfinished / REPORT, to_json(content | {"sha256": hashlib.sha256(to_json(content)).hexdigest()}))
         except OSError:
             if not folder.exists():
                 raise
         return read_record(folder)
 
     def records(self) -> list[Record]:
-        """All runs that ended, by path."""
-        reports = sorted(self.folder.rglob("report.json"))
-        hidden = [any(p.startswith(".") for p in r.relative_to(self.folder).parts) for r in reports]
-        return [read_record(r.parent) for r, aside in zip(reports, hidden, strict=True) if not aside]
+        """All runs that ended, by path. Damaged ones are passed over: `find` reports those that a study needs."""
+        found = []
+        for report in sorted(self.runs.rglob(REPORT)):
+            if not any(part.startswith(".") for part in report.relative_to(self.runs).parts):
+                with suppress(*UNREADABLE):
+                    found.append(read_record(report.parent))
+        return found
 
 
-def read_record(folder: Path) -> Record:
-    """Read a run and check every byte of it. Raises ValueError where it is not what was written."""
-    report = json.loads((folder / "report.json").read_bytes())
-    if not isinstance(report, dict):
-        raise ValueError("report.json is no report")
-    sha256 = report.pop("sha256")
-    if hashlib.sha256(_json(report)).hexdigest() != sha256:
-        raise ValueError("report.json does not match its checksum")
-    for name, expected in report["checksums"].items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
-            raise ValueError(f"{name} does not match its checksum")
-    predictions = None
-    if "predictions.parquet" in report["checksums"]:
-        predictions = pq.ParquetFile(folder / "predictions.parquet").read().to_pandas()
-    return Record(folder, json.loads((folder / "config.json").read_bytes()), _with_nan(report), predictions)
-
-
-def _json(content: Any) -> bytes:
-    return json.dumps(_without_nan(content), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what is undefined becomes null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-NUMBERS = {"training_loss", "validation_loss", "c_index", "mean", "deviation", "low", "high"}
-"""What a report has numbers for, so that null there is NaN."""
-
-
-def _with_nan(value: Any, name: str = "") -> Any:
-    """And back, where numbers are expected."""
-    if isinstance(value, dict):
-        return {key: _with_nan(entry, key) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_with_nan(entry, name) for entry in value]
-    return math.nan if value is None and name in NUMBERS else value
-
-
-def _write(file: Path, content: bytes | memoryview) -> str:
+def _write(file: Path, content: bytes | memoryview) -> FileCheck:
     file.write_bytes(content)
-    return hashlib.sha256(content).hexdigest()
+    return FileCheck(hashlib.sha256(content).hexdigest(), len(content))
 
 
 def _set_aside(folder: Path, prefix: str) -> Path:
@@ -179,13 +121,16 @@ def _set_aside(folder: Path, prefix: str) -> Path:
     raise OSError(f"{folder} has been set aside 9999 times. Fix: delete its hidden copies.")
 
 
-def _differences(old: dict, new: dict) -> list[str]:
-    """The names of what differs, for people."""
-    names = []
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two descriptions of a run, in words."""
+    words = []
     for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += _differences(a, b)
-        elif a != b:
-            names.append(key)
-    return names
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if key not in NAMESPACES or not isinstance(before, dict) or not isinstance(after, dict):
+            words.append(key)
+            continue
+        names = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+        words.append(NAMESPACES[key] + ", ".join(names))
+    return words

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
 from survq.data.folds import Fold, TimeIntervals
 from survq.data.problems import DataError
 from survq.training.config import TrainConfig, hyperparameters_of
-from survq.training.identity import code_version, sha256_of
+from survq.training.identity import code_of, data_of, sha256_of
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,37 @@ class Run:
     config: TrainConfig
     folds: tuple[Fold, ...]
     group: str = ""  # runs that belong together inside a study, such as the inner runs of one outer fold
+    keep_weights: bool = False  # among the files of its record
 
     @property
+    def model(self) -> str:
+        return self.config.model
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Of the model, defaults filled in."""
+        return {**hyperparameters_of(self.model), **self.config.hyperparameters}
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """The training settings."""
+        return {name: value for name, value in asdict(self.config).items() if name not in ("model", "hyperparameters")}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return named_settings(self.model, self.hyperparameters, self.training)
+
+    @cached_property
     def path(self) -> str:
-        """Where its results lie, below the study's folder."""
-        name = self.config.name if self.config.model == TrainConfig.model else f"{self.config.model},{self.config.name}"
+        """Where its results lie, below the runs of its study."""
+        chosen = json.dumps([self.model, self.hyperparameters, self.training], sort_keys=True)
+        name = f"{self.model}-seed{self.config.seed}-{sha256_of(chosen)[:8]}"
         return "/".join(_file_name(part) for part in (self.cohort, *self.group.split("/"), name) if part)
+
+    @property
+    def weights_files(self) -> tuple[str, ...]:
+        """The files that hold the weights of its folds, in their order."""
+        return tuple(f"fold-{fold.repeat}-{fold.index}.safetensors" for fold in self.folds)
 
     def problems(self, cases: pd.DataFrame) -> list[str]:
         """The folds whose time intervals cannot be cut, for too few times of death. `cases` has time and event."""
@@ -41,26 +69,36 @@ class Run:
                 found += [f"{where} of repeat {fold.repeat}: {problem}" for problem in error.problems]
         return found
 
-    def describe(self, fingerprint: str) -> dict:
-        """All that was chosen and that the result depends on, as plain data.
+    def describe(self, parts: Mapping[str, str]) -> dict[str, Any]:
+        """All that the result depends on, as plain data; `parts` are those of its cohort.
 
         Runs of equal descriptions have equal results on the same kind of machine, with the same versions and as many
-        processes a fold; these were not chosen for the result's sake, and stand in report.json.
+        processes per fold; these were not chosen for the result's sake, and are in report.json.
         """
-        config = asdict(self.config)
-        config["hyperparameters"] = {**hyperparameters_of(self.config.model), **config["hyperparameters"]}
         folds = json.dumps([asdict(fold) for fold in self.folds], sort_keys=True)
         return {
             "cohort": self.cohort,
             "group": self.group,
-            "config": config,
+            "model": self.model,
+            "hyperparameters": self.hyperparameters,
+            "training": self.training,
             "folds": {"count": len(self.folds), "sha256": sha256_of(folds)},
-            "data": fingerprint,
-            "code": code_version(self.config.model),
+            "data": data_of(self.model, parts),
+            "code": code_of(self.model),
         }
+
+
+def named_settings(model: str, hyperparameters: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """All that was chosen, by name. A hyperparameter that is called as a training setting is "hyperparameter <name>".
+
+    >>> named_settings("mlp", {"width": 8, "alpha": 2}, {"alpha": 0.5, "seed": 0})
+    {'model': 'mlp', 'width': 8, 'hyperparameter alpha': 2, 'alpha': 0.5, 'seed': 0}
+    """
+    own = {name if name not in training else f"hyperparameter {name}": v for name, v in hyperparameters.items()}
+    return {"model": model, **own, **training}
 
 
 def _file_name(text: str) -> str:
     """The text itself where it can name a file that is not hidden; else what can be kept of it, and a hash."""
-    plain = re.sub(r"[^A-Za-z0-9+\-._=,]|^\.", "_", text)
+    plain = re.sub(r"[^A-Za-z0-9+\-._]|^\.", "_", text)
     return text if plain == text and len(text) <= 200 else f"{plain[:180]}-{sha256_of(text)[:12]}"

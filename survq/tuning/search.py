@@ -24,7 +24,7 @@ from survq.data.problems import DataError, raise_if_any
 from survq.data.streams import torch_seed
 from survq.evaluation.epochs import Epoch
 from survq.training.config import TrainConfig
-from survq.training.results import Record
+from survq.training.record import Record
 from survq.training.run import Run
 
 GENERATION = 4  # trials that are suggested without knowing of each other
@@ -100,7 +100,7 @@ class Search:
         if len(self.trials) < min(self.trials_wanted, self._known_generation()):
             trial = self._suggest(len(self.trials))
             self.trials.append(trial)
-            return Run(self.cohort.name, trial.config, self.inner, f"{self.name}/trial={trial.number}"), trial
+            return Run(self.cohort.name, trial.config, self.inner, f"{self.name}/trial-{trial.number:03d}"), trial
         if self.outer and self._searched and len(self.refits) < self.seeds and self.chosen is not None:
             seed = len(self.refits)
             self.refits[seed] = None
@@ -133,8 +133,7 @@ class Search:
 
     def problems(self) -> list[str]:
         """Why the folds that it sees cannot be trained on. No setting that is searched changes it."""
-        first = self.space.configure(optuna.trial.FixedTrial(dict(self.space.first)))
-        return Run(self.cohort.name, first, self.inner, self.name).problems(self.cohort.cases)
+        return Run(self.cohort.name, self._first, self.inner, self.name).problems(self.cohort.cases)
 
     def stops(self, trial: Trial, epochs: Sequence[Epoch]) -> bool:
         """Whether a trial's loss is above the median that trials of earlier generations had reached by this epoch."""
@@ -149,8 +148,16 @@ class Search:
         return self.trials_wanted + (self.seeds if self.outer else 0)
 
     @property
+    def epochs_ahead(self) -> int:
+        """At most how many epochs the runs have that were not handed out yet."""
+        if self.exhausted:
+            return 0
+        waiting = self.trials_wanted - len(self.trials) + (self.seeds - len(self.refits) if self.outer else 0)
+        return waiting * self._first.epochs
+
+    @property
     def name(self) -> str:
-        return f"outer={self.outer.repeat}.{self.outer.index}" if self.outer else "sweep"
+        return f"outer-{self.outer.repeat}-{self.outer.index}" if self.outer else "sweep"
 
     @property
     def missing(self) -> str | None:
@@ -160,11 +167,15 @@ class Search:
         if self.chosen is None:
             return "chose nothing, for no trial ended with a C-index"
         unfinished = [
-            f"seed {seed} {record.state}: {record.report['reason']}"
+            f"seed {seed} {record.state}: {record.report.reason}"
             for seed, record in self.refits.items()
             if record is not None and record.state != "finished"
         ]
         return f"chose what did not train on all its cases; {'; '.join(unfinished)}" if unfinished else None
+
+    @property
+    def _first(self) -> TrainConfig:
+        return self.space.configure(optuna.trial.FixedTrial(dict(self.space.first)))
 
     @property
     def _candidates(self) -> list[Trial]:
@@ -186,7 +197,8 @@ class Search:
         return self.trials[: number // GENERATION * GENERATION]
 
     def _suggest(self, number: int) -> Trial:
-        key = (self.seed, "search", self.cohort.name, self.name, number)
+        fold = f"outer={self.outer.repeat}.{self.outer.index}" if self.outer else "sweep"
+        key = (self.seed, "search", self.cohort.name, fold, number)
         # a sampler of its own for each trial: one that is seeded anew on resuming would repeat itself
         sampler = optuna.samplers.TPESampler(
             seed=torch_seed(*key) % 2**32, n_startup_trials=STARTUP, constant_liar=False
@@ -241,6 +253,10 @@ class Searches:
         return sum(search.total for search in self.searches)
 
     @property
+    def epochs_ahead(self) -> int:
+        return sum(search.epochs_ahead for search in self.searches)
+
+    @property
     def fold_counts(self) -> set[int]:
         return {len(search.inner) for search in self.searches} | {1 for search in self.searches if search.outer}
 
@@ -255,8 +271,8 @@ class Searches:
         whose = f"{search.cohort.name} {search.name}"
         if not isinstance(what, Trial):
             return f"{whose} chosen" + (f", seed {what}" if search.seeds > 1 else "")
-        values = (f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in what.params.items())
-        return f"{whose} trial {what.number}: {' '.join(values)}"
+        values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in what.params.items())
+        return f"{whose} trial {what.number}: {', '.join(values)}"
 
 
 def nested_searches(
@@ -341,6 +357,7 @@ def outer_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame
 
 def write_optuna_view(searches: Sequence[Search], file: Path) -> None:
     """All trials as an SQLite file for optuna-dashboard. A view: survq writes it and never reads it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")
     for search in searches:

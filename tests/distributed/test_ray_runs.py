@@ -42,9 +42,9 @@ def test_trials_under_tune_equal_runs_in_this_process(tmp_path, cohort, bags, sh
     for run in runs:
         here = train_folds(run, cohort, bags)
         record = queue.records[run.path]
-        assert record.report["weights_sha256"] == here.details["weights_sha256"]
+        assert list(record.report.weights_sha256) == here.details["weights_sha256"]
         assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
-        assert [epoch["epoch"] for epoch in record.report["epochs"]] == [1, 2]
+        assert [epoch.epoch for epoch in record.epochs] == [1, 2]
 
 
 @pytest.mark.parametrize(("trial", "device"), [({"CPU": 1}, "cpu"), ({"CPU": 8, "GPU": 0.5}, "cuda")])
@@ -90,7 +90,7 @@ def test_a_signal_does_not_end_a_study_as_if_it_were_done(tmp_path, cohort, shar
 def test_results_that_cannot_be_written_end_the_study_as_what_they_are(tmp_path, cohort, shared, make_run):
     class InTheWay(Grid):
         def stops(self, run, epochs):
-            (tmp_path / "TINY").touch()
+            (tmp_path / "runs").touch()
             return False
 
     with pytest.raises(OSError):
@@ -110,7 +110,7 @@ def test_a_failing_run_is_named_and_the_others_end(tmp_path, cohort, shared, mak
     queue = do(Grid([broken, make_run()]), tmp_path, cohort, shared)
     assert "do not divide a width of 18" in queue.failures[broken.path]
     assert list(queue.records) == [make_run().path]
-    assert not (tmp_path / broken.path).exists()
+    assert not (tmp_path / "runs" / broken.path).exists()
 
 
 def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_bits(
@@ -132,8 +132,8 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_b
     schedule = Kills([run])
     record = do(schedule, tmp_path, cohort, shared).records[run.path]
     assert schedule.kills
-    assert [epoch["epoch"] for epoch in record.report["epochs"]] == [1, 2, 3]
-    assert record.report["weights_sha256"] == train_folds(run, cohort, bags).details["weights_sha256"]
+    assert [epoch.epoch for epoch in record.epochs] == [1, 2, 3]
+    assert list(record.report.weights_sha256) == train_folds(run, cohort, bags).details["weights_sha256"]
 
 
 def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run, listening):
@@ -148,7 +148,7 @@ def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, share
     run = make_run(folds=3)
     record = do(Looks([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
     here = train_folds(run, cohort, bags)
-    assert record.report["weights_sha256"] == here.details["weights_sha256"]
+    assert list(record.report.weights_sha256) == here.details["weights_sha256"]
     assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
     assert any("TrainWorker" in name for name, _ in open_to), open_to
     assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
@@ -160,9 +160,9 @@ def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort
     record = do(Grid([run]), tmp_path, cohort, shared, workers_per_trial=4).records[run.path]
     here = train_folds(run, cohort, bags)
     assert np.allclose(record.predictions["risk"], here.predictions["risk"], atol=1e-4)
-    ours = [fold["c_index"] for fold in record.report["c_index"]["folds"]]
+    ours = [fold.c_index for fold in record.report.c_index.folds]
     assert np.allclose(ours, here.epochs[-1].c_index, atol=1e-3)
-    losses = [epoch["training_loss"] for epoch in record.report["epochs"]]
+    losses = [epoch.training_loss for epoch in record.epochs]
     assert np.allclose(losses, [epoch.training_loss for epoch in here.epochs], atol=1e-4)
 
 

@@ -43,17 +43,27 @@ def test_the_study_ends_with_table_figures_and_paths(undisturbed):
     results, ended = undisturbed
     assert ended.returncode == 0, ended.stderr
     folder = results / "query_counts"
-    table = pd.read_csv(folder / "table_3.csv")
+    table = pd.read_csv(folder / "tables/table_3.csv")
     assert len(table) == 5 and table["mean"].between(0, 1).all()
-    differences = pd.read_csv(folder / "differences.csv")
+    differences = pd.read_csv(folder / "tables/differences.csv")
     by_counts = table.set_index(["histology_queries", "genomic_queries"])["mean"]
     assert len(differences) == 4
     for line in differences.itertuples():
         gain = by_counts[line.histology_queries, line.genomic_queries] - by_counts[300, 128]
         assert line.difference == pytest.approx(gain) and line.low <= line.difference <= line.high
-    assert (folder / "query_counts.png").stat().st_size > 10_000
-    assert (folder / "kaplan_meier_TINY.png").exists() and (folder / "learning_curves_TINY.png").exists()
-    for said in ("TINY: 60 cases", "Table 3", "tensorboard --logdir", str(folder / "table_3.csv"), "5 of 5 done"):
+    figures = folder / "figures"
+    assert (figures / "query_counts.png").stat().st_size > 10_000
+    assert (figures / "kaplan_meier_TINY.png").exists() and (figures / "learning_curves_TINY.png").exists()
+    index = pd.read_csv(folder / "index.csv").set_index("path")
+    assert index["state"].eq("finished").all() and index["histology_queries"].nunique() == 3
+    for path, row in index.iterrows():
+        assert row["c_index"] == pytest.approx(by_counts[row["histology_queries"], row["genomic_queries"]])
+        assert (folder / "runs" / path / "report.json").is_file()
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
+        *("figures", "index.csv", "runs", "study.json", "tables", "views")
+    ]
+    table_3 = str(folder / "tables/table_3.csv")
+    for said in ("TINY: 60 cases", "Table 3", "tensorboard --logdir", table_3, "5 of 5 done"):
         assert said in ended.stdout
     assert "SIMULATED" not in ended.stdout.splitlines()[0], "a data folder was named"
     assert len(ended.stderr.splitlines()) <= 3, f"noise for the reader:\n{ended.stderr}"
@@ -62,7 +72,7 @@ def test_the_study_ends_with_table_figures_and_paths(undisturbed):
 def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folders = sorted({file.parent for file in (undisturbed[0] / "query_counts/tensorboard").rglob("events.*")})
+    folders = sorted({file.parent for file in (undisturbed[0] / "query_counts/views/tensorboard").rglob("events.*")})
     assert len(folders) == 5
     events = EventAccumulator(str(folders[0]))
     events.Reload()
@@ -77,7 +87,7 @@ def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):
 def test_predictions_are_out_of_fold_and_whole(undisturbed, cohort):
     from survq.evaluation.concordance import fold_concordance
 
-    files = list((undisturbed[0] / "query_counts/TINY").rglob("predictions.parquet"))
+    files = list((undisturbed[0] / "query_counts/runs/TINY").rglob("predictions.parquet"))
     assert len(files) == 5
     for file in files:
         predictions = pd.read_parquet(file)
@@ -123,7 +133,7 @@ def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder
     ended = run(arguments)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert seen.items() <= finished(tmp_path).items()
-    ours, theirs = (pd.read_csv(folder / "query_counts/table_3.csv") for folder in (tmp_path, undisturbed[0]))
+    ours, theirs = (pd.read_csv(folder / "query_counts/tables/table_3.csv") for folder in (tmp_path, undisturbed[0]))
     pd.testing.assert_frame_equal(ours, theirs)
     assert not list(tmp_path.rglob(".*.unfinished"))
     # Ray's agents first try for a while to tell the dead driver that its node died
@@ -150,7 +160,7 @@ def test_stopped_it_says_how_to_go_on(tiny_folder, tmp_path, number, code):
     rest = driver.stdout.read()
     assert driver.wait(timeout=40) == code, rest
     assert "Start the same command again to continue" in rest
-    assert "Table" not in rest and not list((tmp_path / "query_counts").glob("*.csv"))
+    assert "Table" not in rest and not list((tmp_path / "query_counts").rglob("*.csv"))
 
 
 def test_two_drivers_are_one_too_many(tiny_folder, tmp_path):
@@ -186,15 +196,15 @@ def test_the_search_runs_and_prints_both_scores(tiny_folder, tmp_path):
     ended = run(command("search", tiny_folder, tmp_path, "--trials", "4", "--inner-folds", "2"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "no say in any choice" in ended.stdout and "optimistic, not a result" in ended.stdout
-    outer = pd.read_csv(tmp_path / "search/outer_folds.csv")
+    outer = pd.read_csv(tmp_path / "search/tables/outer_folds.csv")
     assert outer["fold"].tolist() == [0, 1, 2]
-    assert (tmp_path / "search/optuna_nested.db").exists()
+    assert (tmp_path / "search/views/optuna_nested.db").exists()
 
 
 def test_the_paper_protocol_prints_the_best_trial_and_says_what_it_is_worth(tiny_folder, tmp_path):
     ended = run(command("search", tiny_folder, tmp_path, "--trials", "3", "--protocol", "paper"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    tried = pd.read_csv(tmp_path / "search/trials_paper.csv")
+    tried = pd.read_csv(tmp_path / "search/tables/trials_paper.csv")
     finished = tried[tried["state"] == "finished"]
     best = finished.loc[finished["c_index"].idxmax()]
     said = ended.stdout.split("OPTIMISTIC, not a result\n\n")[1].splitlines()

@@ -5,13 +5,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from writers import CONFIG, PATH, predictions
 
-from survq.evaluation.epochs import Epoch
+from survq.data.location import parquet
+from survq.evaluation.epochs import Epoch, PretrainingEpoch
+from survq.evaluation.measure import Measured
 from survq.reporting.tensorboard import Board
-from survq.training.results import Record, Results
+from survq.training.record import PREDICTIONS, Record
+from survq.training.report import Report
+from survq.training.results import Results
 
 HPARAMS = ("experiment", "session_start_info")
-LOSSES = {"training_loss": [1.0, 2.0], "validation_loss": [1.5, 2.5]}
-EPOCHS = [{"epoch": 1, "c_index": [0.0, 0.0], **LOSSES}, {"epoch": 2, "c_index": [0.0, 0.5], **LOSSES}]
+LOSSES = {"training_loss": (1.0, 2.0), "validation_loss": (1.5, 2.5), "penalties": {"bottleneck": (0.25, 0.75)}}
+EPOCHS = (Epoch(1, c_index=(0.0, 0.0), **LOSSES), Epoch(2, c_index=(0.0, 0.5), **LOSSES))
+CURVES = ("penalty bottleneck", "pretraining contrast")
+PRETRAINING = (PretrainingEpoch(1, {"contrast": (3.0, 5.0)}),)
 
 
 @pytest.fixture
@@ -22,8 +28,11 @@ def board(tmp_path) -> Board:
 @pytest.fixture
 def save(tmp_path):
     def save(state: str = "finished") -> Record:
-        report = {"state": state, "epochs": EPOCHS, "c_index": {"mean": 0.25}}
-        return Results(tmp_path).save(PATH, CONFIG, report, predictions() if state == "finished" else None)
+        finished = state == "finished"
+        measured = Measured(0.25, 0.25, 0.0, 0.5, ()) if finished else None
+        report = Report(state, EPOCHS, PRETRAINING, c_index=measured)
+        files = {PREDICTIONS: parquet(predictions())} if finished else {}
+        return Results(tmp_path).save(PATH, CONFIG, report, files)
 
     return save
 
@@ -36,6 +45,8 @@ def shown(board: Board) -> EventAccumulator:
 
 def draw(board: Board, record: Record) -> None:
     board.started(PATH, 2)
+    for epoch in record.report.pretraining:
+        board.pretraining(PATH, epoch)
     for epoch in record.epochs:
         board.epoch(PATH, epoch)
     board.ended(PATH, record, found=False)
@@ -51,9 +62,23 @@ def test_hyperparameters_stand_beside_the_curve_of_the_c_index(board, save):
     assert experiment.experiment.metric_infos[0].name.tag == "C-index/mean of folds"
     assert {name: value.number_value for name, value in start.session_start_info.hparams.items()} == {
         "learning_rate": 5e-4,
+        "seed": 0,
         "depth": 1,
+        "model": 0,
         "cohort": 0,
     }
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_penalties_and_pretraining_have_curves_of_their_own(board, save, found):
+    if found:
+        board.ended(PATH, save(), found=True)
+    else:
+        draw(board, save())
+    events = shown(board)
+    means = {name: [point.value for point in events.Scalars(f"{name}/mean of folds")] for name in CURVES}
+    assert means == {"penalty bottleneck": [0.5, 0.5], "pretraining contrast": [4.0]}
+    assert [point.value for point in events.Scalars("pretraining contrast/fold 1")] == [5.0]
 
 
 def test_a_run_that_was_found_is_drawn_once(board, save):
@@ -70,7 +95,7 @@ def test_a_run_that_was_found_is_drawn_once(board, save):
 def test_a_run_that_was_killed_before_its_end_was_drawn_is_drawn_anew(board, save):
     record = save()
     board.started(PATH, 2)
-    board.epoch(PATH, Epoch(**EPOCHS[0]))
+    board.epoch(PATH, EPOCHS[0])
     board.failed(PATH, "killed")  # closes its file, as the end of the process does
     board.ended(PATH, record, found=True)
     events = shown(board)

@@ -1,20 +1,15 @@
-import ast
 import json
-import textwrap
+import re
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import survq
 from survq.data.folds import Fold
-from survq.models import MODELS
-from survq.training import identity as module
+from survq.models import MODELS, SurvivalModel
 from survq.training.config import TrainConfig, hyperparameters_of
-from survq.training.identity import RESULT_MODULES, code_version
-from survq.training.run import Run
+from survq.training.run import Run, named_settings
 
 FOLDS = (Fold(0, 0, ("A", "B"), ("C",)), Fold(0, 1, ("A", "C"), ("B",)))
 
@@ -91,10 +86,13 @@ def test_another_value_for_every_setting():
     assert set(OTHER) == {entry.name for entry in fields(TrainConfig)} - {"model"}
 
 
+PARTS = {"cases": "a", "expression": "b", "gene set pathways": "c", "gene set hallmarks": "d", "features": "e"}
+
+
 @pytest.mark.parametrize("name", OTHER)
 def test_every_setting_changes_description_and_path(name):
     plain, other = run(), run(**{name: OTHER[name]})
-    assert plain.describe("data") != other.describe("data")
+    assert plain.describe(PARTS) != other.describe(PARTS)
     assert plain.path != other.path
 
 
@@ -103,7 +101,7 @@ def test_every_hyperparameter_changes_description_and_path(name):
     default = hyperparameters_of("survq")[name]
     other = (not default) if isinstance(default, bool) else "residual" if isinstance(default, str) else default + 1
     plain, changed = run(), run(hyperparameters={name: other})
-    assert plain.describe("data") != changed.describe("data")
+    assert plain.describe(PARTS) != changed.describe(PARTS)
     assert plain.path != changed.path
 
 
@@ -111,42 +109,77 @@ def test_what_else_changes_a_description():
     first, second = FOLDS
     moved = Fold(0, 1, ("A",), ("B", "C"))
     descriptions = [
-        run().describe("data"),
-        run().describe("other data"),
-        run(cohort="BRCA").describe("data"),
-        run(group="outer=0").describe("data"),
-        run(folds=(first,)).describe("data"),
-        run(folds=(second, first)).describe("data"),
-        run(folds=(first, moved)).describe("data"),
-        run(folds=(first, replace(second, repeat=1))).describe("data"),
+        run().describe(PARTS),
+        run().describe(PARTS | {"expression": "other"}),
+        run(cohort="BRCA").describe(PARTS),
+        run(group="outer-0-0").describe(PARTS),
+        run(folds=(first,)).describe(PARTS),
+        run(folds=(second, first)).describe(PARTS),
+        run(folds=(first, moved)).describe(PARTS),
+        run(folds=(first, replace(second, repeat=1))).describe(PARTS),
     ]
     texts = {json.dumps(description, sort_keys=True) for description in descriptions}
     assert len(texts) == len(descriptions)
 
 
 def test_what_does_not():
-    """How a setting was written, and defaults that were spelt out."""
-    plain = run().describe("data")
-    assert run(hyperparameters={"depth": 1, "width": 256}).describe("data") == plain
+    """How a setting was written, defaults that were spelt out, and what is kept beside the result."""
+    plain = run().describe(PARTS)
+    spelt_out = run(hyperparameters={"depth": 1, "width": 256})
+    assert spelt_out.describe(PARTS) == plain and spelt_out.path == run().path
     a = run(hyperparameters={"depth": 0, "width": 8})
     b = run(hyperparameters={"width": 8, "depth": 0})
-    assert a.describe("data") == b.describe("data")
+    assert a.describe(PARTS) == b.describe(PARTS)
     assert a.path == b.path
     assert json.loads(json.dumps(plain)) == plain
+    kept = replace(run(), keep_weights=True)
+    assert kept.describe(PARTS) == plain and kept.path == run().path
 
 
-def test_the_path_is_for_people():
-    assert run().path == "BLCA/seed=0"
-    counts = {"genomic_queries": 128, "histology_queries": 300}
-    assert run(hyperparameters=counts).path == "BLCA/histology_queries=300,genomic_queries=128,seed=0"
-    assert (
-        run(group="outer=0.1/trial=3", learning_rate=1e-3).path == "BLCA/outer=0.1/trial=3/learning_rate=0.001,seed=0"
-    )
+def test_settings_stand_in_two_namespaces():
+    description = run(hyperparameters={"depth": 0}, epochs=7).describe(PARTS)
+    assert (description["model"], description["cohort"], description["group"]) == ("survq", "BLCA", "")
+    assert description["hyperparameters"] == hyperparameters_of("survq") | {"depth": 0}
+    assert description["training"]["epochs"] == 7 and description["training"]["seed"] == 0
+    assert not set(description["training"]) & {"model", "hyperparameters", "depth"}
 
 
-def test_another_model_is_named_in_the_path(monkeypatch):
-    monkeypatch.setitem(MODELS, "other", MODELS["survq"])
-    assert run(model="other").path == "BLCA/other,seed=0"
+def test_a_hyperparameter_that_is_called_as_a_training_setting_is_told_from_it():
+    settings = named_settings("pibd", {"alpha": 2, "width": 8}, {"alpha": 0.5, "seed": 0})
+    assert settings == {"model": "pibd", "hyperparameter alpha": 2, "width": 8, "alpha": 0.5, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("reads", "gene_sets", "parts"),
+    [
+        ({"histology"}, (), {"cases": "a", "features": "e"}),
+        ({"genomics"}, (), {"cases": "a", "expression": "b"}),
+        ({"genomics"}, ("hallmarks",), {"cases": "a", "expression": "b", "gene set hallmarks": "d"}),
+        ({"genomics"}, ("unknown",), {"cases": "a", "expression": "b", "gene set unknown": None}),
+        (
+            {"histology", "genomics"},
+            ("pathways",),
+            {"cases": "a", "expression": "b", "gene set pathways": "c", "features": "e"},
+        ),
+    ],
+)
+def test_a_run_keeps_the_parts_that_its_model_reads(monkeypatch, reads, gene_sets, parts):
+    class Reader(SurvivalModel):
+        pass
+
+    Reader.reads, Reader.gene_sets = frozenset(reads), gene_sets
+    monkeypatch.setitem(MODELS, "reader", Reader)
+    assert run(model="reader").describe(PARTS)["data"] == parts
+
+
+def test_the_path_is_short_and_readable():
+    assert re.fullmatch(r"BLCA/survq-seed0-[0-9a-f]{8}", run().path)
+    in_search = run(group="outer-0-1/trial-003", learning_rate=0.00051234567, seed=2)
+    assert re.fullmatch(r"BLCA/outer-0-1/trial-003/survq-seed2-[0-9a-f]{8}", in_search.path)
+
+
+def test_the_weights_of_a_run_are_a_file_per_fold():
+    assert run().weights_files == ("fold-0-0.safetensors", "fold-0-1.safetensors")
 
 
 def test_learning_rates_that_nearly_agree_have_paths_of_their_own():
@@ -165,7 +198,7 @@ def test_a_path_stays_inside_its_folder(cohort, group):
         assert part and part.isascii() and part.isprintable()
         assert not part.startswith(".")
         assert len(part) <= 200
-        assert not set(part) & set('\\:*?"<>| ')
+        assert not set(part) & set('\\:*?"<>|=, ')
 
 
 @settings(max_examples=100, deadline=None)
@@ -173,108 +206,3 @@ def test_a_path_stays_inside_its_folder(cohort, group):
 def test_names_that_have_to_be_altered_stay_different(cohorts):
     first, second = (run(cohort=cohort.replace("/", ":")).path for cohort in cohorts)
     assert first != second or cohorts[0].replace("/", ":") == cohorts[1].replace("/", ":")
-
-
-# what counts as code
-
-
-SOURCE = '''
-"""A module."""
-import math
-
-def loss(x: float) -> float:
-    """It hurts."""
-    # the sign matters
-    return -math.log(x)
-
-class Thing:
-    """With nothing but words."""
-'''
-
-
-def meaning(source):
-    return module.normalized_source(textwrap.dedent(source))
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ('"""A module."""', '"""Quite another\nmodule."""'),
-        ('"""It hurts."""', ""),
-        ("# the sign matters", "# the sign does not matter"),
-        ("    return -math.log(x)", "\n\n    return - math.log( x )"),
-        ('"""With nothing but words."""', "'''Fewer words.'''"),
-    ],
-)
-def test_words_and_layout_do_not_count(old, new):
-    assert meaning(SOURCE.replace(old, new)) == meaning(SOURCE)
-    assert SOURCE.replace(old, new) != SOURCE
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("return -math", "return math"),
-        ("log(x)", "log(x + 1e-7)"),
-        ("log(x)", "log2(x)"),
-        ("import math", "import cmath as math"),
-        ("x: float)", "x: float = 1.0)"),
-        ("return -math.log(x)", "return '-math.log(x)'"),
-    ],
-)
-def test_code_does(old, new):
-    assert meaning(SOURCE.replace(old, new)) != meaning(SOURCE)
-
-
-def test_a_change_of_code_that_matters_changes_the_description(monkeypatch):
-    before = run().describe("data")
-    source = module.inspect.getsource
-    for changed in (*RESULT_MODULES, MODELS["survq"].__module__):
-        code_version.cache_clear()
-        monkeypatch.setattr(
-            module.inspect,
-            "getsource",
-            lambda m, changed=changed: source(m) + ("\nx = 1" if m.__name__ == changed else "\n# more"),
-        )
-        assert run().describe("data")["code"] != before["code"], changed
-    code_version.cache_clear()
-    monkeypatch.setattr(module.inspect, "getsource", lambda m: source(m) + "\n# more")
-    assert run().describe("data") == before
-    code_version.cache_clear()
-
-
-DOES_NOT_MATTER = {
-    "survq.data.location": "where bytes lie, not which",
-    "survq.data.problems": "messages",
-    "survq.data.barcodes": "which ids are one patient; such tables are refused",
-    "survq.data.tables": "refuses tables, or passes them on unchanged; their content is described by its fingerprint",
-    "survq.evaluation.epochs": "a record of numbers that others made",
-    "survq.exits": "how programs end",
-    "survq.models": "a list of names",
-    "survq.training.config": "settings, which are described themselves",
-}
-
-
-def test_all_code_that_training_touches_matters_or_is_known_not_to():
-    """A module that the loop comes to import has to be put on one of the two lists."""
-    root = Path(survq.__file__).parents[1]
-
-    def file_of(name: str) -> Path | None:
-        path = root.joinpath(*name.split("."))
-        return next((f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()), None)
-
-    seen, waiting = set(), ["survq.training.loop"]
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for node in ast.walk(ast.parse(file_of(name).read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "survq":
-                inside = [f"{node.module}.{alias.name}" for alias in node.names]
-                waiting += [node.module, *(name for name in inside if file_of(name))]
-            elif isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names if alias.name.split(".")[0] == "survq"]
-    models = {kind.__module__ for kind in MODELS.values()}  # each counts for its own results
-    assert seen - models - set(RESULT_MODULES) == set(DOES_NOT_MATTER)
-    assert set(RESULT_MODULES) <= seen

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from small_cohort import make_cohort, make_run, train
 
-from survq.evaluation.epochs import Epoch
+from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.training.loop import RunOutcome
-from survq.training.queue import Grid, RunQueue, report
+from survq.training.queue import Grid, RunQueue, report_of
+from survq.training.report import BestEpoch
 from survq.training.results import Results
 
 
@@ -33,6 +34,9 @@ class Ear:
 
     def started(self, path, epochs):
         self.heard.append(("started", path))
+
+    def pretraining(self, path, epoch):
+        self.heard.append(("pretraining", path))
 
     def epoch(self, path, epoch):
         self.heard.append(("epoch", path))
@@ -96,9 +100,8 @@ def test_starting_again_finds_what_is_finished_and_does_the_rest(small, results,
 
     done, ear = queue(small, results, Grid(todo))
     assert not done.has_work()
-    assert [record.report for record in done.records.values()] == [
-        record.report for record in sorted(results.records(), key=lambda record: record.folder.name)
-    ]
+    assert {record.folder for record in done.records.values()} == {record.folder for record in results.records()}
+    assert {run.path for run in todo} == set(done.records)
 
 
 def test_other_data_make_a_run_anew(small, results, finished):
@@ -109,7 +112,7 @@ def test_other_data_make_a_run_anew(small, results, finished):
     changed = replace(cohort, cases=cohort.cases.assign(time=cohort.cases["time"] + 1))
     again, ear = queue((changed, None), results, Grid([run]))
     assert again.take() == run
-    assert ear.heard[0][0] == "said" and "other data" in ear.heard[0][1]
+    assert ear.heard[0][0] == "said" and "was made with other cases;" in ear.heard[0][1]
 
 
 def test_a_run_that_failed_leaves_no_record_and_is_tried_by_the_next_study(small, results, finished):
@@ -134,7 +137,7 @@ def test_a_run_may_be_stopped(small, results):
     record = work.records[run.path]
     assert record.state == "stopped"
     assert record.predictions is None
-    assert [entry["epoch"] for entry in record.report["epochs"]] == [1, 2]
+    assert [entry.epoch for entry in record.epochs] == [1, 2]
     assert ear.heard[-1] == ("ended", run.path)
     again, _ = queue(small, results, StopAtTwo([run]))
     assert not again.has_work()
@@ -157,7 +160,7 @@ def test_a_run_tried_again_starts_its_epochs_anew(small, results):
     assert not work.epoch(run, epoch(1))
     assert not work.epoch(run, epoch(1))  # its process died
     assert work.epoch(run, epoch(2))
-    assert [entry["epoch"] for entry in work.records[run.path].report["epochs"]] == [1, 2]
+    assert [entry.epoch for entry in work.records[run.path].epochs] == [1, 2]
 
 
 def test_a_diverged_run_is_a_result(small, results):
@@ -170,20 +173,67 @@ def test_a_diverged_run_is_a_result(small, results):
     assert not again.has_work()
 
 
+def test_pretraining_is_kept_and_is_no_epoch(small, results, finished):
+    (run,) = runs(small[0], 1)
+    work, ear = queue(small, results, Grid([run]))
+    work.take()
+    for number in (1, 1, 2):  # its process died once
+        work.pretraining(run, PretrainingEpoch(number, {"contrast": [0.5, 0.25, 0.125]}))
+    work.end(run, finished)
+    record = work.records[run.path]
+    assert record.report.pretraining == tuple(
+        PretrainingEpoch(number, {"contrast": (0.5, 0.25, 0.125)}) for number in (1, 2)
+    )
+    assert len(record.epochs) == 2
+    assert [what for what, _ in ear.heard] == ["started", *3 * ["pretraining"], "ended"]
+
+
+def test_further_files_of_an_outcome_are_kept_and_let_go(small, results, finished):
+    (run,) = runs(small[0], 1)
+    work, _ = queue(small, results, Grid([run]))
+    outcome = replace(finished, files={"fold-0-0.safetensors": b"weights"})
+    work.end(work.take(), outcome)
+    assert work.records[run.path].read("fold-0-0.safetensors") == b"weights"
+    assert outcome.files == {}
+
+
+def test_a_run_whose_weights_are_wanted_is_done_again_where_they_were_not_kept(small, results, finished):
+    (run,) = runs(small[0], 1)
+    work, _ = queue(small, results, Grid([run]))
+    work.end(work.take(), finished)
+    wanted = replace(run, keep_weights=True)
+    again, ear = queue(small, results, Grid([wanted]))
+    assert again.take() == wanted
+    assert "has no 'fold-0-0.safetensors', 'fold-0-1.safetensors'" in ear.heard[0][1]
+    again.end(wanted, replace(finished, files={name: b"weights" for name in wanted.weights_files}))
+    for same in (run, wanted):
+        found, _ = queue(small, results, Grid([same]))
+        assert not found.has_work()
+
+
+def test_a_grid_knows_how_many_epochs_are_ahead(small):
+    short, long = runs(small[0], 2)
+    long = replace(long, config=replace(long.config, epochs=50))
+    grid = Grid([short, long])
+    assert grid.epochs_ahead == 53
+    grid.next()
+    assert grid.epochs_ahead == 50
+
+
 def test_a_report_tells_the_last_epoch_and_calls_the_best_one_optimistic(finished):
-    content = report(finished)
+    content = report_of(finished)
     last, best = finished.epochs[-1], max(finished.epochs, key=lambda e: e.mean_c_index)
-    assert content["c_index"]["mean"] == pytest.approx(last.mean_c_index, abs=1e-12)
-    assert content["c_index"]["deviation"] == pytest.approx(np.std(last.c_index), abs=1e-12)
-    assert [fold["c_index"] for fold in content["c_index"]["folds"]] == pytest.approx(list(last.c_index))
-    assert content["optimistic_best_epoch"] == {"epoch": best.epoch, "c_index": best.mean_c_index}
-    assert len(content["epochs"]) == 2
-    assert len(content["weights_sha256"]) == 3
-    assert {"survq", "torch", "lifelines", "python"} == set(content["versions"])
+    assert content.c_index.mean == pytest.approx(last.mean_c_index, abs=1e-12)
+    assert content.c_index.deviation == pytest.approx(np.std(last.c_index), abs=1e-12)
+    assert [fold.c_index for fold in content.c_index.folds] == pytest.approx(list(last.c_index))
+    assert content.optimistic_best_epoch == BestEpoch(best.epoch, best.mean_c_index)
+    assert len(content.epochs) == 2
+    assert len(content.weights_sha256) == 3
+    assert {"survq", "torch", "lifelines", "python"} == set(content.versions)
 
 
 def test_the_best_epoch_is_one_that_has_a_c_index(finished):
     nan = float("nan")
     epochs = [Epoch(1, [1.0], [1.0], [nan]), Epoch(2, [1.0], [1.0], [0.4]), Epoch(3, [1.0], [1.0], [nan])]
-    assert report(replace(finished, epochs=epochs))["optimistic_best_epoch"] == {"epoch": 2, "c_index": 0.4}
-    assert report(replace(finished, epochs=epochs[:1]))["optimistic_best_epoch"]["epoch"] == 1
+    assert report_of(replace(finished, epochs=epochs)).optimistic_best_epoch == BestEpoch(2, 0.4)
+    assert report_of(replace(finished, epochs=epochs[:1])).optimistic_best_epoch.epoch == 1

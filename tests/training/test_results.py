@@ -1,5 +1,4 @@
 import errno
-import json
 import math
 import multiprocessing
 import os
@@ -10,16 +9,22 @@ import stat
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from writers import CONFIG, PATH, hold, predictions, report, save_on_a_small_disk, write_for_ever
+from writers import CONFIG, PATH, hold, predictions, report, save, save_on_a_small_disk, write_for_ever
 
 from survq.data.lock import InUse
+from survq.data.problems import DataError
+from survq.evaluation.epochs import Epoch
+from survq.evaluation.measure import FoldConcordance, Measured
 from survq.training import results as module
-from survq.training.results import Results, read_record
+from survq.training.record import Record, read_record
+from survq.training.report import Report
+from survq.training.results import Results
 
 
 @pytest.fixture
@@ -37,93 +42,117 @@ def hidden(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob(".*") if path.name != ".lock")
 
 
+def same(first: Record, second: Record) -> None:
+    assert (first.folder, first.config) == (second.folder, second.config)
+    np.testing.assert_equal(vars(first.report), vars(second.report))  # for which NaN is NaN
+    pd.testing.assert_frame_equal(first.predictions, second.predictions, check_exact=True)
+
+
 def test_a_record_comes_back_as_it_was(results):
-    saved = results.save(PATH, CONFIG, report(), predictions())
+    saved = save(results)
     found = results.find(PATH, CONFIG)
     for record in (saved, found, *results.records()):
-        assert record.folder == results.folder / PATH
+        same(record, saved)
+        assert record.folder == results.folder / "runs" / PATH
         assert record.config == CONFIG
-        assert record.state == "finished"
-        assert {key: value for key, value in record.report.items() if key != "checksums"} == report()
+        np.testing.assert_equal(vars(replace(record.report, files={})), vars(report()))
         pd.testing.assert_frame_equal(record.predictions, predictions(), check_exact=True)
-    assert visible(results.folder / PATH) == ["config.json", "predictions.parquet", "report.json"]
+    assert visible(results.runs / PATH) == ["config.json", "predictions.parquet", "report.json"]
     assert hidden(results.folder) == []
 
 
 def test_a_run_without_predictions(results):
-    results.save(PATH, CONFIG, {"state": "diverged", "reason": "the loss became nan"}, None)
-    found = results.find(PATH, CONFIG)
-    assert found.state == "diverged" and found.predictions is None
+    results.save(PATH, CONFIG, Report("diverged", (), reason="the loss became nan"))
+    found = results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"])  # it cannot have them
+    assert found.state == "diverged" and found.predictions is None and found.report.reason == "the loss became nan"
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.75, math.nan])
 def test_what_readers_ask_of_a_record(results, mean):
-    epoch = {"epoch": 1, "training_loss": [0.5], "validation_loss": [0.25], "c_index": [math.nan]}
-    config = {**CONFIG, "config": {**CONFIG["config"], "seed": 3}}
-    record = results.save(PATH, config, {"state": "finished", "epochs": [epoch], "c_index": {"mean": mean}}, None)
+    epoch = Epoch(1, (0.5,), (0.25,), (math.nan,), {"bottleneck": (0.125,)})
+    measured = Measured(mean, 0.0, math.nan, math.nan, (FoldConcordance(0, 0, 9, 0, 0, math.nan, "no events"),))
+    record = results.save(PATH, CONFIG, Report("finished", (epoch,), c_index=measured))
     np.testing.assert_equal(record.c_index, mean)
-    assert (record.cohort, record.state) == ("BLCA", "finished")
-    assert record.settings == {"learning_rate": 5e-4, "seed": 3, "depth": 1}
+    assert (record.cohort, record.group, record.model, record.state) == ("BLCA", "outer-0-0", "survq", "finished")
+    assert (record.hyperparameters, record.training) == ({"depth": 1}, {"learning_rate": 5e-4, "seed": 0})
+    assert record.settings == {"model": "survq", "depth": 1, "learning_rate": 5e-4, "seed": 0}
     assert record.epochs[0].mean_validation_loss == 0.25 and math.isnan(record.epochs[0].mean_c_index)
-    assert record.epochs is record.epochs  # made once
+    assert record.epochs[0].penalties == {"bottleneck": (0.125,)}
+    assert record.report.c_index.folds[0].reason == "no events"
 
 
 def test_a_run_that_did_not_finish_has_no_c_index(results):
-    assert math.isnan(results.save(PATH, CONFIG, {"state": "stopped", "epochs": []}, None).c_index)
+    assert math.isnan(results.save(PATH, CONFIG, Report("stopped", ())).c_index)
 
 
 def test_nothing_is_found_where_nothing_was_done(results):
     assert results.find(PATH, CONFIG) is None
     assert results.records() == []
-
-
-def test_nan_survives(results):
-    """JSON has none. Where there is no number and none is missing, null stays null."""
-    curves = {"epoch": 1, "training_loss": [0.5, math.nan], "validation_loss": [math.nan], "c_index": [math.nan, 0.5]}
-    content = {
-        "state": "finished",
-        "epochs": [curves],
-        "c_index": {
-            "mean": math.nan,
-            "deviation": 0.0,
-            "low": math.nan,
-            "high": math.nan,
-            "folds": [
-                {"fold": 0, "c_index": math.nan, "reason": "no events"},
-                {"fold": 1, "c_index": 0.5, "reason": None},
-            ],
-        },
-        "optimistic_best_epoch": {"epoch": 1, "c_index": math.nan},
-    }
-    results.save(PATH, CONFIG, content, None)
-    text = (results.folder / PATH / "report.json").read_text()
-    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
-    found = results.find(PATH, CONFIG).report
-    found.pop("checksums")
-    np.testing.assert_equal(found, content)  # for which NaN is NaN
+    assert not results.folder.exists()
 
 
 def test_a_configuration_is_found_again_however_it_was_written(results):
     """Tuples come back as lists, and JSON knows no infinity: the same configuration still."""
-    config = {"config": {"sizes": (1, 2), "limit": math.inf, "seed": 0}}
-    results.save(PATH, config, report(), None)
+    config = {**CONFIG, "hyperparameters": {"sizes": (1, 2), "limit": math.inf}}
+    save(results, config=config)
     assert results.find(PATH, config, say=pytest.fail) is not None
 
 
-def test_another_configuration_is_set_aside_and_said(results):
-    results.save(PATH, CONFIG, report(1), predictions(1))
-    other = {**CONFIG, "config": {**CONFIG["config"], "learning_rate": 1e-3}, "data": "def"}
+CHANGES = {
+    "expression": ({"data": {**CONFIG["data"], "expression": "new"}}, "expression"),
+    "a gene set": ({"data": {**CONFIG["data"], "gene set pathways": "new"}}, "gene set pathways"),
+    "a part more": ({"data": {**CONFIG["data"], "features": "new"}}, "features"),
+    "folds": ({"folds": {"count": 2, "sha256": "new"}}, "folds"),
+    "code": ({"code": {**CONFIG["code"], "survq.layers.attention": "new"}}, "code of survq.layers.attention"),
+    "code that is gone": ({"code": {"survq.models.survq": "abc"}}, "code of survq.layers.attention"),
+    "training": ({"training": {"learning_rate": 1e-3, "seed": 0}}, "training settings learning_rate"),
+    "hyperparameters": ({"hyperparameters": {"depth": 2, "width": 1}}, "hyperparameters depth, width"),
+    "several": ({"data": {"cases": "x"}, "model": "mlp"}, "cases, expression, gene set pathways; model"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES)
+def test_what_became_another_is_said_in_words(results, change, words):
+    save(results)
+    said = []
+    assert results.find(PATH, CONFIG | change, say=said.append) is None
+    assert said == [f"  {PATH} was made with other {words}; kept as .stale-survq-seed0-01234567-1, it is done again"]
+
+
+def test_another_configuration_is_set_aside_and_never_lost(results):
+    save(results, seed=1)
+    other = CONFIG | {"data": {"cases": "new"}}
     for number in (1, 2):
-        said = []
-        assert results.find(PATH, other if number == 1 else CONFIG, said.append) is None
-        aside = f".stale-depth=1,seed=0-{number}"
-        (line,) = said
-        assert "was made with other learning_rate, data" in line and aside in line
-        assert visible(results.folder / PATH) == []
-        kept = read_record(results.folder / "BLCA/outer=0" / aside)
+        assert results.find(PATH, other if number == 1 else CONFIG, say=lambda line: None) is None
+        assert visible(results.runs / PATH) == []
+        kept = read_record(results.runs / "BLCA/outer-0-0" / f".stale-survq-seed0-01234567-{number}")
         pd.testing.assert_frame_equal(kept.predictions, predictions(number), check_exact=True)
-        results.save(PATH, other, report(2), predictions(2))
+        save(results, seed=2, config=other)
     assert len(results.records()) == 1
+
+
+def test_a_record_without_what_is_needed_is_set_aside(results):
+    save(results)
+    said = []
+    assert results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"], say=said.append) is None
+    assert "has no 'fold-0-0.safetensors'; kept as .stale-" in said[0]
+    save(results, **{"fold-0-0.safetensors": b"weights"})
+    found = results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"], say=pytest.fail)
+    assert found.read("fold-0-0.safetensors") == b"weights"
+    assert results.find(PATH, CONFIG, say=pytest.fail) is not None  # more than is needed does no harm
+    with pytest.raises(DataError, match=r"has no other; it has 'config.json', .* Fix: train the run again"):
+        found.read("other")
+
+
+def test_a_file_that_is_read_later_is_checked_then(results):
+    record = save(results, weights=b"weights of a fold")
+    flip(record.folder / "weights", 3)
+    found = results.find(PATH, CONFIG, say=pytest.fail)
+    with pytest.raises(DataError, match=r"weights does not match its checksum. Fix: restore it, or train"):
+        found.read("weights")
+    os.truncate(record.folder / "weights", 3)
+    said = []
+    assert results.find(PATH, CONFIG, say=said.append) is None and "weights is not as long as it was" in said[0]
 
 
 DAMAGES = {
@@ -157,21 +186,21 @@ def replace_text(file: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_record_is_set_aside_and_said(results, damage):
-    results.save(PATH, CONFIG, report(), predictions())
-    results.save("BLCA/another", CONFIG, report(), None)
-    damage(results.folder / PATH)
+    save(results)
+    results.save("BLCA/another", CONFIG, report())
+    damage(results.runs / PATH)
     said = []
-    assert results.find(PATH, CONFIG, said.append) is None
+    assert results.find(PATH, CONFIG, say=said.append) is None
     (line,) = said
-    assert f"{PATH} is damaged" in line and ".damaged-depth=1,seed=0-1" in line
-    assert hidden(results.folder) == [".damaged-depth=1,seed=0-1"]
+    assert f"{PATH} is damaged" in line and ".damaged-survq-seed0-01234567-1" in line
+    assert hidden(results.folder) == [".damaged-survq-seed0-01234567-1"]
     assert [record.folder.name for record in results.records()] == ["another"]
-    results.save(PATH, CONFIG, report(), predictions())
-    assert results.find(PATH, CONFIG, said.append) is not None
+    save(results)
+    assert results.find(PATH, CONFIG, say=said.append) is not None
 
 
 def test_no_flipped_bit_goes_unseen(results):
-    folder = results.save(PATH, CONFIG, report(), predictions()).folder
+    folder = save(results).folder
     random.seed(0)
     unseen = 0
     for name in ("config.json", "predictions.parquet", "report.json"):
@@ -180,33 +209,29 @@ def test_no_flipped_bit_goes_unseen(results):
             flip(folder / name, random.randrange(len(content)), random.randrange(8))
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(module, "_set_aside", lambda folder, prefix: folder)
-                unseen += results.find(PATH, CONFIG, lambda line: None) is not None
+                unseen += results.find(PATH, CONFIG, say=lambda line: None) is not None
             (folder / name).write_bytes(content)
     assert unseen == 0
     assert results.find(PATH, CONFIG) is not None
 
 
 def test_the_first_writer_wins(results):
-    first = results.save(PATH, CONFIG, report(1), predictions(1))
-    second = results.save(PATH, CONFIG, report(2), predictions(2))
-    assert second.report == first.report
+    first, second = save(results, seed=1), save(results, seed=2)
+    same(second, first)
     pd.testing.assert_frame_equal(second.predictions, predictions(1), check_exact=True)
     assert hidden(results.folder) == []
 
 
 def test_of_many_writers_at_once_one_wins_and_all_know_it(results):
     saved = []
-    writers = [
-        threading.Thread(target=lambda n=n: saved.append(results.save(PATH, CONFIG, report(n), predictions(n))))
-        for n in range(8)
-    ]
+    writers = [threading.Thread(target=lambda n=n: saved.append(save(results, seed=n))) for n in range(8)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    (seed,) = {record.report["seed"] for record in saved}
+    (seed,) = {record.report.parameters for record in saved}
     assert len(saved) == 8
-    assert results.find(PATH, CONFIG).report["seed"] == seed
+    assert results.find(PATH, CONFIG).report.parameters == seed
     pd.testing.assert_frame_equal(results.find(PATH, CONFIG).predictions, predictions(seed), check_exact=True)
     assert hidden(results.folder) == []
 
@@ -215,7 +240,7 @@ def test_of_many_writers_at_once_one_wins_and_all_know_it(results):
 def test_who_may_read_a_record_is_for_the_umask_to_say(results, mask, mode):
     before = os.umask(mask)
     try:
-        folder = results.save(PATH, CONFIG, report(), predictions()).folder
+        folder = save(results).folder
     finally:
         os.umask(before)
     assert stat.S_IMODE(folder.stat().st_mode) == mode
@@ -254,15 +279,15 @@ def failing(number: int, code: int):
 def test_whichever_operation_fails_no_half_record_has_a_final_name(results, code):
     seen = []
     for number in range(1, 100):
-        path = f"{PATH},{number}"
+        path = f"{PATH}-{number}"
         with failing(number, code) as failed:
             try:
-                saved = results.save(path, CONFIG, report(), predictions())
+                saved = save(results, path)
             except OSError as error:
                 assert error.errno == code
                 saved = None
         assert hidden(results.folder) == []
-        found = results.find(path, CONFIG, pytest.fail)  # whole, or not there
+        found = results.find(path, CONFIG, say=pytest.fail)  # whole, or not there
         assert saved is None or found is not None
         if not failed:
             break
@@ -273,18 +298,18 @@ def test_whichever_operation_fails_no_half_record_has_a_final_name(results, code
 
 def test_what_cannot_be_written_leaves_nothing(results):
     with pytest.raises(TypeError):
-        results.save(PATH, {**CONFIG, "odd": object()}, report(), predictions())
-    with pytest.raises(Exception, match="object"):
-        results.save(PATH, CONFIG, report(), pd.DataFrame({"odd": [object()]}))
-    assert visible(results.folder) == ["BLCA", "BLCA/outer=0"]
+        save(results, config={**CONFIG, "odd": object()})
+    with pytest.raises(TypeError):
+        save(results, weights=object())
+    assert visible(results.folder) == ["runs", "runs/BLCA", "runs/BLCA/outer-0-0"]
     assert hidden(results.folder) == []
 
 
 def test_leftovers_are_swept_when_a_study_is_opened(results):
-    for folder in ("BLCA/.a.unfinished", "BLCA/outer=0/.b.unfinished", ".c.unfinished/BLCA/.d.unfinished"):
+    for folder in ("BLCA/.a.unfinished", "BLCA/outer-0-0/.b.unfinished", ".c.unfinished/BLCA/.d.unfinished"):
         (results.folder / folder).mkdir(parents=True)
         (results.folder / folder / "report.json").write_text("{")
-    results.save(PATH, CONFIG, report(), predictions())
+    save(results)
     assert len(results.records()) == 1  # nor do they disturb
     with results.lock():
         assert hidden(results.folder) == []
@@ -320,14 +345,14 @@ def test_killed_at_any_moment_it_leaves_whole_records_or_none(results, processes
                 acknowledged.append(hears.recv())
     leftovers = hidden(results.folder)
 
-    names = [f.name for f in (results.folder / "BLCA").iterdir() if not f.name.startswith(".")]
-    records = {f"BLCA/{name}": read_record(results.folder / "BLCA" / name) for name in names}  # checks every byte
+    names = [f.name for f in (results.runs / "BLCA").iterdir() if not f.name.startswith(".")]
+    records = {f"BLCA/{name}": read_record(results.runs / "BLCA" / name) for name in names}  # checks every byte
     assert len(results.records()) == len(records)
     assert set(acknowledged) <= set(records)
     assert len(records) <= len(acknowledged) + 30  # written, and killed before it could say so
     for path, record in records.items():
         number = int(path.split("-")[1])
-        assert record.config == CONFIG and record.report["seed"] == number
+        assert record.config == CONFIG and record.report.parameters == number
         pd.testing.assert_frame_equal(record.predictions, predictions(number), check_exact=True)
 
     assert leftovers, "no kill hit a writer at work: the test shows nothing"
@@ -344,7 +369,7 @@ def test_a_full_disk_leaves_nothing(results, processes, size):
     writer.start()
     assert hears.recv() == errno.EFBIG
     writer.join()
-    assert not (results.folder / PATH).exists()
+    assert not (results.runs / PATH).exists()
     assert hidden(results.folder) == []
 
 

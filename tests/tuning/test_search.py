@@ -107,7 +107,7 @@ def test_every_outer_fold_reports_once_on_what_its_training_cases_chose(cohort, 
         assert search.exhausted and search.chosen.state == "finished"
         (record,) = search.refits.values()
         assert set(record.predictions["case_id"]) == set(search.outer.validation)
-        assert len(record.report["epochs"]) == search.chosen.best.epoch
+        assert len(record.epochs) == search.chosen.best.epoch
     predictions = outer_predictions(searches)
     assert sorted(predictions["case_id"]) == sorted(cohort.cases.index)
     assert trials_table(searches).groupby("search")["chosen"].sum().tolist() == [1, 1, 1]
@@ -160,7 +160,7 @@ def test_held_out_labels_expression_and_features_have_no_say(cohort, bags, undis
     other_bags = {c: torch.randn_like(bag.float()).half() * 9 if c in held_out else bag for c, bag in bags.items()}
 
     changed = replace(cohort, cases=cases, expression=expression)
-    assert changed.fingerprint != cohort.fingerprint
+    assert changed.parts != cohort.parts
     queue = make_queue(changed, tmp_path, [outer])
     run_here(queue, {cohort.name: other_bags})
 
@@ -169,10 +169,10 @@ def test_held_out_labels_expression_and_features_have_no_say(cohort, bags, undis
     assert [trial.state for trial in after.trials] == [trial.state for trial in before.trials]
     assert after.chosen.number == before.chosen.number and after.chosen.best.epoch == before.chosen.best.epoch
     (ours,), (theirs,) = after.refits.values(), before.refits.values()
-    assert ours.report["weights_sha256"] == theirs.report["weights_sha256"]
-    assert ours.report["interval_edges"] == theirs.report["interval_edges"]
+    assert ours.report.weights_sha256 == theirs.report.weights_sha256
+    assert ours.report.interval_edges == theirs.report.interval_edges
     for a, b in zip(after.trials, before.trials, strict=True):
-        assert a.record.report.get("weights_sha256") == b.record.report.get("weights_sha256")
+        assert a.record.report.weights_sha256 == b.record.report.weights_sha256
     assert not ours.predictions["risk"].equals(theirs.predictions["risk"]), "the change did not reach the outer fold"
 
 
@@ -184,7 +184,7 @@ def test_training_labels_do_have_a_say(cohort, bags, undisturbed, tmp_path, run_
     queue = make_queue(replace(cohort, cases=cases), tmp_path, [outer])
     run_here(queue, {cohort.name: bags})
     ours, theirs = queue.schedule.searches[0].refits[0], undisturbed[0][0].refits[0]
-    assert ours.report["weights_sha256"] != theirs.report["weights_sha256"]
+    assert ours.report.weights_sha256 != theirs.report.weights_sha256
 
 
 def test_a_search_without_result_is_abandoned_and_the_others_end(cohort, bags, tmp_path):
@@ -192,7 +192,7 @@ def test_a_search_without_result_is_abandoned_and_the_others_end(cohort, bags, t
 
     queue = make_queue(cohort, tmp_path)
     while (run := queue.take()) is not None:
-        if run.group.startswith("outer=0.1"):
+        if run.group.startswith("outer-0-1"):
             queue.end(run, RunOutcome("failed", [], details={"reason": "no memory"}))
         else:
             queue.end(run, train_folds(replace(run, config=replace(run.config, epochs=1)), cohort, bags))
@@ -207,7 +207,7 @@ def test_the_dashboard_file_is_a_view(undisturbed, tmp_path):
     write_optuna_view(undisturbed[0], tmp_path / "optuna.db")
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     assert len(optuna.get_all_study_names(storage)) == 3
-    study = optuna.load_study(study_name="TINY, outer=0.0", storage=storage)
+    study = optuna.load_study(study_name="TINY, outer-0-0", storage=storage)
     states = {trial.number: trial.state.name for trial in study.trials}
     assert len(states) == TRIALS and states[0] == "COMPLETE"
     assert json.dumps(study.best_params)

@@ -1,0 +1,64 @@
+"""The tables of a study, from what became of its runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from survq.data.cohort import Cohort
+from survq.data.folds import Fold
+from survq.evaluation.measure import Measured
+from survq.reporting.tables import Table, environment_note, paper_table
+from survq.training.record import Record
+from survq.training.run import Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The runs that a study asked for, and what became of each."""
+
+    runs: Sequence[Run]
+    records: Mapping[str, Record]  # by path: those that ended
+    problems: Mapping[str, str]  # by path: why a run has no record
+    cohorts: Mapping[str, Cohort]
+
+    @property
+    def finished(self) -> list[Record]:
+        """The records of the runs that finished, in the order in which they were asked for."""
+        records = [self.records[run.path] for run in self.runs if run.path in self.records]
+        return [record for record in records if record.state == "finished"]
+
+
+def study_table(trained: Trained, rows: Sequence[str]) -> Table:
+    """The table of runs, with these hyperparameters or settings as rows and a column per cohort.
+
+    For settings that were fixed beforehand: nothing was chosen by looking at what the table says.
+    """
+    lines = []
+    for run in trained.runs:
+        record = trained.records.get(run.path)
+        line = {row: run.settings.get(row) for row in rows} | {"seed": run.config.seed, "configurations": 1}
+        line |= size(trained.cohorts[run.cohort], run.folds)
+        if record is None or record.report.c_index is None:
+            lines.append(line | {"problem": record.state if record else trained.problems[run.path]})
+        else:
+            lines.append(line | measured(record.report.c_index))
+    reports = [record.report for record in trained.finished]
+    return paper_table(pd.DataFrame(lines), list(rows), note=environment_note(reports))
+
+
+def size(cohort: Cohort, folds: Sequence[Fold]) -> dict:
+    """Of a line of `paper_table`: what is known before anything is measured."""
+    cases = cohort.cases.loc[sorted({case for fold in folds for case in fold.validation})]
+    unknown = dict.fromkeys(("c_index", "deviation", "low", "high"), math.nan)
+    counts = {"folds": len(folds), "n_cases": len(cases), "n_events": int(cases["event"].sum())}
+    return {"cohort": cohort.name, **counts, **unknown}
+
+
+def measured(found: Measured) -> dict:
+    """Of a line of `paper_table`: what was measured, on the folds where there is a C-index."""
+    numbers = {"c_index": found.mean, "deviation": found.deviation, "low": found.low, "high": found.high}
+    return numbers | {"folds": sum(not math.isnan(fold.c_index) for fold in found.folds)}

@@ -1,0 +1,89 @@
+"""The folds on which models are compared: the same for all, of the cases that all of them can read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from survq.data.cohort import Cohort
+from survq.data.folds import Fold, fold_problems, given_folds, make_folds
+from survq.data.problems import raise_if_any
+from survq.exits import UsageError
+from survq.models import MODELS
+from survq.settings import StudySettings
+from survq.text import preview
+
+FOLDS = 5  # where the data come without splits and nothing is asked for (section 4.2)
+SUBJECT = "the cohort has "  # how a model's reason begins
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Folds that are common to all models that can be applied to a cohort."""
+
+    cohort: str
+    folds: tuple[Fold, ...]  # none where no model can be applied
+    not_applicable: Mapping[str, str]  # by model: why it cannot be applied to this cohort
+    excluded: Mapping[str, str]  # by case: what it lacks that one of the other models needs
+
+    def messages(self) -> list[str]:
+        """What people should know of it: which models and which cases are left out, and why."""
+        lines = [f"{self.cohort}: {model} is not applicable: {why}" for model, why in self.not_applicable.items()]
+        by_reason = defaultdict(list)
+        for case, reason in self.excluded.items():
+            by_reason[reason].append(case)
+        return lines + [
+            f"{self.cohort}: {len(cases)} cases excluded ({reason}): {preview(cases)}"
+            for reason, cases in by_reason.items()
+        ]
+
+
+def has_given_folds(cohort: Cohort, settings: StudySettings) -> bool:
+    """Whether its folds are those that came with the data."""
+    return settings.folds is None and cohort.splits is not None
+
+
+def compare(cohort: Cohort, models: Sequence[str], settings: StudySettings) -> Comparison:
+    """The folds that came with the data, or those asked for, cut to the cases that all of these models can read.
+
+    A model that cannot be applied to the cohort has no say in this. Raises UsageError where other folds are asked for
+    than there can be, and DataError where nothing can be learned or ranked in a fold.
+    """
+    if cohort.splits is None or not has_given_folds(cohort, settings):
+        folds = make_folds(cohort.cases, settings.folds or FOLDS, settings.repeats)
+    elif settings.repeats == 1:
+        folds = given_folds(cohort.splits, list(cohort.cases.index))
+    else:
+        raise UsageError(
+            f"--repeats {settings.repeats}: the folds of cohort {cohort.name} are given with its data. Fix: add "
+            f"--folds {FOLDS} to make other ones, or leave --repeats out."
+        )
+    comparison = common_folds(cohort, folds, models)
+    problems = fold_problems(comparison.folds, cohort.cases)
+    raise_if_any([f"cohort {cohort.name}: {problem}" for problem in problems])
+    return comparison
+
+
+def common_folds(cohort: Cohort, folds: Sequence[Fold], models: Sequence[str]) -> Comparison:
+    """These folds of a cohort, cut to the cases that all models can read; those that cannot be applied are left out."""
+    reasons = {model: MODELS[model].not_applicable(cohort.spec) for model in models}
+    not_applicable = {model: reason for model, reason in reasons.items() if reason is not None}
+    applicable = [model for model in models if model not in not_applicable]
+    present = zip(cohort.cases.index, cohort.has_slides, cohort.has_expression, strict=True)
+    lacking = {case: _lacks(cohort, applicable, slides, expression) for case, slides, expression in present}
+    excluded = {case: reason for case, reason in lacking.items() if reason}
+
+    def kept(cases: Sequence[str]) -> tuple[str, ...]:
+        return tuple(case for case in cases if case not in excluded)
+
+    cut = tuple(Fold(fold.repeat, fold.index, kept(fold.training), kept(fold.validation)) for fold in folds)
+    return Comparison(cohort.name, cut if applicable else (), not_applicable, excluded)
+
+
+def _lacks(cohort: Cohort, models: Sequence[str], slides: bool, expression: bool) -> str:
+    """What a case with or without slides and expression lacks that one of the models needs; empty if nothing."""
+    spec = cohort.spec
+    its = replace(spec, patch_features=spec.patch_features if slides else 0, genes=spec.genes if expression else 0)
+    reasons = {reason.removeprefix(SUBJECT) for model in models if (reason := MODELS[model].not_applicable(its))}
+    return ", ".join(sorted(reasons))

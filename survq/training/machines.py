@@ -1,0 +1,56 @@
+"""Ray for a study: started when there is a run to do, with the features of its cohorts in shared memory."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Mapping
+
+import torch
+
+from survq.data.batch import Bags
+from survq.data.cohort import Cohort
+from survq.data.shared_bags import share_bags
+from survq.exits import UsageError, terminate
+from survq.ray_session import ON_CLUSTER, await_machine, connect, resources
+from survq.settings import StudySettings
+from survq.text import clock
+from survq.training.distributed import spread_problem
+from survq.training.queue import RunQueue
+from survq.training.ray_runs import TrialResources, execute
+
+
+class Machines:
+    """What a study's runs are trained on."""
+
+    def __init__(self, settings: StudySettings, cohorts: Mapping[str, Cohort]):
+        self._settings, self._cohorts = settings, cohorts
+        self._bags: dict[str, Bags] = {}
+
+    def execute(self, queue: RunQueue) -> None:
+        """Do all runs of a queue. Raises UsageError where they cannot be spread over workers as asked."""
+        for folds in queue.schedule.fold_counts:
+            if problem := spread_problem(self._settings.workers_per_trial, folds):
+                raise UsageError(problem)
+        connect(self._settings.cpus, self._settings.verbose)
+        signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which aborts
+        await_machine()
+        nodes, cpus, gpus = resources()
+        where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
+        trial = TrialResources.of(self._settings)
+        print(f"ray on {where}: {cpus} CPUs, {gpus} GPUs, {trial} | torch {torch.__version__}", flush=True)
+        for name, cohort in self._cohorts.items():
+            if name not in self._bags:
+                self._bags[name] = _shared(cohort)
+        print(flush=True)
+        execute(queue, self._bags, trial, self._settings.verbose)
+
+
+def _shared(cohort: Cohort) -> Bags:
+    start = time.monotonic()
+    bags = share_bags(cohort)
+    if len(bags):
+        size = 2 * int((cohort.slides["patches"] * cohort.slides["width"]).sum())
+        seconds = clock(time.monotonic() - start)
+        print(f"  {cohort.name}: features in shared memory, {size / 1e6:,.0f} MB in {seconds}", flush=True)
+    return bags
