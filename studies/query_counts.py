@@ -18,7 +18,7 @@ from survq.reporting.study_tables import study_table
 from survq.settings import StudySettings
 from survq.study import open_study
 from survq.training.config import TrainConfig
-from survq.training.results import Record
+from survq.training.record import Record
 from survq.training.run import Run
 
 QUERY_COUNTS = [(400, 128), (300, 128), (200, 128), (300, 256), (300, 64)]  # histology, genomic

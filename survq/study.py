@@ -31,7 +31,8 @@ from survq.text import clock
 from survq.training.comparison import Comparison, compare, has_given_folds
 from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.queue import Grid, Monitor, RunQueue, Schedule
-from survq.training.results import Record, Results
+from survq.training.record import Record
+from survq.training.results import Results
 from survq.training.run import Run
 
 if TYPE_CHECKING:

@@ -146,7 +146,7 @@ def run_here():
                     raise Stopped
 
             with suppress(Stopped):
-                queue.end(run, train_folds(run, queue.cohorts[run.cohort], bags[run.cohort], report=report))
+                queue.end(run, train_folds(run, queue.cohorts[run.cohort], bags[run.cohort], on_epoch=report))
 
     return run_here
 

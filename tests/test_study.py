@@ -21,8 +21,9 @@ from survq.reporting.study_tables import study_table
 from survq.settings import StudySettings
 from survq.study import Study, open_study
 from survq.training.config import TrainConfig
+from survq.training.record import PREDICTIONS
 from survq.training.report import Report
-from survq.training.results import PREDICTIONS, Results
+from survq.training.results import Results
 from survq.training.run import Run
 from survq.tuning.search import Searches, Space, nested_searches, outer_predictions, outer_table
 

@@ -11,8 +11,9 @@ import pandas as pd
 
 from survq.data.location import parquet
 from survq.evaluation.epochs import Epoch
+from survq.training.record import PREDICTIONS, Record
 from survq.training.report import Report
-from survq.training.results import PREDICTIONS, Record, Results
+from survq.training.results import Results
 
 PATH = "BLCA/outer-0-0/survq-seed0-01234567"
 CONFIG = {

@@ -18,7 +18,7 @@ class ImportExpression:
     Reads tables of UCSC Xena (Toil, TCGA and GDC hubs), SurvPath, MMP and PORPOISE (*_rnaseq): CSV or TSV, optionally
     compressed. Tables larger than memory are fine: only imported genes and cases are held. Ensembl ids need a
     probemap. source.json records the detected unit and all rules applied; coverage.csv lists the genes that each
-    pathway lacks.
+    gene set lacks.
 
     example:  survq import expression tcga_RSEM_gene_tpm.gz data --cohort BRCA
                   --gene-map gencode.v23.annotation.gene.probemap

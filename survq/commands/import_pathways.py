@@ -16,8 +16,8 @@ class ImportPathways:
     """Import gene sets from GMT files of MSigDB or Reactome, or from signature tables; several files are combined.
 
     All cohorts of the data folder share them. As in the paper, a cohort uses the pathways of which it measures at
-    least 90 % of the genes; of any other collection it uses the sets of which it measures at least one gene.
-    coverage.csv lists the missing genes of each set.
+    least 90 % of the genes. Of any other collection it uses the sets of which it measures at least one gene.
+    coverage.csv lists the missing genes.
 
     example:  survq import pathways h.all.v2023.1.Hs.symbols.gmt c2.cp.reactome.v2023.1.Hs.symbols.gmt data
               survq import pathways functional_groups.csv data --set six_groups
@@ -28,8 +28,7 @@ class ImportPathways:
     files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ... DATA")]
     """Files of gene sets, in the order to keep, followed by the data folder."""
     collection: Annotated[str, arg(name="set", metavar="NAME")] = "pathways"
-    """Collection to write: pathways, or a name by which a model asks for its gene sets, such as six_groups. Its file is
-    gene_sets/NAME.gmt in the data folder; that of the pathways is pathways.gmt."""
+    """Collection to write: pathways, or another that a model reads, such as six_groups."""
 
     def run(self) -> int:
         from survq.data.gene_sets import collection_path, least_coverage
@@ -42,7 +41,7 @@ class ImportPathways:
         imported = import_gene_sets(files, Location.at(data), self.collection)
         total, least = len(imported.sets), least_coverage(self.collection)
         print(f"{total} {self.collection} from {len(files)} files")
-        rule = f"to {least:.0%}" if least else "with one gene or more"
+        rule = f"to {least:.0%}" if least else "by at least one gene"
         covered = [
             f"{cohort}: {count} covered {rule}; {total - count} excluded" for cohort, count in imported.covered.items()
         ]

@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from survq.data.feature_store import read_slides
 from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage, read_collections
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import NEITHER, other_reasons, read_tables
 from survq.text import preview
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,19 @@ class Cohort:
     def features(self) -> Location:
         """Its feature store."""
         return self.folder / "features"
+
+    def bags(self) -> dict[str, Tensor]:
+        """The patches of every case with slides: case id -> (patch, feature), float16, one slide after another.
+
+        They are read into the memory of this process. Studies share theirs through Ray, see survq/data/shared_bags.py.
+        """
+        import torch  # takes seconds, and tables do without
+
+        by_case = self.slides.groupby("case_id")
+        return {
+            str(case): torch.from_numpy(read_slides(self.features, rows.to_dict("records")).copy())
+            for case, rows in by_case
+        }
 
     @property
     def has_slides(self) -> np.ndarray:

@@ -153,10 +153,9 @@ def write_cohort(
 ) -> Path:
     """Write one cohort of a data folder atomically, replacing an existing cohort of that name.
 
-    `cases` and `expression` are indexed by case_id. `gene_sets` are collections of gene sets, by name. `attachments`
-    are further small files, by name. All cohorts of a folder share its gene sets: a collection can be replaced only
-    while there are no other cohorts.
-    Raises InUse; DataError, and then nothing has appeared under the cohort's name.
+    `cases` and `expression` are indexed by case_id. `gene_sets` are collections, by name. `attachments` are further
+    small files, by name. All cohorts of a folder share its gene sets: a collection can be replaced only while there
+    are no other cohorts. Raises InUse; DataError, and then nothing has appeared under the cohort's name.
     """
     root = Path(root).expanduser()
     dropped = pd.DataFrame({"case_id": [], "reason": []}, dtype=str) if dropped is None else dropped
@@ -175,7 +174,7 @@ def write_cohort(
     for file, text in gmts if others else ():
         if file.is_file() and file.read_text() != text:
             problems.append(
-                f"{file}: exists with other gene sets, which {preview(others)} need. Fix: choose another folder."
+                f"{file}: exists with other gene sets, and {preview(others)} need them. Fix: choose another folder."
             )
     raise_if_any(problems)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from survq.training.results import Record
+from survq.training.record import Record
 from survq.training.run import Run
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from survq.evaluation.significance import bootstrap_difference
-from survq.training.results import Record
+from survq.training.record import Record
 
 
 def differences(records: Sequence[Record], rows: Sequence[str], reference: Callable[[Record], bool]) -> pd.DataFrame:

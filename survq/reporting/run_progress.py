@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.text import clock
 from survq.training.queue import Schedule
-from survq.training.results import Record
+from survq.training.record import Record
 
 EVERY = 15.0  # seconds between lines on what is running
 

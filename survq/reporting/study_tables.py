@@ -12,7 +12,7 @@ from survq.data.cohort import Cohort
 from survq.data.folds import Fold
 from survq.evaluation.measure import Measured
 from survq.reporting.tables import Table, environment_note, paper_table
-from survq.training.results import Record
+from survq.training.record import Record
 from survq.training.run import Run
 
 

@@ -12,7 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from survq.evaluation.epochs import Epoch, PretrainingEpoch, mean_defined
 from survq.reporting.figures import kaplan_meier_figure
-from survq.training.results import Record
+from survq.training.record import Record
 
 DRAWN = "drawn"  # an empty file beside the curves of a run that are whole
 

@@ -187,7 +187,7 @@ def _worker(config: dict[str, Any]) -> None:
         config["bags"],
         device=get_device(),
         share=Share(folds, part, parts, sum_gradients, copy_buffers, gather),
-        report=lambda epoch: report(epoch.epoch, epoch),
+        on_epoch=lambda epoch: report(epoch.epoch, epoch),
         checkpoints=config["checkpoints"],
         keep_weights=run.keep_weights,
     )

@@ -22,7 +22,7 @@ from survq.data.problems import DataError, raise_if_any
 from survq.text import preview
 from survq.training.fold import FittedFold, digest_of
 from survq.training.fold_file import read_fold
-from survq.training.results import Record, read_record
+from survq.training.record import UNREADABLE, Record, read_record
 
 ENSEMBLE = "ensemble"
 OUT_OF_RANGE = 0.1  # of the genes may have medians that no training case reached
@@ -34,12 +34,14 @@ def load_run(folder: Path) -> tuple[Record, list[FittedFold]]:
         raise FileNotFoundError(f"{folder}: no finished run; expected a folder with report.json.")
     try:
         record = read_record(folder)
-    except (ValueError, KeyError, OSError) as error:
+    except UNREADABLE as error:
         raise DataError([f"{folder}: is damaged ({error}). Fix: restore it, or train the run again."]) from error
-    files = sorted(folder.glob("fold-*.safetensors"))
+    files = sorted(name for name in record.report.files if name.endswith(".safetensors"))
     if not files or record.predictions is None:
         raise DataError([f"{folder}: its weights were not kept. Fix: run the study again with --keep-weights."])
-    return record, [read_fold(file)[0] for file in files]
+    for name in files:
+        record.read(name)  # checks every byte
+    return record, [read_fold(folder / name)[0] for name in files]
 
 
 def misfits(fold: FittedFold, cohort: Cohort) -> list[str]:

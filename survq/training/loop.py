@@ -1,6 +1,6 @@
 """The one training loop, for all models. All folds of a run advance together, one pass over the cohort per epoch.
 
-It knows no Ray: its caller says which share of the run this process does, and listens to what it reports.
+It knows no Ray: its caller says which share of the run this process does, and is called after every epoch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from survq.training.run import Run
 from survq.training.sampling import epoch_batches
 from survq.training.share import Share
 
-Report = Callable[[Epoch | PretrainingEpoch], None]
+OnEpoch = Callable[[Epoch | PretrainingEpoch], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def train_folds(
     *,
     device: torch.device | None = None,
     share: Share | None = None,
-    report: Report = lambda epoch: None,
+    on_epoch: OnEpoch = lambda epoch: None,
     checkpoints: Checkpoints | None = None,
     keep_weights: bool = False,
 ) -> RunOutcome:
@@ -79,7 +79,7 @@ def train_folds(
             learner.prepare(bags)
     past: list[Epoch | PretrainingEpoch] = [*history.pretraining, *history.epochs]
     for epoch in past:
-        report(epoch)
+        on_epoch(epoch)
 
     pretraining = learners[0].model.pretraining_epochs
     for number in range(len(history.pretraining) + 1, pretraining + 1):
@@ -87,7 +87,7 @@ def train_folds(
         if reason := _diverged(learners, share):
             return RunOutcome("diverged", [], details={"reason": reason}, pretraining=history.pretraining)
         history.pretraining.append(PretrainingEpoch(number, terms))
-        report(history.pretraining[-1])
+        on_epoch(history.pretraining[-1])
         if checkpoints:
             checkpoints.save(learners, history, share)
 
@@ -101,7 +101,7 @@ def train_folds(
         if reason := _diverged(learners, share):
             return RunOutcome("diverged", history.epochs, details={"reason": reason}, pretraining=history.pretraining)
         history.epochs.append(_epoch(number, run, terms, predictions))
-        report(history.epochs[-1])
+        on_epoch(history.epochs[-1])
         if checkpoints and number < config.epochs:
             checkpoints.save(learners, history, share)
 

@@ -17,8 +17,9 @@ from survq.data.location import parquet
 from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.evaluation.measure import measure
 from survq.training.loop import RunOutcome
+from survq.training.record import PREDICTIONS, Record
 from survq.training.report import BestEpoch, Report
-from survq.training.results import PREDICTIONS, Record, Results
+from survq.training.results import Results
 from survq.training.run import Run
 
 

@@ -159,12 +159,12 @@ def _trial(
 def _train_here(
     run: Run, cohort: Cohort, bags: Bags, device: torch.device, checkpoints: Checkpoints | None
 ) -> RunOutcome:
-    def report(epoch: Epoch | PretrainingEpoch) -> None:
+    def on_epoch(epoch: Epoch | PretrainingEpoch) -> None:
         tune.report({"epoch": epoch.epoch, "message": epoch})
 
     try:
         return train_folds(
-            run, cohort, bags, device=device, report=report, checkpoints=checkpoints, keep_weights=run.keep_weights
+            run, cohort, bags, device=device, on_epoch=on_epoch, checkpoints=checkpoints, keep_weights=run.keep_weights
         )
     except Exception:
         return _failed(traceback.format_exc())

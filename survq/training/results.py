@@ -12,97 +12,24 @@ A run's folder appears whole or not at all. Starting a study again finds what is
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import math
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from survq.data.location import Location, atomic_folder
 from survq.data.lock import locked
-from survq.data.problems import DataError
-from survq.evaluation.epochs import Epoch
 from survq.text import preview
+from survq.training.record import CONFIG, REPORT, UNREADABLE, Record, read_record
 from survq.training.report import FileCheck, Report
-from survq.training.run import named_settings
-from survq.training.typed_json import parse, to_json
+from survq.training.typed_json import to_json
 
 DAMAGED, STALE = ".damaged-", ".stale-"
-CONFIG, REPORT, PREDICTIONS = "config.json", "report.json", "predictions.parquet"
 NAMESPACES = {"hyperparameters": "hyperparameters ", "training": "training settings ", "data": "", "code": "code of "}
 """What people are told of the names in a part of a configuration."""
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
-"""What reading a damaged record may raise."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One run that ended, as it lies on disk."""
-
-    folder: Path
-    config: Mapping[str, Any]  # what `Run.describe` says of it
-    report: Report
-    predictions: pd.DataFrame | None  # None for a run that was stopped early or diverged
-
-    @property
-    def cohort(self) -> str:
-        return self.config["cohort"]
-
-    @property
-    def group(self) -> str:
-        return self.config["group"]
-
-    @property
-    def model(self) -> str:
-        return self.config["model"]
-
-    @property
-    def hyperparameters(self) -> Mapping[str, Any]:
-        """Of the model, defaults included."""
-        return self.config["hyperparameters"]
-
-    @property
-    def training(self) -> Mapping[str, Any]:
-        """The training settings."""
-        return self.config["training"]
-
-    @cached_property
-    def settings(self) -> Mapping[str, Any]:
-        """All that was chosen, by name, see `named_settings`."""
-        return named_settings(self.model, self.hyperparameters, self.training)
-
-    @property
-    def state(self) -> str:
-        return self.report.state
-
-    @property
-    def epochs(self) -> list[Epoch]:
-        return list(self.report.epochs)
-
-    @property
-    def c_index(self) -> float:
-        """The mean over folds; NaN where it is undefined, and for a run that did not finish."""
-        return math.nan if self.report.c_index is None else self.report.c_index.mean
-
-    def read(self, name: str) -> bytes:
-        """One of its files. Raises DataError where it has none of this name, or where it is not what was written."""
-        check = self.report.files.get(name)
-        if check is None:
-            has = preview(self.report.files, 9)
-            raise DataError([f"{self.folder}: has no {name}; it has {has}. Fix: train the run again and keep it."])
-        try:
-            return _checked(self.folder / name, check)
-        except (OSError, ValueError) as error:
-            raise DataError([f"{self.folder}: {error}. Fix: restore it, or train the run again."]) from error
 
 
 @dataclass(frozen=True)
@@ -203,36 +130,6 @@ class Results:
                 with suppress(*UNREADABLE):
                     found.append(read_record(report.parent))
         return found
-
-
-def read_record(folder: Path) -> Record:
-    """Read a run, every byte of it checked but those of weights, which `Record.read` checks.
-
-    Raises one of UNREADABLE where it is not what was written.
-    """
-    content = json.loads((folder / REPORT).read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError(f"{REPORT} is no report")
-    sha256 = content.pop("sha256")
-    if hashlib.sha256(to_json(content)).hexdigest() != sha256:
-        raise ValueError(f"{REPORT} does not match its checksum")
-    report: Report = parse(Report, content)
-    config = json.loads(_checked(folder / CONFIG, report.files[CONFIG]))
-    predictions = None
-    if PREDICTIONS in report.files:
-        table = _checked(folder / PREDICTIONS, report.files[PREDICTIONS])
-        predictions = pq.ParquetFile(io.BytesIO(table)).read().to_pandas()
-    for name, check in report.files.items():
-        if (folder / name).stat().st_size != check.size:
-            raise ValueError(f"{name} is not as long as it was written")
-    return Record(folder, config, report, predictions)
-
-
-def _checked(file: Path, check: FileCheck) -> bytes:
-    content = file.read_bytes()
-    if hashlib.sha256(content).hexdigest() != check.sha256:
-        raise ValueError(f"{file.name} does not match its checksum")
-    return content
 
 
 def _write(file: Path, content: bytes | memoryview) -> FileCheck:

@@ -24,7 +24,7 @@ from survq.data.problems import DataError, raise_if_any
 from survq.data.streams import torch_seed
 from survq.evaluation.epochs import Epoch
 from survq.training.config import TrainConfig
-from survq.training.results import Record
+from survq.training.record import Record
 from survq.training.run import Run
 
 GENERATION = 4  # trials that are suggested without knowing of each other

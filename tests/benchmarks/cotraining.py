@@ -65,7 +65,7 @@ class Alone(threading.Thread):
         share = Share((self.fold,), gather=_repeat(self.heard, self.fold))
         try:
             self.outcome = train_folds(
-                self.run_, self.work.cohort, self.work.bags, device=CPU, share=share, report=self._pause
+                self.run_, self.work.cohort, self.work.bags, device=CPU, share=share, on_epoch=self._pause
             )
         except BaseException as error:
             self.error = error
@@ -97,7 +97,7 @@ def cotraining(quick: bool) -> list[Row]:
 
     mark = time.process_time()
     outcome = train_folds(
-        run, work.cohort, bags, device=CPU, share=Share(tuple(range(FOLDS)), gather=listen), report=report
+        run, work.cohort, bags, device=CPU, share=Share(tuple(range(FOLDS)), gather=listen), on_epoch=report
     )
     for solo in alone:
         solo.advance()

@@ -29,7 +29,7 @@ def brca(
     marks = [_now(device)]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    train_folds(run, work.cohort, work.bags, device=device, report=lambda _: marks.append(_now(device)))
+    train_folds(run, work.cohort, work.bags, device=device, on_epoch=lambda _: marks.append(_now(device)))
     epochs = [after - before for before, after in itertools.pairwise(marks)]
     epoch = statistics.median(epochs[1:])
     seconds = epochs[0] + (EPOCHS - 1) * epoch  # the first one brings the features to the device

@@ -87,7 +87,7 @@ def _folds(k: int) -> Callable[[], float]:
 def _epoch_seconds(run: Run, work: Work) -> float:
     """CPU seconds of an epoch after the first."""
     marks: list[float] = []
-    train_folds(run, work.cohort, work.bags, device=CPU, report=lambda _: marks.append(time.process_time()))
+    train_folds(run, work.cohort, work.bags, device=CPU, on_epoch=lambda _: marks.append(time.process_time()))
     return marks[-1] - marks[-2]
 
 

@@ -156,7 +156,7 @@ def _bare(run, cohort: Cohort) -> dict[str, float]:
         marks.append(time.process_time())
         walls.append(time.monotonic())
 
-    train_folds(run, cohort, bags, device=CPU, report=report)
+    train_folds(run, cohort, bags, device=CPU, on_epoch=report)
     later = (marks[-1] - marks[0]) / (len(marks) - 1)
     return {
         "first": marks[0] - start,

@@ -90,7 +90,7 @@ def training_pairs(quick: bool, *, strict: bool = False, cases: int = BATCH, pat
             mark = time.process_time()
 
         mark = time.process_time()
-        train_folds(run, work.cohort, work.bags, device=CPU, report=report)
+        train_folds(run, work.cohort, work.bags, device=CPU, on_epoch=report)
     return pairs[1:]
 
 

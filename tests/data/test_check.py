@@ -267,9 +267,9 @@ def test_notes(tmp_path, small):
 def test_gene_sets_that_are_hardly_measured_are_noted(tmp_path, small):
     small["gene_sets"]["pathways"] = GeneSets(("half",), (("A", "X"),))
     write_cohort(tmp_path, "X", **small)
-    report = check(tmp_path)
-    assert not report.problems and report.cohorts[0].figures["pathways"] == "0 of 1"
-    assert report.notes == ["X: expression covers none of 1 pathways to 90%"]
+    checked = check(tmp_path)
+    assert not checked.problems and checked.cohorts[0].figures["pathways"] == "0 of 1"
+    assert checked.notes == ["X: expression covers none of 1 pathways to 90%"]
 
 
 def test_different_units_are_noted(tmp_path, small):

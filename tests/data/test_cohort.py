@@ -323,7 +323,7 @@ def test_a_failed_replacement_keeps_the_old_cohort(tmp_path, small, tree, monkey
 def test_gene_sets_are_shared_and_not_changed_under_other_cohorts(tmp_path, small, collection):
     write_cohort(tmp_path, "A", **small)
     other = small | {"gene_sets": {collection: GeneSets(("p",), (("A",),))}}
-    with pytest.raises(DataError, match=rf"{collection}\.gmt: exists with other gene sets, which 'A' need"):
+    with pytest.raises(DataError, match=rf"{collection}\.gmt: exists with other gene sets, and 'A' need them"):
         write_cohort(tmp_path, "B", **other)
     write_cohort(tmp_path, "B", **small | {"gene_sets": {"more": GeneSets(("p",), (("A",),))}})
     assert set(Cohort.load(tmp_path, "A").gene_sets) == {"pathways", "groups", "more"}

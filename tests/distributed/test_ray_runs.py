@@ -52,18 +52,22 @@ def test_a_trial_computes_on_a_gpu_only_if_it_was_given_one(cohort, bags, make_r
     """On a machine that has one, which Ray lets every trial see."""
     used = []
     monkeypatch.setattr("survq.training.ray_runs.best_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr("survq.training.ray_runs.train_folds", lambda *_, device, report: used.append(device))
+    monkeypatch.setattr("survq.training.ray_runs.train_folds", lambda *_, device, **_options: used.append(device))
     monkeypatch.setattr("survq.training.ray_runs.tune.report", lambda message: None)
     run = make_run()
     _trial(
-        {"run": run}, cohorts={run.cohort: cohort}, bags={run.cohort: bags}, room=TrialResources(1, trial, threads=1)
+        {"run": run, "checkpoints": Path("nowhere")},
+        cohorts={run.cohort: cohort},
+        bags={run.cohort: bags},
+        resources=TrialResources(1, trial, threads=1),
+        checkpoint_minutes=10,
     )
     assert used == [torch.device(device)]
 
 
 @pytest.mark.parametrize(("gpu", "places"), [(0.6, 2), (0.4, 4), (0.5, 4), (0.1, 20), (1.0, 2), (2.0, 1)])
 def test_trials_share_gpus_but_not_parts_of_several(monkeypatch, gpu, places):
-    monkeypatch.setattr("survq.training.ray_runs.resources", lambda: (1, 16, 2))
+    monkeypatch.setattr("survq.training.ray_runs.session_resources", lambda: (1, 16, 2))
     assert TrialResources.of(StudySettings(gpus_per_trial=gpu)).trials == places
 
 

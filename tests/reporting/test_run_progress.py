@@ -8,8 +8,8 @@ from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.evaluation.measure import FoldConcordance, Measured
 from survq.reporting import run_progress
 from survq.reporting.run_progress import Progress
+from survq.training.record import Record
 from survq.training.report import Report
-from survq.training.results import Record
 
 
 class Schedule:

@@ -9,8 +9,9 @@ from survq.data.location import parquet
 from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.evaluation.measure import Measured
 from survq.reporting.tensorboard import Board
+from survq.training.record import PREDICTIONS, Record
 from survq.training.report import Report
-from survq.training.results import PREDICTIONS, Record, Results
+from survq.training.results import Results
 
 HPARAMS = ("experiment", "session_start_info")
 LOSSES = {"training_loss": (1.0, 2.0), "validation_loss": (1.5, 2.5), "penalties": {"bottleneck": (0.25, 0.75)}}

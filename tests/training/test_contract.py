@@ -138,7 +138,7 @@ def test_a_run_uses_all_of_the_contract(small):
     cohort, bags = small
     run = toy_run(cohort, epochs=2)
     heard = []
-    outcome = train_folds(run, cohort, bags, device=CPU, report=heard.append)
+    outcome = train_folds(run, cohort, bags, device=CPU, on_epoch=heard.append)
     assert outcome.state == "finished"
 
     # pretraining comes first, is reported by name, and is not counted among the epochs
@@ -264,11 +264,11 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_bits(small, tmp_path, sto
 
     seen = []
     with pytest.raises(Interrupted):
-        train_folds(run, cohort, bags, device=CPU, report=interrupt, checkpoints=Checkpoints(tmp_path, minutes=0))
+        train_folds(run, cohort, bags, device=CPU, on_epoch=interrupt, checkpoints=Checkpoints(tmp_path, minutes=0))
     Toy.heard.clear()
     again = []
     outcome = train_folds(
-        run, cohort, bags, device=CPU, report=again.append, checkpoints=Checkpoints(tmp_path, minutes=0)
+        run, cohort, bags, device=CPU, on_epoch=again.append, checkpoints=Checkpoints(tmp_path, minutes=0)
     )
     assert outcome.details["resumed_after_epochs"] == stop
     assert again == outcome.pretraining + outcome.epochs

@@ -43,7 +43,7 @@ def test_an_outcome(small):
     cohort, bags = small
     run = make_run(cohort, k=3, epochs=3)
     heard = []
-    outcome = train_folds(run, cohort, bags, device=CPU, report=heard.append)
+    outcome = train_folds(run, cohort, bags, device=CPU, on_epoch=heard.append)
     assert outcome.state == "finished"
     assert outcome.epochs == heard
     assert [epoch.epoch for epoch in outcome.epochs] == [1, 2, 3]

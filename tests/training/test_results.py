@@ -22,8 +22,9 @@ from survq.data.problems import DataError
 from survq.evaluation.epochs import Epoch
 from survq.evaluation.measure import FoldConcordance, Measured
 from survq.training import results as module
+from survq.training.record import Record, read_record
 from survq.training.report import Report
-from survq.training.results import Record, Results, read_record
+from survq.training.results import Results
 
 
 @pytest.fixture
