@@ -141,12 +141,13 @@ def run_here():
     def run_here(queue, bags: dict) -> None:
         while (run := queue.take()) is not None:
 
-            def report(epoch, run=run):
+            def on_epoch(epoch, run=run):
                 if queue.epoch(run, epoch):
                     raise Stopped
 
             with suppress(Stopped):
-                queue.end(run, train_folds(run, queue.cohorts[run.cohort], bags[run.cohort], on_epoch=report))
+                cohort, keep = queue.cohorts[run.cohort], run.keep_weights
+                queue.end(run, train_folds(run, cohort, bags[run.cohort], on_epoch=on_epoch, keep_weights=keep))
 
     return run_here
 

@@ -32,7 +32,7 @@ class PathwayEncoder(nn.Module):
         fan_in = torch.tensor(sorted_sizes, dtype=torch.float)
         bound_1 = fan_in.rsqrt()
         bound_2 = 1 / math.sqrt(width)
-        per_gene = bound_1.repeat_interleave(fan_in.long())
+        per_gene = bound_1.repeat_interleave(fan_in.long(), output_size=sum(sizes))
         self.weight_1 = nn.Parameter(torch.empty(sum(sizes), width).uniform_(-1, 1) * per_gene[:, None])
         self.bias_1 = nn.Parameter(torch.empty(len(sizes), 1, width).uniform_(-1, 1) * bound_1[:, None, None])
         self.weight_2 = nn.Parameter(torch.empty(len(sizes), width, width).uniform_(-bound_2, bound_2))

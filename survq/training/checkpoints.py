@@ -36,6 +36,7 @@ class History:
 
     pretraining: list[PretrainingEpoch] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
+    problem: str = ""  # why a checkpoint that is there was not used
 
     def __len__(self) -> int:
         return len(self.pretraining) + len(self.epochs)
@@ -70,7 +71,11 @@ class Checkpoints:
         everyone = share.gather((share.folds, written))  # all files are on the disk by then
         if share.part == 0 and share.folds == min(folds for folds, _ in everyone):
             checksums = {file: sha256 for _, files in everyone for file, sha256 in files.items()}
-            replace_file(folder / MANIFEST, json.dumps({**asdict(history), "sha256": checksums}).encode())
+            pretraining, epochs = (list(map(asdict, past)) for past in (history.pretraining, history.epochs))
+            replace_file(
+                folder / MANIFEST,
+                json.dumps({"pretraining": pretraining, "epochs": epochs, "sha256": checksums}).encode(),
+            )
             for other in self.folder.iterdir():
                 if other.is_dir() and other != folder:
                     shutil.rmtree(other, ignore_errors=True)
@@ -82,8 +87,11 @@ class Checkpoints:
         manifest = max(self.folder.glob(f"*/{MANIFEST}"), default=None)
         try:
             history, folds = _read(manifest, learners) if manifest is not None else (History(), [])
-        except (OSError, DataError, ValueError, KeyError, TypeError):
-            history, folds = History(), []
+        except (OSError, DataError, ValueError, KeyError, TypeError) as error:
+            history, folds = History(problem=f"{manifest}: {error}"), []
+        problems = sorted(filter(None, share.gather(history.problem)))
+        if problems:
+            return History(problem=problems[0])
         if len({len(history), *share.gather(len(history))}) > 1 or not history:
             return History()
         for learner, (fold, tensors) in zip(learners, folds, strict=True):

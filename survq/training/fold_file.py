@@ -62,7 +62,7 @@ def read_fold(file: Path) -> tuple[FittedFold, dict[str, Tensor]]:
     tensors, description = read_tensor_file(file)
     try:
         return _fold(tensors, description), tensors
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         problem = f"{file}: does not hold the model that it describes ({type(error).__name__}: {reason})."
         raise DataError([f"{problem} Fix: restore the file, or train the run again."]) from error

@@ -115,6 +115,7 @@ def train_folds(
         "parts": share.parts,
         "seconds": round(time.monotonic() - start, 2),
         "resumed_after_epochs": resumed,
+        "checkpoint_problem": history.problem,
         **{key: [summary[key] for summary in summaries] for key in summaries[0]},
     }
     return RunOutcome("finished", history.epochs, predictions, details, files, history.pretraining)

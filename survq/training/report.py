@@ -45,5 +45,6 @@ class Report:
     parts: int = 1  # processes that shared each fold
     seconds: float = math.nan  # of the last process that trained it
     resumed_after_epochs: int = 0  # those of a process before that was interrupted
+    checkpoint_problem: str = ""  # why its checkpoint could not be used, and the run started from its first epoch
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileCheck] = field(default_factory=dict)  # by name: those beside this report

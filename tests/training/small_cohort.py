@@ -72,7 +72,7 @@ def train(run: Run, cohort: Cohort, bags) -> RunOutcome:
 
 
 def train_together(
-    run: Run, cohort: Cohort, bags, shares: Sequence[tuple[tuple[int, ...], int, int]]
+    run: Run, cohort: Cohort, bags, shares: Sequence[tuple[tuple[int, ...], int, int]], **options
 ) -> list[RunOutcome]:
     """Train as so many processes, each with the (folds, part, parts) of `shares`. Returns what each says became of it.
 
@@ -103,7 +103,7 @@ def train_together(
         share = Share(folds, part, parts, sum_gradients, copy_buffers, lambda mine: everyone.exchange(rank, mine))
         with turn:
             try:
-                outcomes[rank] = train_folds(run, cohort, bags, device=CPU, share=share)
+                outcomes[rank] = train_folds(run, cohort, bags, device=CPU, share=share, **options)
             except BaseException as error:
                 outcomes[rank] = error
                 for group in (everyone, *mates.values()):
