@@ -7,7 +7,7 @@ from pathlib import Path
 
 from survq.data.cohort import Cohort
 from survq.data.location import Location
-from survq.simulation.simulate import read_simulation, simulator, write_simulated
+from survq.simulation.data_folder import read_simulation, simulator, write_simulated
 
 TRAINING = {"epochs": 20, "learning_rate": 2e-3}  # a small cohort is learned in few, larger steps
 HYPERPARAMETERS = {"width": 32}  # of a small model, where it has them

@@ -37,7 +37,7 @@ def real_folder(real_data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A data folder with a simulated cohort TINY, of 60 cases."""
-    from survq.simulation.simulate import write_simulated
+    from survq.simulation.data_folder import write_simulated
 
     folder = tmp_path_factory.mktemp("tiny")
     write_simulated(folder, "demo", cases=60, name="TINY")

@@ -39,7 +39,7 @@ class Simulate:
         if self.seed < 0 or (self.cases is not None and self.cases < 1):
             raise UsageError("--seed must be 0 or more, --cases 1 or more")
         from survq.data.check import check
-        from survq.simulation.simulate import write_simulated
+        from survq.simulation.data_folder import write_simulated
 
         folder = write_simulated(self.dest, self.preset, cases=self.cases, seed=self.seed, name=self.name)
         print(check(self.dest).table())

@@ -192,11 +192,6 @@ class Cohort:
         }
         return {part: hashlib.sha256(content).hexdigest() for part, content in contents.items()}
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of all parts."""
-        return hashlib.sha256(str(sorted(self.parts.items())).encode()).hexdigest()
-
     def summary(self) -> str:
         """One line for people."""
         parts = [f"{len(self.cases)} cases", f"{int(self.cases['event'].sum())} events"]

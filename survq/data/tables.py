@@ -2,7 +2,8 @@
 
 Every study reads such a data folder, on a local path or in a bucket:
 
-    DIR/pathways.gmt
+    DIR/pathways.gmt                    gene sets of all cohorts: the collection "pathways", see survq/data/gene_sets.py
+    DIR/gene_sets/<NAME>.gmt            further collections, such as six_groups                            (optional)
     DIR/<COHORT>/cases.parquet          case_id, time (months), event (bool), site, further columns unchanged
     DIR/<COHORT>/expression.parquet     case_id, one float32 column per gene                               (optional)
     DIR/<COHORT>/features/*.parquet     one row and row group per slide, see survq/data/feature_store.py   (optional)
@@ -24,6 +25,7 @@ import pandas as pd
 
 from survq.data.barcodes import case_of
 from survq.data.feature_store import INDEX, FeatureStore
+from survq.data.gene_sets import FOLDER
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.text import preview
@@ -138,7 +140,7 @@ def summarise_dropped(dropped: pd.DataFrame) -> list[str]:
 
 def cohort_name_problems(name: str) -> list[str]:
     """The name must be safe as the name of a folder."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name) and name != FOLDER:
         return []
     return [f"{name!r} cannot be the name of a cohort; expected a plain name such as BLCA."]
 

@@ -1,4 +1,4 @@
-"""Simulated worlds: all that is true before a case is drawn from them (survq/simulation/simulate.py).
+"""Simulated worlds: all that is true before a case is drawn from them (survq/simulation/cohort.py).
 
 Tissue comes in a few kinds, the *morphologies*. A patch's feature vector lies around the centroid of its morphology;
 morphologies 0 and 1 are *prognostic*: one worsens a case's outlook, the other betters it. Genes follow the
@@ -193,6 +193,7 @@ class Transcriptome:
     pathways: GeneSets
     genes: tuple[str, ...]
     block: Int[np.ndarray, " pathway"]
+    home: Int[np.ndarray, " gene"]  # the pathway that the gene was drawn for; others may contain it, too
     loading: Float[np.ndarray, "pathway gene"]
     gene_mean: Float[np.ndarray, " gene"]
     gene_scale: Float[np.ndarray, " gene"]
@@ -225,6 +226,7 @@ class Transcriptome:
             pathways=GeneSets(names, members_by_name),
             genes=genes,
             block=block,
+            home=np.arange(count).repeat(own),
             loading=loading * np.where(random.uniform(size=gene_count) < REPRESSED_GENES, -1.0, 1.0),
             gene_mean=random.normal(3.0, config.gene_level_spread, gene_count),
             gene_scale=random.uniform(0.7, 1.5, gene_count),

@@ -13,7 +13,7 @@ from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
 from survq.models import MODELS
 from survq.models.survq import SurvQ
-from survq.simulation.simulate import write_simulated
+from survq.simulation.data_folder import write_simulated
 from survq.training.config import TrainConfig
 from survq.training.loop import train_folds
 from survq.training.run import Run

@@ -261,7 +261,9 @@ def test_bad_parts_are_refused_and_nothing_is_written(tmp_path, small, tree, spo
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0b", "=x", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0b", "=x", "x" * 200, "gene_sets"]
+)
 def test_names_that_are_no_plain_names_are_refused(tmp_path, small, tree, name):
     before = tree(tmp_path)
     with pytest.raises(DataError, match="cannot be the name of a cohort"):

@@ -11,7 +11,7 @@ from survq.data.feature_store import FeatureStore
 from survq.data.folds import given_folds
 from survq.models.losses import nll_by_case, nll_survival_loss
 from survq.models.pibd import PIBD, Bottleneck, Club, SharedLayer
-from survq.simulation.simulate import write_simulated
+from survq.simulation.data_folder import write_simulated
 from survq.training.config import TrainConfig
 from survq.training.loop import train_folds
 from survq.training.run import Run

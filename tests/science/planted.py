@@ -21,7 +21,8 @@ from survq.data.cohort import Cohort
 from survq.data.feature_store import FeatureStore
 from survq.data.folds import Fold, given_folds
 from survq.models import SurvivalModel
-from survq.simulation.simulate import SimulatedCohort, World, write_simulated
+from survq.simulation.cohort import SimulatedCohort, World
+from survq.simulation.data_folder import write_simulated
 from survq.simulation.worlds import PRESETS, PROGNOSTIC
 from survq.training.config import TrainConfig
 from survq.training.learner import FoldLearner

@@ -21,7 +21,10 @@ from survq.data.streams import generator
 from survq.data.write import write_cohort, write_features
 from survq.evaluation.concordance import concordance_index
 from survq.settings import StudySettings
-from survq.simulation.simulate import SimulatedCohort, World, read_simulation, tissue_cells, write_simulated
+from survq.simulation.cohort import SimulatedCohort, World
+from survq.simulation.data_folder import read_simulation, write_simulated
+from survq.simulation.gene_sets import draw_gene_sets
+from survq.simulation.tissue import tissue_cells
 from survq.simulation.worlds import PRESETS, PROGNOSTIC, WorldConfig
 
 
@@ -220,6 +223,8 @@ def test_round_trip_through_the_data_folder(tmp_path, demo):
     pd.testing.assert_frame_equal(cohort.cases, demo.cases.sort_index())
     pd.testing.assert_frame_equal(cohort.expression, demo.expression.sort_index())
     assert cohort.pathways == demo.world.transcriptome.pathways
+    assert cohort.gene_sets == draw_gene_sets(PRESETS["demo"], demo.world.transcriptome)
+    assert "24 of 24 pathways, 8 of 8 eight_families, 12 of 12 hallmarks, 6 of 6 six_groups" in cohort.summary()
     assert set(cohort.slides["slide_id"]) == set(demo.sections)
     np.testing.assert_array_equal(cohort.has_slides, demo.truth["has_slides"].sort_index())
     store = FeatureStore(cohort.features)

@@ -12,7 +12,7 @@ import torch
 from survq.data.cohort import Cohort
 from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
-from survq.simulation.simulate import write_simulated
+from survq.simulation.data_folder import write_simulated
 from survq.training.config import TrainConfig
 from survq.training.queue import RunQueue
 from survq.training.results import Results

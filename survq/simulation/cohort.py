@@ -1,64 +1,44 @@
 """Cohorts with a planted truth, drawn from a simulated world. NumPy only; every draw depends on seeds alone.
 
-A case is made in this order, a function each, from top to bottom:
+A case is made in this order, with one function per step, from top to bottom:
 
     latent state      activities of its pathways, severities and inclinations of its morphologies
-    tissue            one to three slides with pieces of tissue, a morphology for each patch
+    tissue            one to three slides with pieces of tissue, a morphology for each patch (tissue.py)
     truth             eta = a h + b g + c h g, the log hazard
     outcome           time of death, by Weibull; end of follow-up; which of them came first
     expression        genes, from the activities
     missing           cases that lack their slides or their expression
     patch features    painted when a slide is asked for, never held all at once
 
-The letters: h is what histology has to say of the hazard and g what the genes have, both with mean 0 and deviation 1
-over the world's cases. h is told from what the slides show (the shares that the patches really have), not from the
-inclinations behind them: a truth that the data hide is nobody's to learn, and would be no bar.
+h is the contribution of histology to the hazard and g that of the genes, both with mean 0 and deviation 1 over the
+world's cases. h is computed from what the slides show (the shares that the patches really have), not from the
+inclinations behind them: no model could learn a truth that the data hide.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from survq.data import streams
-from survq.data.cohort_files import cohort_folder, read_source
-from survq.data.folds import Fold, make_folds
-from survq.data.gene_sets import PATHWAYS
-from survq.data.location import Location, parquet
-from survq.data.problems import DataError
 from survq.data.streams import generator
-from survq.data.write import Slide, write_cohort
+from survq.data.write import Slide
 from survq.evaluation.concordance import concordance_index
 from survq.exits import UsageError
-from survq.simulation import worlds
-from survq.simulation.worlds import PRESETS, PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig
-from survq.text import preview
+from survq.simulation.tissue import Section, draw_sections, patch_counts
+from survq.simulation.worlds import PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig
 
 SHARE_SPREAD = 0.8  # deviation of a case's log inclination to a morphology
 CROSSTALK = 0.3  # how much the first planted pathway inclines a case to the first prognostic morphology
-SLIDES_A_CASE = (0.75, 0.2, 0.05)  # probabilities of 1, 2 and 3
-REGION_CELLS = 4.0  # length over which tissue keeps its morphology, in patches
-REGION_STRENGTH = 1.5
-REGION_WAVES = 12
-GRAIN = 0.3  # how ragged the borders of regions are
-FEWEST_PROGNOSTIC = (3, 0.01)  # a case has this many patches, or this share, of each prognostic morphology
 WEIBULL_SHAPE = 1.3
 MEDIAN_MONTHS = 36.0  # survival of a case with eta = 0
 STUDY_END_MONTHS = 120.0
 AGE = (62.0, 10.0)  # years: mean and deviation
 AGE_BY_RISK = 0.3  # correlation with eta
-PARTS = ("labels", "expression", "splits", "features")  # of a cohort, as its source.json names them
-SIMULATED = {"made_by": "survq simulate"}  # what source.json says of a part that was drawn
-REFERENCE_CASES = 600  # tell the mean and deviation of h, and the rate of drop-out, of a world
+REFERENCE_CASES = 600  # they give the mean and deviation of h, and the rate of drop-out, of a world
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +48,6 @@ class Latent:
     activity: Float[np.ndarray, "case pathway"]
     severity: Float[np.ndarray, "case morphology"]  # how severe the tissue of a morphology looks
     inclination: Float[np.ndarray, "case morphology"]  # log shares, before tissue is laid out
-
-
-@dataclass(frozen=True, eq=False)
-class Section:
-    """The tissue on one slide, before it is painted."""
-
-    case: int
-    number: int  # within the case, from 1
-    cells: Int[np.ndarray, "patch 2"]  # where on the grid of patches, in raster order
-    morphology: Int[np.ndarray, " patch"]
 
 
 class World:
@@ -100,7 +70,7 @@ class World:
 
         site = random_for("sites").integers(0, config.sites, cases)
         latent = self.latent(cases, random_for("latent"))
-        sections = self.tissue(latent, random_for("tissue"))
+        sections = draw_sections(config, latent.inclination, random_for("tissue"))
         counts = patch_counts(sections, cases, config.morphologies)
         h, g, eta = self.truth(latent, counts)
         time, event = self.outcome(eta, random_for("outcome"))
@@ -143,22 +113,6 @@ class World:
         inclination = np.log(typical) + SHARE_SPREAD * random.standard_normal((cases, config.morphologies))
         inclination[:, PROGNOSTIC[0]] += SHARE_SPREAD * CROSSTALK * activity[:, transcriptome.planted[0]]
         return Latent(activity, random.standard_normal((cases, config.morphologies)), inclination)
-
-    def tissue(self, latent: Latent, random: np.random.Generator) -> list[Section]:
-        """The sections of all cases, those of a case one after another."""
-        config = self.config
-        sections = []
-        for case, inclination in enumerate(latent.inclination):
-            jitter = random.uniform(-config.patch_jitter, config.patch_jitter)
-            patches = round(config.patches * (1 + jitter))
-            slides = 1 + random.choice(len(SLIDES_A_CASE), p=SLIDES_A_CASE)
-            sizes = 1 + random.multinomial(patches - slides, random.dirichlet(np.full(slides, 5.0)))
-            cells = [tissue_cells(size, random) for size in sizes.tolist()]
-            pull = np.concatenate([inclination + morphology_pull(c, config.morphologies, random) for c in cells])
-            morphology = _with_prognostic_patches(pull.argmax(axis=1), pull)
-            parts = np.split(morphology, sizes.cumsum()[:-1])
-            sections += [Section(case, n, c, m) for n, (c, m) in enumerate(zip(cells, parts, strict=True), start=1)]
-        return sections
 
     def truth(
         self, latent: Latent, counts: Int[np.ndarray, "case morphology"]
@@ -229,7 +183,8 @@ class World:
         """Set the scale of h, and the rate of drop-out that censors the wanted share, on cases of no cohort."""
         random = generator(self.config.world, "reference")
         latent = self.latent(REFERENCE_CASES, random)
-        counts = patch_counts(self.tissue(latent, random), REFERENCE_CASES, self.config.morphologies)
+        sections = draw_sections(self.config, latent.inclination, random)
+        counts = patch_counts(sections, REFERENCE_CASES, self.config.morphologies)
         histology = self._histology(latent, counts)
         self.histology_mean, self.histology_deviation = float(histology.mean()), float(histology.std())
 
@@ -302,132 +257,6 @@ class SimulatedCohort:
         return {name: concordance_index(risk.to_numpy(), time, event) for name, risk in risks.items()}
 
 
-def write_simulated(
-    root: str | Path,
-    world: str | WorldConfig = "demo",
-    cases: int | None = None,
-    seed: int = 0,
-    name: str = "SIM",
-    *,
-    held_out: int | None = None,
-) -> Path:
-    """Draw a cohort and write it as a data folder's cohort `name`; return that folder.
-
-    `world` is a preset's name or a configuration; `cases` and `held_out` replace its own numbers. With cases held out,
-    the splits have one fold (repeat 0, fold 0): the first `cases` train, the rest validate. All cohorts of one data
-    folder share its pathways, so they should come from one world. Beside the tables of any cohort there are
-
-        truth.parquet       case_id, eta, h, g, has_slides, has_expression
-        simulation.json     config, seed, a hash of the simulator, what was planted, and the oracle's C-index: over the
-                            validation cases of a fold, mean over folds ("oracle", comparable to a model's), and over
-                            all cases
-
-    A simulated cohort that is there is replaced. Raises DataError where anything else is: it would be lost.
-    """
-    if isinstance(world, str):
-        if world not in PRESETS:
-            raise UsageError(f"No preset {world!r}; expected one of {', '.join(PRESETS)}, or a WorldConfig.")
-        world = PRESETS[world]
-    config = replace(
-        world,
-        cases=world.cases if cases is None else cases,
-        held_out=world.held_out if held_out is None else held_out,
-    )
-    folder = cohort_folder(root, name)
-    parts = read_source(folder)
-    if (there := folder.names()) and not (parts and all(_is_simulated(part) for part in parts.values())):
-        raise DataError(
-            [
-                f"{folder}: holds what was not simulated ({preview(there)}), and would be replaced. "
-                f"Fix: give the simulated cohort another name or folder, or move this one away."
-            ]
-        )
-    cohort = World(config).cohort(config.cases + config.held_out, seed)
-    folds = _folds(cohort, seed)
-    return write_cohort(
-        root,
-        name,
-        cases=cohort.cases,
-        expression=cohort.expression,
-        slides=cohort.slides(),
-        splits=_splits(folds),
-        gene_sets={PATHWAYS: cohort.world.transcriptome.pathways},
-        attachments={
-            "truth.parquet": parquet(cohort.truth.reset_index()),
-            "simulation.json": json.dumps(_account(cohort, folds), indent=2).encode(),
-            "source.json": json.dumps(dict.fromkeys(PARTS, SIMULATED), indent=1, sort_keys=True).encode(),
-        },
-    )
-
-
-def read_simulation(folder: Location) -> dict | None:
-    """simulation.json of a cohort whose outcomes are still the drawn ones; None where others were imported since."""
-    if not _is_simulated(read_source(folder).get("labels", {})):
-        return None
-    return json.loads((folder / "simulation.json").read_text())
-
-
-def simulator() -> str:
-    """A hash of the code that draws: a cohort that another one drew may differ."""
-    code = "".join(inspect.getsource(module) for module in (sys.modules[__name__], worlds, streams))
-    return hashlib.sha256(code.encode()).hexdigest()[:16]
-
-
-def _is_simulated(part: dict) -> bool:
-    """Whether a part of a cohort was drawn, by what its books say: an import notes there what it put in its place."""
-    return part == SIMULATED
-
-
-def tissue_cells(patches: int, random: np.random.Generator) -> Int[np.ndarray, "patch 2"]:
-    """One to three wobbly pieces of tissue on a grid: the cells (x, y) that they cover, in raster order."""
-    pieces = random.integers(1, 4)
-    radius = np.sqrt(patches / (pieces * np.pi))
-    centres = random.uniform(-2, 2, (pieces, 2)) * radius
-    phase = random.uniform(0, 2 * np.pi, (pieces, 2))
-    reach = int(np.ceil(3.6 * radius)) + 2
-    y, x = (axis.ravel() for axis in np.mgrid[-reach : reach + 1, -reach : reach + 1])
-
-    dx, dy = x[:, None] - centres[:, 0], y[:, None] - centres[:, 1]  # (cell, piece)
-    angle = np.arctan2(dy, dx)
-    edge = 1 + 0.2 * np.cos(3 * angle + phase[:, 0]) + 0.15 * np.cos(5 * angle + phase[:, 1])
-    depth = (edge - np.hypot(dx, dy) / radius).max(axis=1)  # above 0 inside a piece
-    inside = np.sort(np.argpartition(-depth, patches - 1)[:patches])
-    margin = random.integers(0, 40, 2)
-    return np.stack([x, y], axis=1)[inside] + reach + margin
-
-
-def morphology_pull(
-    cells: Int[np.ndarray, "patch 2"], morphologies: int, random: np.random.Generator
-) -> Float[np.ndarray, "patch morphology"]:
-    """How strongly each place of a slide tends to each morphology: smooth waves, so that regions form, and grain."""
-    frequency = random.standard_normal((2, morphologies * REGION_WAVES)) / REGION_CELLS
-    phase = random.uniform(0, 2 * np.pi, morphologies * REGION_WAVES)
-    waves = np.cos(cells @ frequency + phase).reshape(len(cells), morphologies, REGION_WAVES)
-    regions = np.sqrt(2 / REGION_WAVES) * waves.sum(axis=2)  # deviation 1
-    return REGION_STRENGTH * regions + GRAIN * random.gumbel(size=regions.shape)
-
-
-def _with_prognostic_patches(
-    morphology: Int[np.ndarray, " patch"], pull: Float[np.ndarray, "patch morphology"]
-) -> Int[np.ndarray, " patch"]:
-    """Turn the likeliest other patches into prognostic ones where a case has too few: no query can read nothing."""
-    fewest = max(FEWEST_PROGNOSTIC[0], int(FEWEST_PROGNOSTIC[1] * len(morphology)))
-    for prognostic in PROGNOSTIC:
-        lacking = fewest - (morphology == prognostic).sum()
-        if lacking > 0:
-            commonest = np.bincount(morphology).argmax()  # may be the other prognostic one, and all there is
-            free = np.flatnonzero(~np.isin(morphology, PROGNOSTIC) | (morphology == commonest))
-            morphology[free[np.argsort(-pull[free, prognostic])[:lacking]]] = prognostic
-    return morphology
-
-
-def patch_counts(sections: Sequence[Section], cases: int, morphologies: int) -> Int[np.ndarray, "case morphology"]:
-    """How many patches of each morphology the sections of each case show."""
-    case = np.concatenate([np.full(len(section.morphology), section.case) for section in sections])
-    morphology = np.concatenate([section.morphology for section in sections])
-    return np.bincount(case * morphologies + morphology, minlength=cases * morphologies).reshape(cases, morphologies)
-
-
 def time_of_death(eta: Float[np.ndarray, " case"], random: np.random.Generator) -> Float[np.ndarray, " case"]:
     """Months, from a Weibull distribution whose log hazard is shifted by eta."""
     exponential = -np.log1p(-random.uniform(size=len(eta)))
@@ -446,43 +275,3 @@ def _highest(score: Float[np.ndarray, " case"], share: float) -> Bool[np.ndarray
     chosen = np.zeros(len(score), dtype=bool)
     chosen[np.argsort(-score, kind="stable")[: round(share * len(score))]] = True
     return chosen
-
-
-def _folds(cohort: SimulatedCohort, seed: int) -> list[Fold]:
-    config, case_ids = cohort.world.config, tuple(cohort.cases.index)
-    if config.held_out:
-        return [Fold(0, 0, case_ids[: config.cases], case_ids[config.cases :])]
-    return make_folds(cohort.cases, k=config.folds, seed=seed)
-
-
-def _splits(folds: Sequence[Fold]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            (fold.repeat, fold.index, case, role)
-            for fold in folds
-            for role, cases in (("training", fold.training), ("validation", fold.validation))
-            for case in cases
-        ],
-        columns=["repeat", "fold", "case_id", "role"],
-    )
-
-
-def _account(cohort: SimulatedCohort, folds: Sequence[Fold]) -> dict:
-    """The contents of simulation.json."""
-    of_folds = pd.DataFrame([cohort.oracle(fold.validation) for fold in folds])
-    return {
-        "config": asdict(cohort.world.config),
-        "seed": cohort.seed,
-        "simulator": simulator(),
-        "prognostic_morphologies": list(PROGNOSTIC),
-        "planted_pathways": dict(
-            zip(cohort.planted_pathways, cohort.world.transcriptome.weight.round(4).tolist(), strict=True)
-        ),
-        "oracle": _numbers(of_folds.mean().to_dict()),
-        "oracle_all_cases": _numbers(cohort.oracle()),
-    }
-
-
-def _numbers(values: dict) -> dict:
-    """JSON knows no NaN; a C-index that does not exist becomes null."""
-    return {str(key): None if np.isnan(value) else round(float(value), 6) for key, value in values.items()}
