@@ -78,7 +78,8 @@ class World:
         age = _age(eta, random_for("age"))
         has_slides, has_expression = self.present(age, random_for("missing"))
 
-        case_ids = pd.Index([f"SIM-{s + 1:02d}-{n + 1:04d}" for n, s in enumerate(site)], name="case_id")
+        study = f"SIM{seed}" if seed else "SIM"  # cases of another seed are other patients
+        case_ids = pd.Index([f"{study}-{s + 1:02d}-{n + 1:04d}" for n, s in enumerate(site)], name="case_id")
         return SimulatedCohort(
             world=self,
             seed=seed,

@@ -65,17 +65,14 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         written = {}
         for learner in learners if share.part == 0 else ():
-            content = fold_content(learner.fitted, learner.state())
-            replace_file(folder / learner.fitted.file, content)
-            written[learner.fitted.file] = hashlib.sha256(content).hexdigest()
+            fold = fold_content(learner.fitted, learner.state())
+            replace_file(folder / learner.fitted.file, fold)
+            written[learner.fitted.file] = hashlib.sha256(fold).hexdigest()
         everyone = share.gather((share.folds, written))  # all files are on the disk by then
         if share.part == 0 and share.folds == min(folds for folds, _ in everyone):
             checksums = {file: sha256 for _, files in everyone for file, sha256 in files.items()}
-            pretraining, epochs = (list(map(asdict, past)) for past in (history.pretraining, history.epochs))
-            replace_file(
-                folder / MANIFEST,
-                json.dumps({"pretraining": pretraining, "epochs": epochs, "sha256": checksums}).encode(),
-            )
+            content = {"pretraining": history.pretraining, "epochs": history.epochs, "sha256": checksums}
+            replace_file(folder / MANIFEST, json.dumps(content, default=asdict).encode())
             for other in self.folder.iterdir():
                 if other.is_dir() and other != folder:
                     shutil.rmtree(other, ignore_errors=True)

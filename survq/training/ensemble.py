@@ -79,7 +79,7 @@ def predict(record: Record, folds: Sequence[FittedFold], cohort: Cohort, bags: B
     `seen` tells whether the run's folds knew the case: "new", or "held out" by this model. Raises DataError where the
     models cannot read the cohort.
     """
-    raise_if_any([problem for problem in misfits(folds[0], cohort)])
+    raise_if_any(misfits(folds[0], cohort))
     readable = cohort.cases.index[type(folds[0].model).readable(cohort, folds[0].spec)]
     digests = {case: digest_of(case) for case in readable}
     seen = {case for case in readable if any(digests[case] in fold.trained_on for fold in folds)}
@@ -93,8 +93,9 @@ def predict(record: Record, folds: Sequence[FittedFold], cohort: Cohort, bags: B
         own = _held_out(record, fold)
         found.insert(1, "model", fold.file.removesuffix(".safetensors"))
         found.insert(2, "seen", ["held out" if case in seen else "new" for case in chosen])
-        found.insert(4, "percentile", _percentile(found["risk"].to_numpy(), own["risk"].to_numpy()))
-        rows.append(found.drop(columns=["repeat", "fold", "event", "interval", "nll"]))
+        found["percentile"] = _percentile(found["risk"].to_numpy(), own["risk"].to_numpy())
+        hazards = [column for column in found if column.startswith("hazard_")]
+        rows.append(found[["case_id", "model", "seen", "risk", "percentile", *hazards]])
     if not rows:
         raise DataError([f"cohort {cohort.name}: no case that the models can predict and were not trained on."])
     by_model = pd.concat(rows, ignore_index=True)
