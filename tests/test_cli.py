@@ -74,7 +74,7 @@ def test_a_clinical_table_with_stated_columns(tmp_path, capsys):
     assert main([*command, *stated, *coding[:2]]) == 64
     assert main([*command, *stated, "--censorship-column", "status"]) == 64
     assert main(command) == 65
-    assert "or state what its columns are: --case-column" in capsys.readouterr().err
+    assert "or state the columns: --case-column" in capsys.readouterr().err
 
 
 def test_cohorts_can_be_chosen(real_data, tmp_path, capsys):
@@ -211,4 +211,4 @@ def test_an_impossible_simulation_is_a_user_error(tmp_path, capsys, monkeypatch)
 
 def test_an_unsafe_url_is_a_user_error(tmp_path, capsys):
     assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", "ftp://example.org"]) == 64
-    assert "it is no https address" in capsys.readouterr().err
+    assert "it is not an https URL" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""What the out-of-fold risks are worth: concordance, risk groups, and how sure one can be."""
+"""Evaluation of out-of-fold risks: concordance, risk groups, and their uncertainty."""

@@ -1,6 +1,6 @@
 """The C-index of a fold, and its mean and deviation over folds.
 
-A C-index ranks pairs of cases, so it belongs to a whole fold: it is never averaged over batches, and the risks of
+A C-index ranks pairs of cases, so it is defined for a whole fold: it is never averaged over batches, and risks of
 different folds, which come from different models, are never ranked against each other.
 """
 
@@ -21,17 +21,17 @@ def concordance_index(
 ) -> float:
     """The share of comparable pairs in which the case that died first had the higher risk (Harrell et al., 1996).
 
-    Equal risks count one half. NaN where no pair can be compared; `undefined_concordance` then says why. A risk that is
-    not finite raises ValueError instead: the data can leave a fold without pairs, but only a model diverges, and
-    that must not pass as a fold left out.
+    Equal risks count one half. NaN if no pair is comparable; `undefined_concordance` then gives the reason. A risk that
+    is not finite raises ValueError instead: it means that the model has diverged, which must not pass as an undefined
+    fold.
     """
     if bad := int((~np.isfinite(risk)).sum()):
         raise ValueError(
-            f"{bad} of {len(risk)} risks are not finite: the model has diverged. Lower its learning rate, "
-            "or look for features or expression values that are not finite."
+            f"{bad} of {len(risk)} risks are not finite: the model has diverged. Fix: lower its learning rate, "
+            "or check features and expression for values that are not finite."
         )
     try:
-        return float(lifelines_concordance(time, -risk, event))  # lifelines ranks by lifetime: larger lives longer
+        return float(lifelines_concordance(time, -risk, event))  # lifelines expects larger values for longer survival
     except ZeroDivisionError:
         return float("nan")
 
@@ -39,10 +39,10 @@ def concordance_index(
 def comparable_pairs(
     time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"]
 ) -> Bool[np.ndarray, "first second"]:
-    """Where it is known that the first case died before the second one.
+    """True where the first case is known to have died before the second one.
 
-    Of two cases with equal times, one dead and one censored, the censored one is taken to live longer; two deaths at
-    one time are not comparable.
+    Of two cases with equal times, one dead and one censored, the censored one is assumed to live longer; two deaths at
+    the same time are not comparable.
     """
     earlier = time[:, None] < time[None, :]
     outlived = (time[:, None] == time[None, :]) & ~event[None, :]
@@ -59,41 +59,41 @@ def undefined_concordance(time: Float[np.ndarray, " case"], event: Bool[np.ndarr
 
 
 def check_predictions(predictions: pd.DataFrame) -> None:
-    """Refuse predictions that cannot be ranked, with every problem found in one pass (ValueError)."""
+    """Raise ValueError, with all problems, if predictions cannot be ranked."""
     if missing := [column for column in PREDICTION_COLUMNS if column not in predictions]:
         raise ValueError(
             f"The predictions lack the columns {missing}; they have {list(predictions.columns)}. "
-            f"Expected one row a held-out case with {list(PREDICTION_COLUMNS)}."
+            f"Expected one row per held-out case with {list(PREDICTION_COLUMNS)}."
         )
     problems = []
     if not len(predictions):
-        problems.append("there is no case in them")
-    if twice := int(predictions.duplicated(["repeat", "fold", "case_id"]).sum()):
-        problems.append(f"{twice} rows repeat a case within its fold")
+        problems.append("they have no cases")
+    if repeated := int(predictions.duplicated(["repeat", "fold", "case_id"]).sum()):
+        problems.append(f"{repeated} rows repeat a case within its fold")
     for column in ("time", "event", "risk"):
         bad = predictions[~np.isfinite(predictions[column].to_numpy(float))]
         if len(bad):
             first = bad.iloc[0]
             problems.append(
-                f"{len(bad)} values of {column} are not finite, the first is that of {first['case_id']!r} "
+                f"{len(bad)} values of {column} are not finite; the first is that of {first['case_id']!r} "
                 f"in repeat {first['repeat']}, fold {first['fold']}"
                 + (" (the model has diverged)" if column == "risk" else "")
             )
     if problems:
-        raise ValueError("The predictions cannot be evaluated: " + "; ".join(problems) + ". Mend or repeat the run.")
+        raise ValueError("The predictions cannot be evaluated: " + "; ".join(problems) + ". Fix: repeat the run.")
 
 
 def risk_time_event(
     cases: pd.DataFrame,
 ) -> tuple[Float[np.ndarray, " case"], Float[np.ndarray, " case"], Bool[np.ndarray, " case"]]:
-    """The three columns of a table of predictions that are ranked."""
+    """The columns risk, time and event of a table of predictions, as arrays."""
     return cases["risk"].to_numpy(float), cases["time"].to_numpy(float), cases["event"].to_numpy(bool)
 
 
 def fold_concordance(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a fold: repeat, fold, cases, events, pairs (comparable ones), c_index and, where that is NaN, the reason.
+    """One row per fold: repeat, fold, cases, events, pairs (comparable), c_index, and the reason if that is NaN.
 
-    `predictions` has one row a held-out case and fold: case_id, repeat, fold, time (months), event, risk.
+    `predictions` has one row per held-out case and fold: case_id, repeat, fold, time (months), event, risk.
     """
     check_predictions(predictions)
     rows = []
@@ -115,16 +115,16 @@ def fold_concordance(predictions: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Concordance:
-    """What a table prints: mean ± deviation over the folds in which the C-index exists."""
+    """Mean ± deviation over the folds with a defined C-index, as printed in tables."""
 
     c_index: float
-    deviation: float  # population deviation (ddof 0) over folds; it is no standard error of the mean
-    folds: int  # folds used
-    undefined: int  # folds left out, for they have no comparable pair
+    deviation: float  # population deviation (ddof 0) over folds; not a standard error of the mean
+    folds: int  # folds with a defined C-index
+    undefined: int  # folds without a comparable pair, which are excluded
 
 
 def summarise(folds: pd.DataFrame) -> Concordance:
-    """Mean over the folds of `fold_concordance`. Folds of NaN are left out and counted; NaN if none remains."""
+    """Mean over the folds of `fold_concordance`. Folds with NaN are excluded and counted; NaN if none remains."""
     values = folds["c_index"].dropna().to_numpy(float)
     mean, deviation = (values.mean(), values.std()) if len(values) else (np.nan, np.nan)
     return Concordance(float(mean), float(deviation), len(values), len(folds) - len(values))

@@ -1,4 +1,4 @@
-"""What a forward pass costs: milliseconds and memory (Table 5)."""
+"""The cost of a forward pass in milliseconds and memory (Table 5)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from survq.data.cohort import InputSpec
 
 
 def random_case(spec: InputSpec, patches: int, device: torch.device | str = "cpu") -> Batch:
-    """One case of random numbers, the same ones each time."""
+    """One case of random numbers, the same in every call."""
     random = torch.Generator().manual_seed(0)
     return Batch(
         case_ids=("CASE",),
@@ -33,27 +33,26 @@ def random_case(spec: InputSpec, patches: int, device: torch.device | str = "cpu
 
 
 def hardware(device: torch.device) -> str:
-    """What it is measured on, in a few words."""
+    """The hardware of the measurement, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} threads of a CPU"
+    return f"{torch.get_num_threads()} CPU threads"
 
 
 def milliseconds(models: Mapping[str, nn.Module], batch: Batch, repeats: int = 30, warm_up: int = 3) -> pd.DataFrame:
-    """How long each model takes for a forward pass on `batch`: a row a repeat, a column a model.
+    """The time of a forward pass on `batch`: one row per repeat, one column per model.
 
-    The models take turns, so that whatever else the machine does meanwhile slows all of them alike.
+    The models take turns, so that other load on the machine affects all of them alike.
     """
     rows = [{name: _milliseconds(model, batch) for name, model in models.items()} for _ in range(warm_up + repeats)]
     return pd.DataFrame(rows[warm_up:])
 
 
 def peak_memory(make_model: Callable[[], nn.Module], make_batch: Callable[[], Batch]) -> int:
-    """Bytes that a model, a batch and one forward pass need together, at their peak.
+    """The peak memory in bytes of a model, a batch and one forward pass together.
 
-    Measured in a process of its own, to which both functions are sent: what is kept there from other work would hide
-    part of it. On a CPU it is the growth of the resident set, code that torch loads on the way included; on a GPU what
-    torch has allocated there.
+    Measured in a new process, because memory kept from earlier work would hide a part. On a CPU it is the growth of the
+    resident set, including code that torch loads; on a GPU the memory allocated by torch.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(_growth, make_model, make_batch).result()
@@ -69,7 +68,7 @@ def _milliseconds(model: nn.Module, batch: Batch) -> float:
 
 @torch.no_grad()
 def _forward(model: nn.Module, batch: Batch) -> None:
-    """As evaluation does it: in half precision on a GPU."""
+    """A forward pass as in evaluation: in bf16 on a GPU."""
     device = batch.expression.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         model.eval()(batch)
@@ -89,7 +88,7 @@ def _growth(make_model: Callable[[], nn.Module], make_batch: Callable[[], Batch]
 
 
 def _peak_resident() -> int:
-    """Bytes. Linux hands the peak of getrusage down from the parent process, so there the kernel's own is asked."""
+    """Bytes. On Linux, getrusage inherits the peak of the parent process, so /proc is read instead."""
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))

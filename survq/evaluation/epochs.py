@@ -19,7 +19,7 @@ class Epoch:
 
     @property
     def mean_c_index(self) -> float:
-        """Over the folds where it is defined; NaN if it is nowhere."""
+        """Over the folds where it is defined; NaN if there are none."""
         return mean_defined(self.c_index)
 
     @property
@@ -36,6 +36,6 @@ class PretrainingEpoch:
 
 
 def mean_defined(values: Sequence[float]) -> float:
-    """The mean of the values that are not NaN; NaN where there is none."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan

@@ -1,7 +1,7 @@
 """Risk groups at the median of each fold's validation set, their survival curves and log-rank test (Figure 3).
 
-The p value is to be read with care. Out-of-fold risks are not independent of each other, and so under the null the
-test falls below 0.05 in 8 to 12 % of cohorts (simulated with 113 and 37 events), more if anything was chosen by it.
+Interpret the p value with care. Out-of-fold risks are not independent of each other, so under the null hypothesis it is
+below 0.05 in 8 to 12 % of cohorts (simulated with 113 and 37 events), and more often if it was used for selection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from survq.evaluation.concordance import check_predictions
 
 @dataclass(frozen=True)
 class LogRank:
-    """The log-rank test of two risk groups. Where it does not exist both numbers are NaN and `reason` says why."""
+    """The log-rank test of two risk groups. If it is undefined, both numbers are NaN and `reason` is given."""
 
     statistic: float
     p_value: float
@@ -27,10 +27,10 @@ class LogRank:
 
 
 def risk_groups(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a case: case_id, time, event, and `high`, whether its risk is above the median of its fold.
+    """One row per case: case_id, time, event, and `high`: whether its risk is above the median of its fold.
 
-    Risks are compared within a fold only, and the groups then pooled over folds. A case that was held out several times
-    (repeated cross-validation) is one case still: high if it was so more often than not.
+    Risks are compared only within a fold; the groups are then pooled over folds. A case that was held out several times
+    (repeated cross-validation) is still one case: it is high if it was high in more than half of the repeats.
     """
     check_predictions(predictions)
     median = predictions.groupby(["repeat", "fold"])["risk"].transform("median")
@@ -40,14 +40,14 @@ def risk_groups(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def log_rank(groups: pd.DataFrame) -> LogRank:
-    """Do the two groups of a table from `risk_groups` differ in survival?"""
+    """Test whether the two groups of a table from `risk_groups` differ in survival."""
     high = groups["high"].to_numpy(bool)
     if not high.any() or high.all():
         return LogRank(np.nan, np.nan, "all cases are in one risk group")
     if not groups["event"].any():
         return LogRank(np.nan, np.nan, "no events")
     low_risk, high_risk = groups[~high], groups[high]
-    # lifelines answers p = 1 here, which would read as a finding
+    # lifelines returns p = 1 here, which would look like a result
     if groups.loc[groups["event"], "time"].min() > min(low_risk["time"].max(), high_risk["time"].max()):
         return LogRank(np.nan, np.nan, "no event while both groups were under observation")
     test = logrank_test(low_risk["time"], high_risk["time"], low_risk["event"], high_risk["event"])
@@ -55,9 +55,9 @@ def log_rank(groups: pd.DataFrame) -> LogRank:
 
 
 def survival_curve(time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"]) -> pd.DataFrame:
-    """The Kaplan-Meier estimate as steps: time (months), survival, its 95 % interval low and high, and censored.
+    """The Kaplan-Meier estimate as steps: time (months), survival, its 95 % interval (low, high), and censored.
 
-    `censored` counts the cases last seen alive at that time. The first row is time 0.
+    `censored` is the number of cases censored at that time. The first row is time 0.
     """
     fitted = KaplanMeierFitter().fit(time, event)
     interval = fitted.confidence_interval_

@@ -1,4 +1,4 @@
-"""What a table says of predictions."""
+"""The C-index of out-of-fold predictions, as in reports and tables."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Intervals by resampling patients, and the paired difference of two models.
+"""Confidence intervals by resampling patients, and the paired difference of two models.
 
-The deviation over folds that papers print is no measure of certainty: it mixes the sampling of patients with the size
-of a fold. Here patients are drawn again, with replacement and within their folds, the C-index of every fold is taken
-anew and averaged, and the middle 95 % of the averages is the interval.
+The deviation over folds that papers print is not a measure of uncertainty: it mixes the sampling of patients with the
+size of a fold. Here, patients are resampled with replacement within their folds, the C-index of every fold is computed
+again and averaged, and the interval is the middle 95 % of these averages.
 
-What such an interval answers: would *these fitted models* do the same, or differ in the same sense, on new patients? It
-does not cover training again on other patients. For "is this method better" it is too narrow: at a nominal 5 % it
-rejects an equal method in 11 to 14 % of cohorts (simulated with 113 and 37 events).
+Such an interval is about *these fitted models* on new patients: would they reach this C-index, or differ in this
+direction? It does not cover training on other patients. As a test of whether a method is better, it is too narrow: at a
+nominal 5 % it rejects an equal method in 11 to 14 % of cohorts (simulated with 113 and 37 events).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from jaxtyping import Bool, Float, Int
 
 from survq.evaluation.concordance import check_predictions, comparable_pairs, risk_time_event
 
-COVERED = (0.025, 0.975)
+QUANTILES = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval; NaN where no fold has a comparable pair."""
+    """An estimate and its 95 % interval; NaN if no fold has a comparable pair."""
 
     estimate: float
     low: float
     high: float
-    resamples: int  # those in which at least one fold had a comparable pair
+    resamples: int  # with a comparable pair in at least one fold
 
 
 def bootstrap_interval(predictions: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> Interval:
-    """The C-index averaged over folds, with its patient-bootstrap interval.
+    """The C-index averaged over folds, with its bootstrap interval over patients.
 
-    `predictions` has one row a held-out case and fold: case_id, repeat, fold, time (months), event, risk. A fold that
-    has no comparable pair in a resample is left out of that resample's mean, as it is out of the estimate's.
+    `predictions` has one row per held-out case and fold: case_id, repeat, fold, time (months), event, risk. A fold
+    without a comparable pair in a resample is excluded from the mean of that resample, as it is from the estimate.
     """
     check_predictions(predictions)
     draws = _draw_patients(predictions, resamples, seed)
@@ -66,26 +66,26 @@ def _refuse_unpaired(predictions: pd.DataFrame, reference: pd.DataFrame) -> None
     unpaired = both[both["side"] != "both"]
     if len(unpaired):
         raise ValueError(
-            f"{len(unpaired)} cases stand in one of the two tables only, the first is "
+            f"{len(unpaired)} cases are in only one of the two tables; the first is "
             f"{unpaired.iloc[0]['case_id']!r} in repeat {unpaired.iloc[0]['repeat']}, fold {unpaired.iloc[0]['fold']}. "
-            "A paired comparison needs both models run on the same cases and folds."
+            "Fix: run both models on the same cases and folds."
         )
     differs = both[(both["time"] != both["time_reference"]) | (both["event"] != both["event_reference"])]
     if len(differs):
         raise ValueError(
-            f"{len(differs)} cases have another time or event in the other table, the first is "
-            f"{differs.iloc[0]['case_id']!r}. Run both models on the same clinical table."
+            f"{len(differs)} cases have another time or event in the other table; the first is "
+            f"{differs.iloc[0]['case_id']!r}. Fix: run both models on the same labels."
         )
 
 
 def _draw_patients(predictions: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    """How often each case is drawn: a column a resample, indexed by case_id; column 0 is the data as they are.
+    """How often each case is drawn: one column per resample, indexed by case_id; column 0 is the original data.
 
-    Cases are drawn within the fold that first held them out, and a case weighs the same in every repeat: repeats are
-    the same patients over again, and to draw them anew for each would make the interval too narrow.
+    Cases are drawn within the fold that first held them out, and have the same weight in every repeat: repeats have the
+    same patients, and drawing them independently would make the interval too narrow.
     """
     rng = np.random.default_rng(seed)
-    # sorted, so that the draws belong to the cases and not to the order of the rows
+    # sorted, so that the draws do not depend on the order of the rows
     first = predictions.sort_values(["repeat", "fold", "case_id"]).drop_duplicates("case_id")
     strata = []
     for _, cases in first.groupby(["repeat", "fold"], sort=True):
@@ -96,7 +96,7 @@ def _draw_patients(predictions: pd.DataFrame, resamples: int, seed: int) -> pd.D
 
 
 def _mean_concordance(predictions: pd.DataFrame, draws: pd.DataFrame) -> Float[np.ndarray, " resample"]:
-    """The C-index averaged over folds, in every resample."""
+    """The C-index of every resample, averaged over folds."""
     folds = []
     for _, cases in predictions.groupby(["repeat", "fold"], sort=True):
         weight = draws.loc[cases["case_id"]].to_numpy().T  # (resample, case)
@@ -112,7 +112,7 @@ def _weighted_concordance(
     time: Float[np.ndarray, " case"],
     event: Bool[np.ndarray, " case"],
 ) -> Float[np.ndarray, " resample"]:
-    """The C-index of cases that each stand `weight` times in a resample; copies of one case are never comparable."""
+    """The C-index of cases that occur `weight` times in a resample; copies of one case are never comparable."""
     w = weight.astype(float)
     comparable = comparable_pairs(time, event).astype(float)
     concordant = (risk[:, None] > risk[None, :]) + 0.5 * (risk[:, None] == risk[None, :])
@@ -124,5 +124,5 @@ def _weighted_concordance(
 
 def _interval(values: Float[np.ndarray, " resample"]) -> Interval:
     estimate, drawn = values[0], values[1:][~np.isnan(values[1:])]
-    low, high = np.quantile(drawn, COVERED) if len(drawn) else (np.nan, np.nan)
+    low, high = np.quantile(drawn, QUANTILES) if len(drawn) else (np.nan, np.nan)
     return Interval(float(estimate), float(low), float(high), len(drawn))

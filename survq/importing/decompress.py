@@ -1,4 +1,4 @@
-"""Files as they lie on people's disks: plain, .gz or .zip, told by their first bytes and not by their names."""
+"""Read plain, .gz and .zip files, detected by their first bytes and not by their names."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from survq.text import preview
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 
 OnBytes = Callable[[str, int, int | None], None]
-"""Called with a file's name, the bytes of it that were read or came, and bytes in all, where that is known."""
+"""Called with the name of a file, the bytes read or received so far, and all its bytes, if known."""
 
 
 @contextmanager
 def decompress(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked as they are read. `progress` counts those that lie on the disk.
+    """A stream of the decompressed content of a file. `progress` counts compressed bytes.
 
-    Raises FileNotFoundError; DataError where an archive is damaged or holds more than one file.
+    Raises FileNotFoundError; DataError if an archive is damaged or does not hold exactly one file.
     """
     try:
-        with _Watched(file, progress) if progress else file.open("rb") as raw:
+        with _ProgressReader(file, progress) if progress else file.open("rb") as raw:
             first = raw.read(4)
             raw.seek(0)
             if first.startswith(GZIP):
@@ -40,11 +40,11 @@ def decompress(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes
             else:
                 yield raw
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError([f"{file}: cannot be unpacked ({error}). Fix: download or save it again."]) from error
+        raise DataError([f"{file}: cannot be decompressed ({error}). Fix: download or save it again."]) from error
 
 
 def is_workbook(file: Path) -> bool:
-    """Whether a file is an Excel workbook, which is a zip of its own kind."""
+    """Whether a file is an Excel workbook, which is also a zip file."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -56,14 +56,14 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-class _Watched(io.BufferedReader):
+class _ProgressReader(io.BufferedReader):
     def __init__(self, file: Path, progress: OnBytes):
         super().__init__(io.FileIO(file))
-        self._report = lambda: progress(file.name, self.tell(), file.stat().st_size)
+        self._update = lambda: progress(file.name, self.tell(), file.stat().st_size)
 
     def read(self, size: int | None = -1, /) -> bytes:
         content = super().read(size)
-        self._report()
+        self._update()
         return content
 
 
@@ -71,5 +71,5 @@ def _only_member(archive: zipfile.ZipFile, file: Path) -> zipfile.ZipInfo:
     members = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
     if len(members) != 1:
         names = preview(one.filename for one in members) or "nothing"
-        raise DataError([f"{file}: holds {names}; expected one table. Fix: unpack it and name the table."])
+        raise DataError([f"{file}: holds {names}; expected one table. Fix: unpack it and import the table."])
     return members[0]

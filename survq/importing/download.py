@@ -1,9 +1,9 @@
-"""One file from the web, whole or not at all: resumed where it was cut, checked, and written down beside it.
+"""Download a file: resumed after interruptions, verified, and visible only when complete.
 
-FILE             appears when all of it is there
-FILE.json        where it came from, its ETag, size and sha256; with it a file that is there is not fetched again
-FILE.part        what has come so far, and FILE.part.json what it is a part of
-FILE.lock        while it comes: who fetches it
+FILE             appears when it is complete
+FILE.json        its URL, ETag, size and sha256; a file that matches them is not downloaded again
+FILE.part        the bytes received so far; FILE.part.json describes the file they belong to
+FILE.lock        the process that is downloading it
 """
 
 from __future__ import annotations
@@ -26,34 +26,33 @@ from survq.exits import UsageError
 from survq.importing.decompress import GZIP, OnBytes, decompress, sha256
 
 CHUNK = 1 << 20
-ATTEMPTS = 5  # in a row without a byte of progress
-SILENCE = 60  # seconds without a byte, after which the connection counts as lost
-RETRY_HINT = {408, 425, 429, 500, 502, 503, 504}  # statuses that pass
+ATTEMPTS = 5  # in a row without progress
+TIMEOUT = 60  # seconds without a byte
+RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # temporary HTTP errors
 
 
 def download(url: str, file: Path, *, progress: OnBytes | None = None, pause: float = 1.0) -> bool:
-    """Fetch `url` into `file`; returns False where it was there already, whole and as it came.
+    """Download `url` to `file`. Returns False if the file exists already, complete and unchanged.
 
-    Goes on where an earlier download was cut, if it is still the same file there. Tries again after `pause` seconds,
-    then twice that, and so on. Raises FileNotFoundError where the server has no such file, ConnectionError with the
-    mend where it cannot be had, DataError where what came is damaged, UsageError for an address that is not safe; and
-    InUse where another process fetches it.
+    Resumes an interrupted download if the file on the server is still the same. Retries after `pause` seconds, doubled
+    each time. Raises FileNotFoundError if the server has no such file, ConnectionError if it cannot be downloaded,
+    DataError if it is damaged, UsageError for an unsafe URL, and InUse if another process is downloading it.
     """
     _refuse_unsafe(url)
-    if _is_whole(file, url):
+    if _is_complete(file, url):
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
     with locked(_beside(file, ".lock"), file, "wait for it to end"):
-        if _is_whole(file, url):  # another process has brought it meanwhile
+        if _is_complete(file, url):  # another process has downloaded it meanwhile
             return False
-        _fetch(url, file, progress, pause)
+        _download(url, file, progress, pause)
     return True
 
 
-def _fetch(url: str, file: Path, progress: OnBytes | None, pause: float) -> None:
+def _download(url: str, file: Path, progress: OnBytes | None, pause: float) -> None:
     part, about = _beside(file, ".part"), _beside(file, ".part.json")
     with part.open("ab") as stream:
-        failures, error_before = 0, ""
+        failures, last_error = 0, ""
         while failures < ATTEMPTS:
             if failures:
                 time.sleep(pause * 2 ** (failures - 1))
@@ -61,32 +60,32 @@ def _fetch(url: str, file: Path, progress: OnBytes | None, pause: float) -> None
             try:
                 if _receive(url, stream, about, lambda total: progress and progress(file.name, stream.tell(), total)):
                     break
-                error_before = "the connection ended early"
+                last_error = "the connection ended early"
             except urllib.error.HTTPError as error:
-                if error.code in (403, 404, 410):  # a bucket that may not be listed says 403 for what is not there
+                if error.code in (403, 404, 410):  # buckets answer 403 for missing files if listing is not allowed
                     raise FileNotFoundError(
-                        f"{url}: the server has no such file ({error.code}). Fix: check the cohort's name, or where "
-                        f"the hub keeps it now (https://xenabrowser.net/datapages)."
+                        f"{url}: the server has no such file ({error.code}). Fix: check the name of the cohort, or "
+                        f"whether the hub has moved the file (https://xenabrowser.net/datapages)."
                     ) from error
-                if error.code not in RETRY_HINT:
+                if error.code not in RETRY_STATUSES:
                     raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}.") from error
-                error_before = f"the server answers {error.code}"
+                last_error = f"the server answers {error.code}"
             except (OSError, http.client.HTTPException) as error:
-                error_before = str(getattr(error, "reason", error)) or type(error).__name__
+                last_error = str(getattr(error, "reason", error)) or type(error).__name__
             failures = 0 if stream.tell() > before else failures + 1
         else:
             raise ConnectionError(
-                f"{url}: cannot be had ({error_before}; {ATTEMPTS} attempts, {stream.tell():,} bytes so far). Fix: "
-                f"check the network and run the same command again, it goes on where it stopped; or download it with "
-                f"a browser and use `survq import`."
+                f"{url}: cannot be downloaded ({last_error}; {ATTEMPTS} attempts, {stream.tell():,} bytes so far). "
+                f"Fix: check the network and run the same command again to resume; or download it with a browser and "
+                f"use `survq import`."
             )
         stream.flush()
         os.fsync(stream.fileno())
         try:
-            _read_through(part, file.name)
+            _verify_compression(part, file.name)
         except DataError as error:
             part.unlink()
-            raise DataError([f"{url}: what came is damaged, {error.problems[0].partition(': ')[2]}"]) from error
+            raise DataError([f"{url}: the download is damaged, {error.problems[0].partition(': ')[2]}"]) from error
         facts = {**_facts(about), "bytes": stream.tell(), "sha256": sha256(part)}
         os.replace(part, file)
     replace_file(_beside(file, ".json"), json.dumps(facts, indent=1).encode())
@@ -94,7 +93,7 @@ def _fetch(url: str, file: Path, progress: OnBytes | None, pause: float) -> None
 
 
 def _receive(url: str, stream, about: Path, progress: Callable[[int | None], object]) -> bool:
-    """Take what the server gives, after what is there; returns whether that is all of it."""
+    """Append what the server sends to the stream. Returns whether the file is then complete."""
     known = _facts(about)
     validator = known.get("etag") or known.get("last_modified")
     headers = {"User-Agent": "survq", "Accept-Encoding": "identity"}
@@ -104,20 +103,20 @@ def _receive(url: str, stream, about: Path, progress: Callable[[int | None], obj
         stream.truncate(0)
         stream.seek(0)
     try:
-        answer = _opener(url).open(urllib.request.Request(url, headers=headers), timeout=SILENCE)
+        answer = _opener(url).open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        stream.truncate(0)  # more is here than there: begin again
+        stream.truncate(0)  # more bytes than the server has: start again
         stream.seek(0)
         return False
     with answer:
         if answer.headers.get_content_type() == "text/html":
-            raise http.client.HTTPException("the server sends a web page instead, maybe the login of this network")
+            raise http.client.HTTPException("the server sent a web page, perhaps the login page of this network")
         start, total = _span(answer)
-        if start != stream.tell():  # all of it comes, whether asked for or not
+        if start != stream.tell():  # the server ignored the requested range
             if start != 0:
-                raise http.client.HTTPException(f"the server sends from byte {start} on, not from {stream.tell()}")
+                raise http.client.HTTPException(f"the server sent bytes from {start}, not from {stream.tell()}")
             stream.truncate(0)
             stream.seek(0)
         etag = answer.headers.get("ETag", "")
@@ -134,14 +133,14 @@ def _receive(url: str, stream, about: Path, progress: Callable[[int | None], obj
 
 
 def _span(answer) -> tuple[int, int | None]:
-    """The first byte that comes, and how many there are in all, where the server says."""
+    """The position of the first byte of an answer, and the size of the file, if stated."""
     length = answer.headers.get("Content-Length")
     if answer.status != 206:
         return 0, int(length) if length and length.isdigit() else None
     unit, _, span = answer.headers.get("Content-Range", "").partition(" ")
     first, _, total = span.replace("/", "-").partition("-")
     if unit != "bytes" or not first.isdigit():
-        raise http.client.HTTPException("the server sends a part and does not say which")
+        raise http.client.HTTPException("the server sent a part without stating its range")
     total = total.partition("-")[2]
     return int(first), int(total) if total.isdigit() else None
 
@@ -160,10 +159,10 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
 def _refuse_unsafe(url: str) -> None:
     try:
         scheme = urlsplit(url).scheme
-    except ValueError:  # it is no address at all
+    except ValueError:  # not a URL
         scheme = ""
     if scheme != "https" and not (scheme == "http" and _is_loopback(url)):
-        raise UsageError(f"{url[:200]}: not fetched, for it is no https address. Fix: give one that is.")
+        raise UsageError(f"{url[:200]}: not downloaded, because it is not an https URL. Fix: use an https URL.")
 
 
 def _is_loopback(url: str) -> bool:
@@ -174,20 +173,20 @@ def _is_loopback(url: str) -> bool:
         return False
 
 
-def _is_whole(file: Path, url: str) -> bool:
+def _is_complete(file: Path, url: str) -> bool:
     facts = _facts(_beside(file, ".json"))
     return file.is_file() and facts.get("url") == url and facts.get("sha256") == sha256(file)
 
 
-def _read_through(part: Path, name: str) -> None:
-    """Raises DataError where a packed file is cut short or damaged: some servers say a wrong length."""
+def _verify_compression(part: Path, name: str) -> None:
+    """Raises DataError if a compressed file is truncated or damaged, as some servers state a wrong length."""
     with decompress(part) as stream:
         while stream.read(CHUNK):
             pass
     if name.endswith(".gz"):
         with part.open("rb") as raw:
             if not raw.read(2) == GZIP:
-                raise DataError([f"{part}: it is not packed, as its name says"])
+                raise DataError([f"{part}: it is not compressed, as its name implies"])
 
 
 def _facts(file: Path) -> dict:

@@ -1,13 +1,13 @@
-"""Expression of a cohort's cases, from whatever table it comes in: by which rules it is read, and into the cohort.
+"""Import gene expression into a cohort, by these rules:
 
-    samples    of the types asked for, 01 (the primary tumour) by default; of several of a case the first, as SurvPath
-    symbols    of Ensembl ids by a probemap; of several rows of one symbol the one with the highest mean, for copies
-               that never vary (those of chromosome Y) would otherwise hide the gene
-    aliases    a gene of a gene set that is measured under another of its names gets the name of the gene set
-    kept       the genes of all gene sets of the data folder, unless all are asked for
-    missing    a cell without a number is refused, with its gene and case
+    samples    only those of the given types, by default 01 (primary tumour); the first of a case, as in SurvPath
+    symbols    Ensembl ids are mapped by a probemap; of several rows of one symbol, the one with the highest mean is
+               kept, because constant copies (on chromosome Y) would otherwise hide the gene
+    aliases    a gene of a gene set that was measured under another of its names is renamed as in the gene set
+    genes      those of all gene sets of the data folder, or all on request
+    missing    a missing value is an error, stated with its gene and case
 
-How the tables themselves are read stands in expression_table.py.
+See expression_table.py for reading the tables.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from survq.text import preview
 
 @dataclass(frozen=True)
 class Expression:
-    """What a table says of the cases of a cohort."""
+    """The expression of the cases of a cohort in a table."""
 
     values: pd.DataFrame  # case_id x gene, float32
-    unlabelled: tuple[str, ...]  # ids of the same table that are no case
-    source: dict  # what it was read from, in which unit, and by which rules
+    unlabelled: tuple[str, ...]  # ids in the table that are not cases
+    source: dict  # file, unit and rules, for source.json
     notes: tuple[str, ...]  # for people
 
 
@@ -52,16 +52,16 @@ def import_expression(
     sample_types: Collection[str] = PRIMARY,
     progress: OnBytes | None = None,
 ) -> tuple[Expression, pd.DataFrame]:
-    """Put a table's expression into a cohort whose labels are there; returns it, and dropped.csv as it is now.
+    """Import the expression in a table into a cohort with labels. Returns it, and the new dropped.csv.
 
-    Raises DataError with everything that is wrong, and then nothing has been written.
+    If it raises DataError, which lists all problems, nothing has been written.
     """
     folder = cohort_folder(root, cohort)
     cases, collections = read_cases(folder), given_gene_sets(root)
     ids_to_symbols = GeneMap.read(gene_map) if gene_map else None
     names = Aliases.read(aliases, ids_to_symbols) if aliases else None
     if names and not collections:
-        raise DataError([f"{root}: has no gene sets, and aliases are those of their genes. Fix: import them first."])
+        raise DataError([f"{root}: has no gene sets, whose genes the aliases are for. Fix: import gene sets first."])
     wanted = genes_of(collections)
     read = read_expression(
         file,
@@ -76,16 +76,18 @@ def import_expression(
     for what, used in (("gene_map", gene_map), ("aliases", aliases)):
         if used:
             read.source[what] = {"file": used.name, "sha256": sha256(used)}
-    strangers = sorted(set(read.unlabelled) - labelled(folder))
-    notes = [*read.notes, *_other_units(root, cohort, read.source["unit"])]
-    if len(strangers) > len(read.values):  # a table of many cohorts
-        notes.append(f"{len(strangers)} further cases of this table have no label here: not listed, for they are most")
-        read.source["further_cases_not_listed"] = len(strangers)
-        strangers = []
-    if lacking := sorted(set(cases.index) - set(read.values.index)):
-        notes.append(f"{len(lacking)} cases of this cohort are not in it: {preview(lacking)}")
+    unlabelled = sorted(set(read.unlabelled) - labelled(folder))
+    notes = [*read.notes, *_unit_notes(root, cohort, read.source["unit"])]
+    if len(unlabelled) > len(read.values):  # a table of many cohorts
+        notes.append(
+            f"{len(unlabelled)} further ids have no label in this cohort; as the majority, they are not listed"
+        )
+        read.source["further_cases_not_listed"] = len(unlabelled)
+        unlabelled = []
+    if missing_cases := sorted(set(cases.index) - set(read.values.index)):
+        notes.append(f"{len(missing_cases)} cases of the cohort are not in the table: {preview(missing_cases)}")
     dropped = update_cohort(
-        folder, {"expression": read.source}, expression=read.values, unlabelled={"expression": strangers}
+        folder, {"expression": read.source}, expression=read.values, unlabelled={"expression": unlabelled}
     )
     covered = write_coverage(root)
     if wanted:
@@ -98,7 +100,7 @@ def import_expression(
         )
     else:
         notes.append("there are no gene sets yet, so all genes were kept")
-    return Expression(read.values, tuple(strangers), read.source, tuple(notes)), dropped
+    return Expression(read.values, tuple(unlabelled), read.source, tuple(notes)), dropped
 
 
 def read_expression(
@@ -112,17 +114,17 @@ def read_expression(
     sample_types: Collection[str] = PRIMARY,
     progress: OnBytes | None = None,
 ) -> Expression:
-    """Read the expression of `cases`, by the rules above.
+    """Read the expression of `cases` by the rules above.
 
-    `wanted` are the genes of the gene sets, for which aliases are resolved; where there are none, all genes are kept.
-    Blank cells become NaN. Raises FileNotFoundError; DataError with every row and cell that cannot be used.
+    `wanted` are the genes of the gene sets, for which aliases are resolved; without gene sets, all genes are kept.
+    Blank cells become NaN. Raises FileNotFoundError; DataError with every invalid row and cell.
     """
     file, aliases = Path(file), aliases or Aliases()
     kept = None if all_genes or not wanted else set(wanted)
     needed = None if kept is None else kept | aliases.of_any(kept)
     table = read_table(file, cases, needed=needed, gene_map=gene_map, sample_types=sample_types, progress=progress)
-    by_symbol, twice = _one_a_symbol(table.symbols, table.values)
-    renamed, unclear = aliases.renamed(table.measured, wanted)
+    by_symbol, repeated_genes = _one_per_symbol(table.symbols, table.values)
+    renamed, ambiguous = aliases.renamed(table.measured, wanted)
     values = pd.DataFrame(by_symbol, index=pd.Index(table.cases, name="case_id")).rename(columns=renamed)
     if kept is not None:
         values = values[[gene for gene in values if gene in kept]]
@@ -130,7 +132,7 @@ def read_expression(
     if not values.shape[1]:
         raise DataError(
             [
-                f"{file}: has none of the {len(kept or ()):,} genes of the gene sets; its genes are called "
+                f"{file}: has none of the {len(kept or ()):,} genes of the gene sets; its genes are named "
                 f"{preview(sorted(table.measured))}, those of the gene sets {preview(sorted(kept or ()))}. "
                 f"Fix: use the same names, or --aliases."
             ]
@@ -148,66 +150,67 @@ def read_expression(
         "sample_types": sorted(sample_types),
         "genes_kept": "all" if kept is None else "those of the gene sets",
         "several_rows_of_a_case_first_kept": table.repeated,
-        "several_rows_of_a_gene_highest_mean_kept": twice,
+        "several_rows_of_a_gene_highest_mean_kept": repeated_genes,
         "renamed": renamed,
     }
-    notes = [*_notes_on_names(table, twice, renamed, unclear), *_notes_on_values(values)]
+    notes = [*_name_notes(table, repeated_genes, renamed, ambiguous), *_value_notes(values)]
     return Expression(values, tuple(table.unlabelled), source, tuple(notes))
 
 
-def _notes_on_names(
-    table: SampleTable, twice: Sequence[str], renamed: Mapping[str, str], unclear: Sequence[str]
+def _name_notes(
+    table: SampleTable, repeated_genes: Sequence[str], renamed: Mapping[str, str], ambiguous: Sequence[str]
 ) -> list[str]:
-    """What to say of the cases and genes of a table."""
+    """Notes on repeated cases and genes, and on renamed genes."""
     notes = list(table.notes)
     if table.repeated:
-        same = "the same in all" if table.repeated_agree else "the first was kept"
-        notes.append(f"{len(table.repeated)} cases have several rows or columns, {same}: {preview(table.repeated, 9)}")
-    if twice:
-        notes.append(f"{len(twice)} genes stand in several rows, the highest on average was kept: {preview(twice)}")
+        kept = "all equal" if table.repeated_agree else "the first was kept"
+        notes.append(f"{len(table.repeated)} cases have several rows or columns, {kept}: {preview(table.repeated, 9)}")
+    if repeated_genes:
+        count, some = len(repeated_genes), preview(repeated_genes)
+        notes.append(f"{count} genes have several rows; the one with the highest mean was kept: {some}")
     if renamed:
         pairs = [f"{one} as {other}" for one, other in sorted(renamed.items())]
         notes.append(f"{len(renamed)} genes were renamed as in the gene sets: {preview(pairs, 9)}")
-    if unclear:
-        notes.append(f"{len(unclear)} genes of the gene sets are ambiguous in the aliases: {preview(unclear)}")
+    if ambiguous:
+        notes.append(f"{len(ambiguous)} genes of the gene sets have ambiguous aliases: {preview(ambiguous)}")
     return notes
 
 
-def _notes_on_values(values: pd.DataFrame) -> list[str]:
-    """What to say of genes that never vary, or that are on no log scale."""
+def _value_notes(values: pd.DataFrame) -> list[str]:
+    """Notes on genes that are constant, or not on a log scale."""
     notes = []
     constant = values.columns[(values == values.iloc[0]).all()]
     if len(constant):
-        notes.append(f"{len(constant)} genes are the same in all cases: {preview(constant)}")
+        notes.append(f"{len(constant)} genes have the same value in all cases: {preview(constant)}")
     highest = values.abs().max()
     beyond = highest[highest > HIGHEST_LOGARITHM]
     if len(beyond):
         notes.append(
-            f"{len(beyond)} genes go beyond +-{HIGHEST_LOGARITHM:g}, {beyond.idxmax()!r} to {beyond.max():g}: "
+            f"{len(beyond)} genes exceed +-{HIGHEST_LOGARITHM:g}, up to {beyond.max():g} in {beyond.idxmax()!r}: "
             f"not on a log scale, or outliers"
         )
     return notes
 
 
-def _one_a_symbol(symbols: Sequence[str], matrix: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The (case,) values of each symbol, and the symbols that stood more than once."""
+def _one_per_symbol(symbols: Sequence[str], matrix: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The (case,) values of each symbol in the column with the highest mean, and the symbols with several columns."""
     mean = matrix.mean(axis=0, dtype=np.float64)
     best: dict[str, int] = {}
-    twice: dict[str, None] = {}
+    repeated: dict[str, None] = {}
     for column, gene in enumerate(symbols):
         if gene in best:
-            twice[gene] = None
+            repeated[gene] = None
         if gene not in best or mean[column] > mean[best[gene]]:
             best[gene] = column
-    return {gene: matrix[:, column] for gene, column in best.items()}, sorted(twice)
+    return {gene: matrix[:, column] for gene, column in best.items()}, sorted(repeated)
 
 
-def _other_units(root: Location, cohort: str, unit: str) -> list[str]:
-    """What to say where other cohorts of the folder have their expression in another unit."""
+def _unit_notes(root: Location, cohort: str, unit: str) -> list[str]:
+    """Notes on the unit, with a warning if other cohorts of the folder have another one."""
     units: Mapping[str, str] = {
         name: str(facts.get("expression", {}).get("unit", ""))
         for name in root.names()
         if name != cohort and (root / name).is_folder() and (facts := read_source(root / name))
     }
     others = sorted({f"{name}: {other}" for name, other in units.items() if other and other != unit})
-    return [f"the unit is {unit}", *([f"OTHER COHORTS HAVE OTHER UNITS: {'; '.join(others)}"] if others else [])]
+    return [f"unit: {unit}", *([f"WARNING: other cohorts have other units: {'; '.join(others)}"] if others else [])]

@@ -1,7 +1,7 @@
-"""Tables of expression, streamed: memory holds what is kept, whatever the size of the table.
+"""Stream tables of expression: only imported values are held in memory, however large the table.
 
-orientation   told by where the case ids are: in the header (Xena) or in one of the first columns (SurvPath, MMP)
-genes         all cells of the other axis; of a table with `GENE_rnaseq` columns (PORPOISE) those
+orientation   detected by the position of the case ids: the header (Xena) or one of the first columns (SurvPath, MMP)
+genes         all cells of the other axis; in a table with `GENE_rnaseq` columns (PORPOISE) only those
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from survq.importing.wide_table import columns, header, not_numbers
 from survq.text import preview
 
 RNA = "_rnaseq"
-FIRST_COLUMNS = 5  # the case ids stand in one of them, where they stand in a column
+FIRST_COLUMNS = 5  # number of columns searched for the case ids
 
 
 @dataclass(frozen=True)
 class SampleTable:
-    """What a table holds of some cases: the first sample of each, the symbols that are needed."""
+    """The needed symbols in the first sample of each needed case."""
 
     layout: str
     cases: list[str]
@@ -47,9 +47,9 @@ def read_table(
     sample_types: Collection[str],
     progress: OnBytes | None,
 ) -> SampleTable:
-    """The expression of `cases` in samples of `sample_types`; of the symbols `needed`, or of all.
+    """The expression of `cases` in samples of `sample_types`, for the symbols `needed`, or for all.
 
-    Raises FileNotFoundError; DataError with every row and cell that cannot be used.
+    Raises FileNotFoundError; DataError with every invalid row and cell.
     """
     names, cases = header(file), set(cases)
     in_header = any(case_of(name) in cases for name in names)
@@ -67,7 +67,7 @@ def _read_columns_of_samples(
     gene_map: GeneMap | None,
     progress: OnBytes | None,
 ) -> SampleTable:
-    """A row a gene, its name in the first column."""
+    """A table with one row per gene, named in the first column."""
     kept = [column for column, name in enumerate(names) if column > 0 and samples.take(name)]
     samples.raise_if_none(file, names[1:])
     ids: list[str] = []
@@ -91,10 +91,10 @@ def _read_columns_of_samples(
         raise DataError(not_numbers(file, 0, kept, [names[column] for column in kept]) or error.problems) from error
     _refuse_ids(ids, gene_map, file)
     if "" in ids:
-        raise DataError([f"{file}: no gene in {ids.count('')} rows. Fix: name them or drop them."])
+        raise DataError([f"{file}: {ids.count('')} rows do not name a gene. Fix: name it or drop the rows."])
     notes = [f"{unmapped:,} of {len(ids):,} ids are not in the gene map"] if unmapped else []
     values = np.concatenate(parts).T if parts else np.empty((len(kept), 0), np.float32)
-    return samples.table("a row a gene", symbols, values, measured, notes)
+    return samples.table("one row per gene", symbols, values, measured, notes)
 
 
 def _read_columns_of_genes(
@@ -106,7 +106,7 @@ def _read_columns_of_genes(
     gene_map: GeneMap | None,
     progress: OnBytes | None,
 ) -> SampleTable:
-    """A row a sample, or a slide; genes to the right of the column that names it."""
+    """A table with one row per sample or slide, named in one of the first columns; genes in the columns after it."""
     first = list(range(min(FIRST_COLUMNS, len(names))))
     hits = np.zeros(len(first), dtype=int)
     examples: list[str] = []
@@ -116,15 +116,14 @@ def _read_columns_of_genes(
     if not hits.any():
         raise DataError(
             [
-                f"{file}: none of its rows or columns is a case of this cohort: its header has "
-                f"{preview(names[1:], 2)}, "
-                f"its first row {preview(examples) or 'no id'}, the cohort {preview(sorted(samples.cases), 2)}. "
-                f"Fix: use the same case ids."
+                f"{file}: none of its rows or columns is a case of this cohort. Its header has "
+                f"{preview(names[1:], 2)}; its first row has {preview(examples) or 'no id'}; the cohort has "
+                f"{preview(sorted(samples.cases), 2)}. Fix: use the same case ids."
             ]
         )
     id_column = int(hits.argmax())
-    of_rna = [column for column, name in enumerate(names) if name.endswith(RNA)]
-    genes = {column: names[column].removesuffix(RNA) for column in of_rna or range(id_column + 1, len(names))}
+    rna_columns = [column for column, name in enumerate(names) if name.endswith(RNA)]
+    genes = {column: names[column].removesuffix(RNA) for column in rna_columns or range(id_column + 1, len(names))}
     _refuse_ids(list(genes.values()), gene_map, file)
     found = {column: gene_map.symbol(name) if gene_map else name for column, name in genes.items()}
     measured = {gene for gene in found.values() if gene}
@@ -148,18 +147,18 @@ def _read_columns_of_genes(
     except DataError as error:
         raise DataError(not_numbers(file, id_column, list(kept), list(kept.values())) or error.problems) from error
     if blanks:
-        raise DataError([f"{file}: no case id in the lines {preview(blanks)}. Fix: add them or drop the lines."])
+        raise DataError([f"{file}: no case id in lines {preview(blanks)}. Fix: add it or drop the lines."])
     if kept:
         samples.raise_if_none(file, [])
     matrix = np.concatenate(parts)
     row_of = {case: row for row, case in enumerate(samples.kept)}
     agree = all(np.array_equal(matrix[row_of[case]], values, equal_nan=True) for case, values in later)
-    layout = f"a row a slide, genes in the columns *{RNA}" if of_rna else "a row a case"
+    layout = f"one row per slide, genes in the columns *{RNA}" if rna_columns else "one row per case"
     return samples.table(layout, list(kept.values()), matrix, measured, [], agree)
 
 
 class _Samples:
-    """Which samples of a table are taken: the first of each case, of the types asked for."""
+    """The samples of a table to import: the first of each case, of the given types."""
 
     def __init__(self, cases: Collection[str], types: Collection[str]):
         self.cases, self.types = cases, types
@@ -198,7 +197,7 @@ class _Samples:
         repeated_agree: bool = False,
     ) -> SampleTable:
         if other := self.of_other_types:
-            notes = [f"{other:,} samples are of other types than {' '.join(sorted(self.types))}", *notes]
+            notes = [f"{other:,} samples of types other than {' '.join(sorted(self.types))} were ignored", *notes]
         return SampleTable(
             layout=layout,
             cases=self.kept,
@@ -216,7 +215,7 @@ class _Samples:
             raise DataError(
                 [
                     f"{file}: none of the samples of these cases is of type {' '.join(sorted(self.types))}"
-                    f"{': ' + preview(names) if names else ''}. Fix: --sample-types."
+                    f"{': ' + preview(names) if names else ''}. Fix: state other types with --sample-types."
                 ]
             )
 
@@ -225,10 +224,9 @@ def _refuse_ids(names: Collection[str], gene_map: GeneMap | None, file: Path) ->
     if gene_map is None and are_ensembl(names):
         raise DataError(
             [
-                f"{file}: its genes are Ensembl ids such as {preview(names, 2)}; pathways name symbols. Fix: "
-                f"--gene-map "
-                f"with the probemap that Xena offers beside the table (gencode.v23 with Toil, gencode.v36 with GDC)."
+                f"{file}: its genes are Ensembl ids such as {preview(names, 2)}; pathways need symbols. "
+                f"Fix: pass Xena's probemap of the table (gencode.v23 for Toil, gencode.v36 for GDC) with --gene-map."
             ]
         )
     if gene_map is not None and not are_ensembl(names):
-        raise DataError([f"{file}: its genes are no Ensembl ids: {preview(names)}. Fix: leave --gene-map away."])
+        raise DataError([f"{file}: its genes are not Ensembl ids: {preview(names)}. Fix: omit --gene-map."])

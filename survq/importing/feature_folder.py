@@ -1,7 +1,7 @@
-"""A folder of patch features: what is to be brought into a cohort, and the bringing of one slide. No Ray in here.
+"""Plan the import of a folder of patch features into a cohort, and import one slide. Without Ray.
 
-All that can be seen without reading features is seen first, in one pass over the folder, and nothing is written where
-anything is wrong. A slide that the store has from the same file, of the same size and time, is not opened again.
+The plan checks everything that is visible without reading features, in one pass over the folder; if there are problems,
+nothing is written. A slide that is stored already, from a file of the same name, size and time, is not opened again.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from survq.data.feature_import import Kind, SlideOutcome, in_the_way, is_there, 
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
-from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, coordinate_file, inspect, read
+from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, inspect, read
+from survq.importing.patch_positions import coordinate_file
 from survq.importing.slide_names import Name, stem
 
-READER = 1  # counts up whenever the same file would become another slide, so that all are read again
-NOT_FEATURES = ("patches", "tiles")  # folders of coordinates, which are found from the features
+READER_VERSION = 1  # increase it when a change affects the imported slides, so that all are imported again
+COORDINATE_FOLDERS = ("patches", "tiles")  # their files are found from the features
 
 UNSUPPORTED = {
-    ".h5path": "PathML keeps pixels of tiles, not features. Fix: run a patch encoder on them",
-    ".pkl": "is a pickle, which survq never loads. Fix: save the features as a tensor, a .pt file a slide",
-    ".pickle": "is a pickle, which survq never loads. Fix: save the features as a tensor, a .pt file a slide",
+    ".h5path": "PathML stores pixels of tiles, not features. Fix: run a patch encoder on them",
+    ".pkl": "is a pickle, which survq never loads. Fix: save the features as tensors, one .pt file per slide",
+    ".pickle": "is a pickle, which survq never loads. Fix: save the features as tensors, one .pt file per slide",
 }
-"""Files that people have in place of features, and what to do about them."""
+"""Files that are no patch features but often found in their place, by suffix."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One slide that is to be read and written."""
+    """One slide to import."""
 
     slide_id: str
     case_id: str
     file: str
-    label: str  # the file, as seen from the folder that was given
+    label: str  # the file relative to the imported folder
     source: str
     encoder: str
     patches: int
@@ -49,24 +50,24 @@ class Job:
 
 @dataclass
 class Plan:
-    """What will be done, what need not be done, and what people should know."""
+    """The slides to import, and the outcomes of all other files."""
 
     jobs: list[Job] = field(default_factory=list)
     outcomes: list[SlideOutcome] = field(default_factory=list)  # found, skipped, and with skip_bad failed
-    unlabelled: set[str] = field(default_factory=set)  # cases that have slides here, and are none of the cohort
+    unlabelled: set[str] = field(default_factory=set)  # ids with slides in this folder that are not cases of the cohort
     layouts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class _File:
-    """A candidate on its way into the plan."""
+    """A file that may be imported."""
 
     path: Path
     label: str
     name: Name
     source: str
-    head: FileInfo | None = None
+    info: FileInfo | None = None
     encoder: str = ""
 
 
@@ -78,11 +79,11 @@ def make_plan(
     encoder: str | None = None,
     skip_bad: bool = False,
 ) -> Plan:
-    """Look at all files of features below `folder`, for a cohort of `case_ids` whose store has `index`.
+    """Plan the import of all feature files below `folder` into a cohort of `case_ids` with the store index `index`.
 
-    `name_of` says which slide and case an id out of a file's name is; None where its table does not know it.
-    Raises FileNotFoundError, and DataError with everything that is wrong. With `skip_bad`, files that are wrong in
-    themselves are left out and listed.
+    `name_of` maps the id in a file name to its slide and case, or to None if its table lacks it. Raises
+    FileNotFoundError, and DataError with all problems. With `skip_bad`, files with problems of their own are skipped
+    and listed instead.
     """
     plan, bad = Plan(), dict[str, tuple[str, str, list[str]]]()
     by_slide: defaultdict[str, list[_File]] = defaultdict(list)
@@ -102,187 +103,198 @@ def make_plan(
             continue
         by_slide[name.slide_id.lower()].append(_File(path, label, name, source_of(path, name.mpp)))
 
-    taken, several, beside = list[_File](), list[list[_File]](), list[str]()
+    chosen, ambiguous, unused = list[_File](), list[list[_File]](), list[str]()
     for files in by_slide.values():
-        old = next((file for file in files if _is_found(file, index, encoder)), None)
-        if old is not None:
-            row = index.loc[old.name.slide_id]
-            plan.outcomes.append(SlideOutcome(*_who(old), "found", patches=int(row["patches"])))
-            beside += [file.label for file in files if file is not old]
+        stored = next((file for file in files if _is_stored(file, index, encoder)), None)
+        if stored is not None:
+            row = index.loc[stored.name.slide_id]
+            plan.outcomes.append(SlideOutcome(*_identity(stored), "found", patches=int(row["patches"])))
+            unused += [file.label for file in files if file is not stored]
             continue
-        sound, unsound = _looked_at(files)
-        best = _best(sound)
-        if best is None and sound:
-            several.append(sound)
+        valid, invalid = _inspect_all(files)
+        best = _best(valid)
+        if best is None and valid:
+            ambiguous.append(valid)
         elif best is None:
-            bad |= {file.label: (file.name.slide_id, file.name.case_id, problems) for file, problems in unsound}
+            bad |= {file.label: (file.name.slide_id, file.name.case_id, problems) for file, problems in invalid}
         else:
-            taken.append(best)
-            beside += [file.label for file in files if file is not best]
+            chosen.append(best)
+            unused += [file.label for file in files if file is not best]
 
-    problems = _common_problems(taken, several, encoder)
-    problems += in_the_way(index, {file.name.slide_id for file in taken})
+    problems = _common_problems(chosen, ambiguous, encoder)
+    problems += in_the_way(index, {file.name.slide_id for file in chosen})
     if not problems:
-        for file, reason in _misfits(taken, index):
-            taken.remove(file)
+        for file, reason in _incompatible_files(chosen, index):
+            chosen.remove(file)
             bad[file.label] = (file.name.slide_id, file.name.case_id, [f"{file.path}: {reason}."])
-    every = [sentence for _, _, sentences in bad.values() for sentence in sentences]
-    raise_if_any(problems + ([] if skip_bad else every))
-    if not taken and not bad and not plan.outcomes:
+    file_problems = [problem for _, _, its_problems in bad.values() for problem in its_problems]
+    raise_if_any(problems + ([] if skip_bad else file_problems))
+    if not chosen and not bad and not plan.outcomes:
         raise DataError(
-            [f"{folder}: holds no features; expected files {', '.join(HDF5 + TENSORS)}. Fix: name another folder."]
+            [f"{folder}: holds no features; expected {', '.join(HDF5 + TENSORS)} files. Fix: name another folder."]
         )
 
     plan.outcomes += [SlideOutcome(slide, case, at, "failed", " ".join(why)) for at, (slide, case, why) in bad.items()]
-    plan.jobs = [_job(file) for file in taken]
-    plan.layouts = Counter(file.head.layout for file in taken if file.head is not None)
-    plan.notes = _notes(taken, beside)
+    plan.jobs = [_job(file) for file in chosen]
+    plan.layouts = Counter(file.info.layout for file in chosen if file.info is not None)
+    plan.notes = _notes(chosen, unused)
     return plan
 
 
 def import_slide(job: Job, features: Location) -> SlideOutcome:
-    """Read one file and write its slide. What is wrong with the file is in the outcome, with the mend.
+    """Read one file and write its slide. The outcome states problems of the file.
 
-    Raises OSError where the store cannot be written.
+    Raises OSError if the store cannot be written.
     """
-    file, who = Path(job.file), (job.slide_id, job.case_id, job.label)
+    file, identity = Path(job.file), (job.slide_id, job.case_id, job.label)
     try:
-        bag = read(file, job.mpp)
+        patches = read(file, job.mpp)
         if source_of(file, job.mpp) != job.source:
-            raise DataError([f"{file}: changed while it was read. Fix: import again when it is finished."])
+            raise DataError([f"{file}: changed while it was read. Fix: import again when it is complete."])
         slide = Slide(
-            *(job.slide_id, job.case_id, bag.features, bag.coordinates),
-            patch_size=bag.patch_size,
-            magnification=bag.magnification,
+            *(job.slide_id, job.case_id, patches.features, patches.coordinates),
+            patch_size=patches.patch_size,
+            magnification=patches.magnification,
             encoder=job.encoder,
         )
         write_slide(features, slide, job.source)
     except DataError as error:
-        return SlideOutcome(*who, "failed", " ".join(error.problems))
-    return SlideOutcome(*who, "written", "", len(bag.features), bag.features.nbytes, bag.rounding)
+        return SlideOutcome(*identity, "failed", " ".join(error.problems))
+    return SlideOutcome(
+        *identity,
+        "written",
+        patches=len(patches.features),
+        bytes=patches.features.nbytes,
+        rounding=patches.rounding,
+    )
 
 
 def source_of(file: Path, mpp: float | None) -> str:
-    """What a slide is made from, as far as a glance tells: files by name, size and time of the last change."""
-    beside = coordinate_file(file)
-    files = [file] if beside is None else [file, beside]
+    """The files that a slide is imported from, as JSON: their names, sizes and times of the last change."""
+    nearby = coordinate_file(file)
+    files = [file] if nearby is None else [file, nearby]
     stats = [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
-    return json.dumps({"reader": READER, "files": stats, **({} if mpp is None else {"mpp": mpp})})
+    return json.dumps({"reader": READER_VERSION, "files": stats, **({} if mpp is None else {"mpp": mpp})})
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder that may hold features, in the order of their names."""
+    """The files below a folder that may hold features, in order of their names."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder.")
     for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NOT_FEATURES)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in COORDINATE_FOLDERS)
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in (*HDF5, *TENSORS, *UNSUPPORTED):
                 yield Path(path, name)
 
 
-def _is_found(file: _File, index: pd.DataFrame, encoder: str | None) -> bool:
+def _is_stored(file: _File, index: pd.DataFrame, encoder: str | None) -> bool:
     slide = file.name.slide_id
-    there = is_there(index, slide, file.name.case_id, file.source)
-    return there and encoder in (None, index.loc[slide, "encoder"])
+    stored = is_there(index, slide, file.name.case_id, file.source)
+    return stored and encoder in (None, index.loc[slide, "encoder"])
 
 
-def _who(file: _File) -> tuple[str, str, str]:
+def _identity(file: _File) -> tuple[str, str, str]:
     return file.name.slide_id, file.name.case_id, file.label
 
 
-def _looked_at(files: Sequence[_File]) -> tuple[list[_File], list[tuple[_File, list[str]]]]:
-    """The files of one slide that hold features, and what is wrong with the others."""
-    sound, unsound = [], []
+def _inspect_all(files: Sequence[_File]) -> tuple[list[_File], list[tuple[_File, list[str]]]]:
+    """The files of one slide that hold features, and the problems of the others."""
+    valid, invalid = [], []
     for file in files:
         try:
-            file.head = inspect(file.path, file.name.mpp)
+            file.info = inspect(file.path, file.name.mpp)
         except DataError as error:
-            unsound.append((file, error.problems))
+            invalid.append((file, error.problems))
         else:
-            if file.head is None:
-                what = "holds coordinates and no features. Fix: import the folder with the features"
-                unsound.append((file, [f"{file.path}: {what}."]))
+            if file.info is None:
+                problem = "holds coordinates and no features. Fix: import the folder with the features"
+                invalid.append((file, [f"{file.path}: {problem}."]))
             else:
-                sound.append(file)
-    return sound, unsound
+                valid.append(file)
+    return valid, invalid
 
 
 def _best(files: Sequence[_File]) -> _File | None:
-    """The one file of a slide that is taken: of copies, as h5_files and pt_files are, the one with coordinates."""
-    if len({(file.head.patches, file.head.width) for file in files if file.head}) > 1:
+    """The file to import, of several copies of a slide (h5_files, pt_files): one with coordinates, else HDF5.
+
+    None if they differ in shape, or if there is no preference.
+    """
+    if len({(file.info.patches, file.info.width) for file in files if file.info}) > 1:
         return None
-    for chosen in (files, [f for f in files if f.head and f.head.located], [f for f in files if f.path.suffix in HDF5]):
-        if len(chosen) == 1:
-            return chosen[0]
+    located = [file for file in files if file.info and file.info.located]
+    for candidates in (files, located, [file for file in files if file.path.suffix in HDF5]):
+        if len(candidates) == 1:
+            return candidates[0]
     return None
 
 
-def _common_problems(taken: Sequence[_File], several: Sequence[list[_File]], encoder: str | None) -> list[str]:
-    """What cannot be mended by leaving single files out. Gives the files their encoders."""
+def _common_problems(chosen: Sequence[_File], ambiguous: Sequence[list[_File]], encoder: str | None) -> list[str]:
+    """Problems that skipping single files does not solve. Also sets the encoder of each file."""
     problems, unnamed, others = [], [], []
-    for file in taken:
-        assert file.head is not None
-        file.encoder = (file.head.encoder if file.head.certain else encoder or file.head.encoder) or ""
+    for file in chosen:
+        assert file.info is not None
+        file.encoder = (file.info.encoder if file.info.certain else encoder or file.info.encoder) or ""
         if not file.encoder:
             unnamed.append(file)
         elif encoder not in (None, file.encoder):
             others.append(file)
-    if several:
-        first = ", ".join(file.label for file in several[0])
+    if ambiguous:
+        first = ", ".join(file.label for file in ambiguous[0])
         problems.append(
-            f"{len(several)} slides stand in several files, {several[0][0].name.slide_id!r} in {first}. "
-            f"Fix: give the folder of one encoder."
+            f"{len(ambiguous)} slides have several files, such as {ambiguous[0][0].name.slide_id!r} in {first}. "
+            f"Fix: import the folder of one encoder."
         )
     if unnamed:
         problems.append(
-            f"{len(unnamed)} files do not say which patch encoder made them, the first {unnamed[0].path}. "
-            f"Fix: say it, with --encoder uni_v1 or whatever it was."
+            f"{len(unnamed)} files do not state their patch encoder; the first is {unnamed[0].path}. "
+            f"Fix: state it, for example with --encoder uni_v1."
         )
     if others:
         problems.append(
             f"{len(others)} files were made with another encoder than {encoder!r}: {others[0].path} with "
-            f"{others[0].encoder!r}. Fix: leave --encoder out, or give the folder that it made."
+            f"{others[0].encoder!r}. Fix: omit --encoder, or import the folder of that encoder."
         )
     return problems
 
 
-def _misfits(taken: Sequence[_File], index: pd.DataFrame) -> list[tuple[_File, str]]:
-    """The files that do not go with the rest, and why. Raises DataError where there is no rest to speak of."""
-    by_slide = {file.name.slide_id: file for file in taken}
-    kinds = {slide: Kind(file.encoder, file.head.width) for slide, file in by_slide.items() if file.head is not None}
-    found = {slide: reason for slide, reason in strangers(index, kinds).items()}
-    located = [slide for slide, file in by_slide.items() if file.head is not None and file.head.located]
-    if 2 * len(located) > len(taken):
-        for slide in set(by_slide) - set(located) - set(found):
-            found[slide] = (
-                f"has no coordinates, while {len(located)} others have. Fix: give it those of its patches, "
-                f"or leave it out with --skip-bad"
+def _incompatible_files(chosen: Sequence[_File], index: pd.DataFrame) -> list[tuple[_File, str]]:
+    """The files that do not match the others, with reasons. Raises DataError if there is no majority."""
+    by_slide = {file.name.slide_id: file for file in chosen}
+    kinds = {slide: Kind(file.encoder, file.info.width) for slide, file in by_slide.items() if file.info is not None}
+    reasons = {slide: reason for slide, reason in strangers(index, kinds).items()}
+    located = [slide for slide, file in by_slide.items() if file.info is not None and file.info.located]
+    if 2 * len(located) > len(chosen):
+        for slide in set(by_slide) - set(located) - set(reasons):
+            reasons[slide] = (
+                f"has no coordinates, but {len(located)} others have. Fix: add the coordinates of its patches, "
+                f"or skip it with --skip-bad"
             )
-    return [(by_slide[slide], reason) for slide, reason in sorted(found.items())]
+    return [(by_slide[slide], reason) for slide, reason in sorted(reasons.items())]
 
 
-def _notes(taken: Sequence[_File], beside: Sequence[str]) -> list[str]:
+def _notes(chosen: Sequence[_File], unused: Sequence[str]) -> list[str]:
     notes = []
-    if beside:
-        notes.append(f"{len(beside)} more files of the same slides were not needed, the first {beside[0]}")
-    heads = [file.head for file in taken if file.head is not None]
-    if nowhere := sum(not head.located for head in heads):
+    if unused:
+        notes.append(f"{len(unused)} further files of the same slides were not used; the first is {unused[0]}")
+    infos = [file.info for file in chosen if file.info is not None]
+    if unlocated := sum(not info.located for info in infos):
         notes.append(
-            f"{nowhere} slides come without coordinates in level-0 pixels: models run, maps of patches cannot be drawn"
+            f"{unlocated} slides have no coordinates in level-0 pixels: models can be trained, but maps of patches "
+            f"cannot be drawn"
         )
-        if any(head.layout == "STAMP" for head in heads):
-            notes.append("STAMP's coordinates are micrometres: a column mpp in --cases makes pixels of them")
-    if unsized := sum(head.located and head.patch_size is None for head in heads):
-        notes.append(f"{unsized} slides come without the size of a patch")
+        if any(info.layout == "STAMP" for info in infos):
+            notes.append("STAMP's coordinates are in micrometres; a column mpp in the table of --cases converts them")
+    if unsized := sum(info.located and info.patch_size is None for info in infos):
+        notes.append(f"{unsized} slides do not state the size of their patches")
     return notes
 
 
 def _job(file: _File) -> Job:
-    assert file.head is not None
+    assert file.info is not None
     return Job(
         *(file.name.slide_id, file.name.case_id, str(file.path), file.label, file.source),
         encoder=file.encoder,
-        patches=file.head.patches,
+        patches=file.info.patches,
         mpp=file.name.mpp,
     )

@@ -1,6 +1,6 @@
-"""Names of genes: from Ensembl ids to symbols, and from one symbol of a gene to another of the same gene.
+"""Gene names: from Ensembl ids to symbols, and between several symbols of one gene.
 
-survq ships no such table. Both come from files that the user has, can read and can edit.
+survq ships no such tables. Both come from files of the user.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ def are_ensembl(names: Collection[str]) -> bool:
 
 @dataclass(frozen=True)
 class GeneMap:
-    """Ensembl ids to symbols, as a probemap of Xena has them: the columns id and gene."""
+    """Ensembl ids to symbols, from a probemap of Xena: the columns id and gene."""
 
-    symbols: Mapping[str, str]  # by id with its version, and by id without
+    symbols: Mapping[str, str]  # by id, both with and without its version
 
     @classmethod
     def read(cls, file: Path) -> GeneMap:
-        """Raises DataError where the file has no columns id and gene, or no Ensembl ids."""
+        """Raises DataError if the file lacks the columns id and gene, or Ensembl ids."""
         table = read_text_table(file, needed=["id", "gene"])
         symbols = {name: gene for name, gene in zip(table["id"], table["gene"], strict=True) if gene}
         if not are_ensembl(symbols):
             raise DataError(
                 [f"{file}: its ids are {preview(symbols)}; expected Ensembl ids such as ENSG00000141510.16."]
             )
-        return cls({**{_plain(name): gene for name, gene in symbols.items()}, **symbols})
+        return cls({**{_without_version(name): gene for name, gene in symbols.items()}, **symbols})
 
     def symbol(self, name: str) -> str | None:
-        """Of an id, also where only its version differs. The copy of a gene on chromosome Y is that gene."""
-        return self.symbols.get(name) or self.symbols.get(_plain(name))
+        """The symbol of an id, ignoring its version if necessary. A copy on chromosome Y (_PAR_Y) is the same gene."""
+        return self.symbols.get(name) or self.symbols.get(_without_version(name))
 
 
 @dataclass(frozen=True)
 class Aliases:
-    """Which names belong to one gene."""
+    """The names that belong to one gene."""
 
     others: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path, gene_map: GeneMap | None = None) -> Aliases:
-        """From a table with the columns alias and symbol; from HGNC's complete set; or from a second probemap.
+        """Read a table with the columns alias and symbol, HGNC's complete set, or a second probemap.
 
-        HGNC's has symbol, prev_symbol and alias_symbol, several names separated by `|`. A probemap of another release
-        than `gene_map` names the same Ensembl ids, some by other symbols. Raises DataError where it is none of them.
+        HGNC's set has symbol, prev_symbol and alias_symbol, with several names separated by `|`. A probemap of another
+        release than `gene_map` has other symbols for some of the same Ensembl ids. Raises DataError for other tables.
         """
         table = read_text_table(file)
         pairs: list[tuple[str, str]] = []
@@ -93,26 +93,26 @@ class Aliases:
         return {other for name in names for other in self.others.get(name, ())}
 
     def renamed(self, measured: Collection[str], wanted: Collection[str]) -> tuple[dict[str, str], list[str]]:
-        """Measured names to wanted ones, for genes that are wanted under a name that was not measured.
+        """New names for measured genes that are wanted under another name, and the wanted genes with several aliases.
 
-        Only where there is one reading: one measured gene of that name, which is itself not wanted, for one wanted
-        gene. The wanted genes with several readings come second.
+        A gene is renamed only if this is unambiguous: a wanted gene that was not measured has one measured alias,
+        which is not itself wanted, and which is an alias of no other such gene.
         """
         measured, wanted = set(measured), set(wanted)
-        readings = {
+        candidates_of = {
             name: candidates
             for name in sorted(wanted - measured)
             if (candidates := (self.others.get(name, frozenset()) & measured) - wanted)
         }
-        claims = [other for candidates in readings.values() for other in candidates]
-        clear = {
+        claims = [other for candidates in candidates_of.values() for other in candidates]
+        unambiguous = {
             next(iter(candidates)): name
-            for name, candidates in readings.items()
+            for name, candidates in candidates_of.items()
             if len(candidates) == 1 and claims.count(next(iter(candidates))) == 1
         }
-        return clear, [name for name in readings if name not in clear.values()]
+        return unambiguous, [name for name in candidates_of if name not in unambiguous.values()]
 
 
-def _plain(name: str) -> str:
+def _without_version(name: str) -> str:
     match = ENSEMBL.fullmatch(name)
     return match[1] if match else name

@@ -1,11 +1,12 @@
-"""The clinical table: time and event of every case. Censorship ends here; from here on it is `event`.
+"""Import survival labels from a clinical table: time and event of every case. From here on, censoring is `not event`.
 
-    rows       one or more a case, of samples or slides too; those of a case must agree, then they are one
-    samples    of the types asked for, 01 (the primary tumour) by default, by characters 14-15 of the barcode
-    time       months; days / 30, exactly, as SurvPath has it
-    left out   redacted patients; no event status, no time, a time that is not above 0: each listed with its reason
+    rows       one or more per case, also per sample or slide; all rows of a case must agree
+    samples    only those of the given types, by default 01 (primary tumour), by characters 14-15 of the barcode
+    time       months; days are divided by 30, exactly, as in SurvPath
+    excluded   redacted patients, and cases without event status or with a time that is missing or not above 0;
+               each is listed with its reason
 
-Where the tables of other projects keep their outcomes stands in outcomes.py.
+See outcomes.py for the columns of known tables.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from survq.importing.outcomes import ENDPOINTS, Columns, Endpoint, columns_of
 from survq.importing.text_table import MISSING, numbers, read_text_table
 from survq.text import preview
 
-DAYS_A_MONTH = 30
-TEXT = ("site", "oncotree_code", "type", "cancer type abbreviation", "gender")  # kept as they came, where there
-FIGURES = ("age", "is_female", "age_at_initial_pathologic_diagnosis")
+DAYS_PER_MONTH = 30
+TEXT = ("site", "oncotree_code", "type", "cancer type abbreviation", "gender")  # further columns kept as text
+NUMERIC = ("age", "is_female", "age_at_initial_pathologic_diagnosis")  # further columns kept as numbers
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The outcome of every case of a clinical table, in the order of their ids."""
+    """The outcome of every case of a clinical table, ordered by case id."""
 
     cases: pd.DataFrame  # indexed by case_id: time (months), event, further columns
-    dropped: dict[str, str]  # case id: why it has no outcome
-    source: dict  # what it was read from and by which rules
+    dropped: dict[str, str]  # case id -> reason of its exclusion
+    source: dict  # file and rules, for source.json
     notes: tuple[str, ...] = ()  # for people
 
     @property
@@ -56,9 +57,9 @@ def import_labels(
     types: Sequence[str] = (),
     sample_types: Collection[str] = PRIMARY,
 ) -> tuple[Labels, pd.DataFrame]:
-    """Put a clinical table's outcomes into a cohort, new or there; its other tables stay.
+    """Import the outcomes in a clinical table into a new or existing cohort, whose other tables are kept.
 
-    Returns them, and dropped.csv as it is now. Raises DataError, and then nothing has been written.
+    Returns them, and the new dropped.csv. If it raises DataError, nothing has been written.
     """
     folder = cohort_folder(root, cohort)
     labels = read_labels(
@@ -67,7 +68,7 @@ def import_labels(
         columns=columns,
         types=types or (cohort,),
         sample_types=sample_types,
-        must_have_types=bool(types),
+        require_types=bool(types),
     )
     dropped = update_cohort(folder, {"labels": labels.source}, cases=labels.cases, dropped=labels.dropped)
     return labels, dropped
@@ -80,20 +81,20 @@ def read_labels(
     columns: Columns | None = None,
     types: Sequence[str] = (),
     sample_types: Collection[str] = PRIMARY,
-    must_have_types: bool = False,
+    require_types: bool = False,
 ) -> Labels:
-    """Read the outcomes of a clinical table by the rules above; its layout is told by its columns, unless given.
+    """Read the outcomes in a clinical table by the rules above; its layout is detected by its columns, unless given.
 
-    `types` are the cancer types to keep where the table has a column of them; with `must_have_types` it must.
-    Raises DataError with every cell that cannot be used, and every case whose rows contradict each other.
+    `types` are the cancer types to keep, if the table has a column of them; with `require_types` it must have one.
+    Raises DataError with every invalid cell, and every case whose rows contradict each other.
     """
     file = Path(file)
     table = read_text_table(file, needed=[columns.case, columns.time, columns.status] if columns else ())
     columns = columns or columns_of(list(table), endpoint, file)
-    everybody = len(table)
-    table, notes = _of_types(table, columns, types, must_have_types, file), []
-    if len(table) < everybody:
-        notes.append(f"{everybody - len(table)} of {everybody} rows are of other cancer types than {preview(types)}")
+    all_rows = len(table)
+    table, notes = _of_types(table, columns, types, require_types, file), []
+    if len(table) < all_rows:
+        notes.append(f"{all_rows - len(table)} of {all_rows} rows have other cancer types than {preview(types)}")
     table = table.assign(case_id=table[columns.case])
     kind = table["case_id"].map(sample_type)
     other_samples = table.loc[kind.notna() & ~kind.isin(sample_types), "case_id"].map(case_of)
@@ -104,15 +105,15 @@ def read_labels(
         for line, case in table["case_id"].items()
         if not usable_id(case)
     ]
-    text, figures = [[name for name in names if name in table] for names in (TEXT, FIGURES)]
-    for column in (columns.time, *figures):
+    text, numeric = [[name for name in names if name in table] for names in (TEXT, NUMERIC)]
+    for column in (columns.time, *numeric):
         table[column], unreadable = numbers(table[column], file)
         problems += unreadable
     table[columns.status], unreadable = _events(table[columns.status], columns, file)
     problems += unreadable
     for column in text:
-        table[column] = table[column].map(lambda cell: cell or None)  # NA is a name too: that of a TCGA site
-    kept = [columns.time, columns.status, *text, *figures]
+        table[column] = table[column].map(lambda cell: cell or None)  # NA is valid text: a TCGA site
+    kept = [columns.time, columns.status, *text, *numeric]
     problems += _contradictions(table, kept, str(file))
     raise_if_any(problems)
 
@@ -125,45 +126,48 @@ def read_labels(
     reason[event.isna()] = "no event status"
     if columns.redaction:
         reason[~cases[columns.redaction].str.lower().isin(MISSING)] = "redacted"
-    lacking = sorted(set(other_samples) - set(cases.index))
-    dropped = reason.dropna().to_dict() | dict.fromkeys(lacking, f"no sample of type {' '.join(sorted(sample_types))}")
-    cases = cases[[*text, *figures]].assign(time=time / (DAYS_A_MONTH if columns.unit == "days" else 1), event=event)
+    other_only = sorted(set(other_samples) - set(cases.index))
+    no_sample = f"no sample of type {' '.join(sorted(sample_types))}"
+    dropped = reason.dropna().to_dict() | dict.fromkeys(other_only, no_sample)
+    cases = cases[[*text, *numeric]].assign(time=time / (DAYS_PER_MONTH if columns.unit == "days" else 1), event=event)
     if "site" not in cases and (sites := cases.index.map(site_of)).notna().all():
         cases["site"] = sites
     cases = cases.loc[reason.isna(), ["time", "event", *cases.columns.drop(["time", "event"])]].astype({"event": bool})
     if not len(cases):
-        raise DataError([f"{file}: no case has {ENDPOINTS[endpoint]} among its {everybody} rows. Fix: another table."])
+        raise DataError(
+            [f"{file}: no case has {ENDPOINTS[endpoint]} among its {all_rows} rows. Fix: use another table."]
+        )
     source = {
         "file": file.name,
         "sha256": sha256(file),
         "outcome": endpoint,
         "columns": asdict(columns),
-        "months": "days / 30" if columns.unit == "days" else "as they came",
+        "months": "days / 30" if columns.unit == "days" else "unchanged",
         "types": list(types) if columns.types else None,
         "sample_types": sorted(sample_types),
     }
     return Labels(cases, dropped, source, tuple(notes))
 
 
-def _of_types(table: pd.DataFrame, columns: Columns, types: Sequence[str], must_have: bool, file: Path) -> pd.DataFrame:
-    """The rows of these cancer types, in a table of several."""
+def _of_types(table: pd.DataFrame, columns: Columns, types: Sequence[str], require: bool, file: Path) -> pd.DataFrame:
+    """The rows of these cancer types."""
     if columns.types is None:
-        if must_have:
-            raise DataError([f"{file}: has no column of cancer types. Fix: leave --types away."])
+        if require:
+            raise DataError([f"{file}: has no column of cancer types. Fix: omit --types."])
         return table
-    there = set(table[columns.types])
-    if absent := [name for name in types if name not in there]:
+    present = set(table[columns.types])
+    if absent := [name for name in types if name not in present]:
         raise DataError(
             [
-                f"{file}: its column {columns.types!r} has no {preview(absent)}, but {preview(sorted(there), 40)}. "
-                f"Fix: name some of them, such as --types COAD READ for COADREAD."
+                f"{file}: its column {columns.types!r} has no {preview(absent)}; it has "
+                f"{preview(sorted(present), 40)}. Fix: select some of them, such as --types COAD READ for COADREAD."
             ]
         )
     return table[table[columns.types].isin(types)] if types else table
 
 
 def _events(cells: pd.Series, columns: Columns, file: Path) -> tuple[pd.Series, list[str]]:
-    """True, False, or None where there is nothing; and a sentence for every cell that is none of them."""
+    """True, False, or None if blank; and a problem for every other cell."""
     meaning = {_code(value): True for value in columns.event} | {_code(value): False for value in columns.censored}
     found, problems = [], []
     for line, cell in cells.items():
@@ -178,7 +182,7 @@ def _events(cells: pd.Series, columns: Columns, file: Path) -> tuple[pd.Series, 
 
 
 def _code(cell: str) -> str:
-    """1, 1.0 and cBioPortal's `1:DECEASED` are one code."""
+    """The code in a cell: 1, 1.0 and cBioPortal's `1:DECEASED` are the same."""
     if match := re.fullmatch(r"([01]):.*|(-?\d+)\.0*", cell):
         return match[1] or match[2]
     return cell.lower()

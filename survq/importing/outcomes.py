@@ -1,11 +1,11 @@
-"""Where clinical tables keep their outcomes, told by the names of their columns; how each codes an event is known.
+"""The outcome columns and event codings of known clinical tables, which are recognised by the names of their columns.
 
     SurvPath, PORPOISE, MCAT      survival_months_dss, censorship_dss     1 = censored, months
     MMP                           dss_survival_days, dss_censorship       1 = censored, days
     TCGA-CDR, UCSC Xena           DSS.time, DSS                           1 = event, days
     cBioPortal                    DSS_MONTHS, DSS_STATUS                  0:... and 1:..., 1 = event, months
 
-Nothing is guessed from the values. A table of none of these needs its columns and coding stated.
+Nothing is guessed from the values. For other tables, the user states columns and coding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from survq.data.problems import DataError
-from survq.importing.text_table import what_is_there
+from survq.importing.text_table import describe_columns
 
 Endpoint = Literal["DSS", "OS", "PFI", "DFI"]
 ENDPOINTS: dict[Endpoint, str] = {
@@ -28,7 +28,7 @@ ENDPOINTS: dict[Endpoint, str] = {
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a table keeps an outcome, and how it is coded."""
+    """The columns of an outcome in a table, and its coding."""
 
     layout: str
     case: str
@@ -37,8 +37,8 @@ class Columns:
     unit: Literal["months", "days"]
     event: tuple[str, ...]  # the values of `status` that mean an event
     censored: tuple[str, ...]
-    types: str | None = None  # the column with the cancer type
-    redaction: str | None = None  # the column that says why a patient should not be used
+    types: str | None = None  # column of the cancer type
+    redaction: str | None = None  # column with the reason why a patient must not be used
 
 
 @dataclass(frozen=True)
@@ -94,42 +94,42 @@ _LAYOUTS = [
 
 
 def columns_of(header: Sequence[str], endpoint: Endpoint, file: object) -> Columns:
-    """The columns of a known layout that hold `endpoint`.
+    """The columns of `endpoint` in a table of a known layout.
 
-    Raises DataError where the layout is none of those known, or has other endpoints only.
+    Raises DataError if the layout is unknown, or has only other endpoints.
     """
-    there = {name.casefold(): name for name in header}
-    layouts = [layout for layout in _LAYOUTS if layout.case.casefold() in there]
+    names = {name.casefold(): name for name in header}
+    layouts = [layout for layout in _LAYOUTS if layout.case.casefold() in names]
     held: dict[Endpoint, str] = {}
     for layout in layouts:
         for name, (time, status) in layout.endpoints.items():
-            if time.casefold() not in there or status.casefold() not in there:
+            if time.casefold() not in names or status.casefold() not in names:
                 continue
             if name == endpoint:
                 return Columns(
                     layout=layout.name,
-                    case=there[layout.case.casefold()],
-                    time=there[time.casefold()],
-                    status=there[status.casefold()],
+                    case=names[layout.case.casefold()],
+                    time=names[time.casefold()],
+                    status=names[status.casefold()],
                     unit=layout.unit,
                     event=(layout.event,),
                     censored=("0" if layout.event == "1" else "1",),
-                    types=there.get((layout.types or "").casefold()) or None,
-                    redaction=there.get((layout.redaction or "").casefold()) or None,
+                    types=names.get((layout.types or "").casefold()) or None,
+                    redaction=names.get((layout.redaction or "").casefold()) or None,
                 )
             held[name] = layout.name
     if held:
         raise DataError(
             [
-                f"{file}: holds no {ENDPOINTS[endpoint]} ({endpoint}); as a table of {' or '.join(set(held.values()))} "
-                f"it holds {' and '.join(held)}. Fix: --outcome {next(iter(held))}, or take a table with {endpoint}, "
-                f"such as that of TCGA-CDR or of Xena's TCGA hub."
+                f"{file}: lacks {ENDPOINTS[endpoint]} ({endpoint}); as a table of {' or '.join(set(held.values()))}, "
+                f"it has {' and '.join(held)}. Fix: use --outcome {next(iter(held))}, or a table with {endpoint}, "
+                f"such as those of TCGA-CDR and Xena's TCGA hub."
             ]
         )
     named = [column for layout in layouts or _LAYOUTS for pair in layout.endpoints.values() for column in pair]
     raise DataError(
         [
-            f"{file}: no layout of a clinical table that is known; {what_is_there(header, named[:2])}, or state what "
-            f"its columns are: --case-column, --time-column, --time-unit, and --event-column or --censorship-column."
+            f"{file}: unknown layout of a clinical table; {describe_columns(header, named[:2])}, or state the columns: "
+            f"--case-column, --time-column, --time-unit, and --event-column or --censorship-column."
         ]
     )

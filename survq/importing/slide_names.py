@@ -1,4 +1,4 @@
-"""Which slide a file of features is of, and which case a slide is of: by its TCGA barcode, or by a table."""
+"""The slide of a feature file, and the case of a slide: by TCGA barcode, or by a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BARCODE = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Name:
-    """A slide, the case it is of, and micrometres per level-0 pixel where a table tells."""
+    """A slide, its case, and its micrometres per level-0 pixel if a table states them."""
 
     slide_id: str
     case_id: str
@@ -30,9 +30,9 @@ class Name:
 
 
 def stem(file_name: str) -> str:
-    """A slide's id out of a file's name: TCGA-AA-0001-01Z-00-DX1.UUID.svs.h5 -> TCGA-AA-0001-01Z-00-DX1.UUID.
+    """The slide id in a file name: TCGA-AA-0001-01Z-00-DX1.UUID.svs.h5 -> TCGA-AA-0001-01Z-00-DX1.UUID.
 
-    Ids contain dots, so only endings that are known are taken off.
+    Ids contain dots, so only known suffixes are removed.
     """
     for endings in (FILES, IMAGES, ("_patches",)):
         ending = next((end for end in endings if file_name.lower().endswith(end)), "")
@@ -41,26 +41,26 @@ def stem(file_name: str) -> str:
 
 
 def by_barcode(slide_id: str) -> Name | None:
-    """The case of a slide of TCGA is the first twelve characters. Raises DataError for other names."""
+    """The case of a TCGA slide: its first twelve characters. Raises DataError for other names."""
     if BARCODE.match(slide_id) is None:
         raise DataError(
             [
-                f"slide {slide_id[:80]!r}: its name does not tell the case, for it is no TCGA barcode. "
-                f"Fix: give --cases a table with the columns case_id and slide_id."
+                f"slide {slide_id[:80]!r}: its case is unknown, because its name is not a TCGA barcode. "
+                f"Fix: pass a table with the columns case_id and slide_id with --cases."
             ]
         )
     return Name(slide_id, slide_id[:12].upper())
 
 
 class SlideTable:
-    """A table with the columns case_id and slide_id, and maybe mpp. Ids are compared without regard to case."""
+    """A table with the columns case_id and slide_id, and optionally mpp. Letter case of slide ids is ignored."""
 
     def __init__(self, rows: Iterable[Name]):
         self._rows = {row.slide_id.lower(): row for row in rows}
 
     @classmethod
     def read(cls, file: str | Path) -> SlideTable:
-        """Raises FileNotFoundError; DataError with every row that cannot be used or contradicts another."""
+        """Raises FileNotFoundError; DataError with every invalid row, and every row that contradicts another."""
         table = read_text_table(file, needed=["case_id", "slide_id"])
         problems = []
         for column in ("case_id", "slide_id"):
@@ -84,15 +84,15 @@ class SlideTable:
             row = Name(stem(slide), case, size)
             if rows.setdefault(row.slide_id.lower(), row) != row:
                 problems.append(
-                    f"{file}:{line}: slide {slide[:80]!r} stands with other values above. Fix: make its rows agree."
+                    f"{file}:{line}: slide {slide[:80]!r} has other values in a row above. Fix: make its rows agree."
                 )
         raise_if_any(problems)
         return cls(rows.values())
 
     def __call__(self, slide_id: str) -> Name | None:
-        """The row of a slide; None where there is none. The UUID after a barcode may lack in the table or in the name.
+        """The row of a slide, or None. The UUID after a barcode may be missing in the table or in the name.
 
-        Raises DataError where several rows could be meant.
+        Raises DataError if several rows match.
         """
         name = slide_id.lower()
         if (row := self._rows.get(name)) is not None:
@@ -103,7 +103,7 @@ class SlideTable:
         if longer:
             names = preview([row.slide_id for row in longer])
             raise DataError(
-                [f"slide {slide_id[:80]!r}: the table has {names}. Fix: name the file as the slide it is of."]
+                [f"slide {slide_id[:80]!r}: the table has {names}. Fix: name the file like its slide in the table."]
             )
         parts = name.split(".")
         for count in range(len(parts) - 1, 0, -1):

@@ -1,9 +1,9 @@
-"""Published splits: which cases train and which are held out, in the files of other projects.
+"""Import published splits into training and held-out cases from the files of other projects.
 
-    SRC/splits_0.csv, ...           a fold a file, ids in the columns train and val, or test (SurvPath, MCAT, CLAM)
-    SRC/*k=0/train.csv, test.csv    a fold a folder, a row a slide (MMP)
+    SRC/splits_0.csv, ...           one file per fold, ids in the columns train and val or test (SurvPath, MCAT, CLAM)
+    SRC/*k=0/train.csv, test.csv    one folder per fold, one row per slide (MMP)
 
-Ids are those of cases or of slides; those of slides are cut to their case. The fold is the number in the name.
+Ids are those of cases or slides; slide ids are shortened to their case. The number in a name is the fold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HELD_OUT = ("val", "test")
 @dataclass(frozen=True)
 class Splits:
     table: pd.DataFrame  # repeat, fold, case_id, role
-    places: Mapping[str, str]  # where each case id stands first: file and line
+    places: Mapping[str, str]  # case id -> its first occurrence: file, line and column
     source: dict
     notes: tuple[str, ...] = ()
 
@@ -39,10 +39,10 @@ class Splits:
 def import_splits(
     source: Path, root: Location, cohort: str, *, held_out: str | None = None
 ) -> tuple[Splits, list[int], pd.DataFrame]:
-    """Put published splits into a cohort whose labels are there; its other tables stay.
+    """Import published splits into a cohort with labels, whose other tables are kept.
 
-    Returns them, the events held out a fold, and dropped.csv as it is now. Raises FileNotFoundError; DataError with
-    everything that is wrong, and then nothing has been written.
+    Returns the splits, the number of held-out events per fold, and the new dropped.csv. If it raises FileNotFoundError
+    or DataError, which lists all problems, nothing has been written.
     """
     folder = cohort_folder(root, cohort)
     cases = read_cases(folder)
@@ -52,8 +52,8 @@ def import_splits(
     if not ids & set(cases.index):
         raise DataError(
             [
-                f"{source}: none of its {len(ids)} ids is a case of this cohort: {preview(sorted(ids), 2)} against "
-                f"{preview(cases.index, 2)}. Fix: take the splits of this cohort."
+                f"{source}: none of its {len(ids)} ids is a case of this cohort: {preview(sorted(ids), 2)}; the cohort "
+                f"has {preview(cases.index, 2)}. Fix: use the splits of this cohort."
             ]
         )
     problems = splits_problems(splits.table, str(source))
@@ -62,20 +62,20 @@ def import_splits(
     raise_if_any([f"{source}: {problem}" for problem in fold_problems(folds, cases)])
     events = [int(cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
     notes = list(splits.notes)
-    if strangers := sorted(ids - known):
-        notes.append(f"{len(strangers)} ids have no label and take no part: {preview(strangers)}")
-    if gone := sorted((ids & known) - set(cases.index)):
-        notes.append(f"{len(gone)} cases were left out before and take no part: {preview(gone)}")
+    if unlabelled := sorted(ids - known):
+        notes.append(f"{len(unlabelled)} ids have no label and are ignored: {preview(unlabelled)}")
+    if excluded := sorted((ids & known) - set(cases.index)):
+        notes.append(f"{len(excluded)} ids are excluded by the labels and ignored: {preview(excluded)}")
     if unsplit := sorted(set(cases.index) - {case for fold in folds for case in fold.validation}):
-        notes.append(f"{len(unsplit)} cases are held out in no fold: {preview(unsplit)}")
+        notes.append(f"{len(unsplit)} cases are not held out in any fold: {preview(unsplit)}")
     dropped = update_cohort(folder, {"splits": splits.source}, splits=splits.table)
     return Splits(splits.table, splits.places, splits.source, tuple(notes)), events, dropped
 
 
 def read_splits(source: Path, held_out: str | None = None) -> Splits:
-    """Read all folds of a folder. `held_out` says which column is, where there are val and test.
+    """Read all folds of a folder. `held_out` selects val or test, if there are both.
 
-    Raises FileNotFoundError; DataError with everything that is wrong with any of the files.
+    Raises FileNotFoundError; DataError with the problems of all files.
     """
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; expected one with splits_0.csv, ... or *k=0/ in it.")
@@ -114,14 +114,14 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
             for case, place in ids[column].items():
                 rows.setdefault((0, fold, case, name), place)
     if len(roles) > 1:
-        some_folds = " and ".join(f"{role} (fold {fold})" for role, fold in roles.items())
-        problems.append(f"{source}: held-out cases stand under {some_folds}. Fix: name them alike in all folds.")
+        names = " and ".join(f"{role} (fold {fold})" for role, fold in roles.items())
+        problems.append(f"{source}: held-out cases are named {names}. Fix: use one name in all folds.")
     raise_if_any(problems)
     table = pd.DataFrame(list(rows), columns=["repeat", "fold", "case_id", "role"])
     table = table.sort_values(["fold", "role", "case_id"], ignore_index=True)
-    notes = [f"the cases under {preview(sorted(unused))} neither train nor are held out"] if unused else []
+    notes = [f"the cases under {preview(sorted(unused))} are not used"] if unused else []
     facts = {
-        "layout": "a file a fold" if read is _read_columns else "a folder a fold",
+        "layout": "one file per fold" if read is _read_columns else "one folder per fold",
         "held_out": next(iter(roles)),
         "files": {str(file.relative_to(source)): sha256(file) for files in tables.values() for file in files},
     }
@@ -132,7 +132,7 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
 
 
 def _read_columns(files: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """By column: the cases, and where they stand. A column without any is none."""
+    """Column -> case -> its place, from one table per fold. Empty columns other than train are ignored."""
     (file,) = files
     table = read_text_table(file, needed=["train"])
     columns: dict[str, dict[str, str]] = {}
@@ -144,7 +144,7 @@ def _read_columns(files: Sequence[Path]) -> dict[str, dict[str, str]]:
 
 
 def _read_files(files: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """The same of a folder with a table each, a row a slide."""
+    """Role -> case -> its place, from one table per role."""
     columns = {}
     for file in files:
         if file.stem in ("train", *HELD_OUT):
@@ -154,11 +154,11 @@ def _read_files(files: Sequence[Path]) -> dict[str, dict[str, str]]:
 
 
 def _held_out(columns: set[str], asked: str | None, file: Path) -> str:
-    there = sorted(columns & set(HELD_OUT))
-    if "train" not in columns or not there or (asked is not None and asked not in there):
+    present = sorted(columns & set(HELD_OUT))
+    if "train" not in columns or not present or (asked is not None and asked not in present):
         raise DataError(
             [f"{file}: holds {preview(sorted(columns)) or 'nothing'}; expected train and {asked or 'val or test'}."]
         )
-    if asked is None and len(there) > 1:
-        raise DataError([f"{file}: has val and test. Fix: say which is held out, --held-out val or --held-out test."])
-    return asked or there[0]
+    if asked is None and len(present) > 1:
+        raise DataError([f"{file}: has val and test. Fix: choose with --held-out val or --held-out test."])
+    return asked or present[0]

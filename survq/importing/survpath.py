@@ -1,11 +1,11 @@
-"""Import from the layout of the SurvPath repository (Jaume et al., CVPR 2024, arXiv:2304.06819). It has no slides.
+"""Import all tables of the SurvPath repository (Jaume et al., CVPR 2024, arXiv:2304.06819). It has no slides.
 
-    SRC/datasets_csv/metadata/tcga_blca.csv                   labels, a row a slide
-    SRC/datasets_csv/metadata/combine_signatures.csv          pathways, a column each
-    SRC/datasets_csv/raw_rna_data/xena/blca/rna_clean.csv     expression, a row a case and a column a gene
-    SRC/splits/5foldcv/tcga_blca/splits_0.csv                 case ids in the columns train and val; may be missing
+    SRC/datasets_csv/metadata/tcga_blca.csv                   labels, one row per slide
+    SRC/datasets_csv/metadata/combine_signatures.csv          pathways, one column each
+    SRC/datasets_csv/raw_rna_data/xena/blca/rna_clean.csv     expression, one row per case and one column per gene
+    SRC/splits/5foldcv/tcga_blca/splits_0.csv                 case ids in the columns train and val (optional)
 
-Each is read as if it were imported alone. The outcome is disease-specific survival, as in the paper.
+Each table is read as in its own import. The outcome is disease-specific survival, as in the paper.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Imported:
     labels: Labels
     expression: Expression
     splits: Splits | None
-    pathways: GeneSets  # all that were given
-    left_out: pd.DataFrame | None = None  # dropped.csv, once the cohort is written
+    pathways: GeneSets  # before the coverage rule
+    excluded: pd.DataFrame | None = None  # dropped.csv, after the cohort has been written
 
     @property
     def unlabelled(self) -> list[str]:
-        """Who has expression and no label."""
+        """Ids with expression but no label."""
         return sorted(set(self.expression.unlabelled) - self.labels.case_ids)
 
     @property
@@ -64,7 +64,7 @@ class Imported:
         return [*cohort_name_problems(self.name), *valid_tables(tables, self.name)[1]]
 
     def write(self, root: Location) -> Imported:
-        left_out = update_cohort(
+        excluded = update_cohort(
             cohort_folder(root, self.name),
             {
                 "labels": self.labels.source,
@@ -77,12 +77,12 @@ class Imported:
             splits=self.splits.table if self.splits else None,
             unlabelled={"expression": self.unlabelled},
         )
-        return replace(self, left_out=left_out)
+        return replace(self, excluded=excluded)
 
     def summary(self) -> list[str]:
-        """Lines for people, of a cohort that was written: as a study will see it."""
-        assert self.left_out is not None
-        cases = self.labels.cases.drop(self.left_out["case_id"], errors="ignore")
+        """Lines for people, after the cohort has been written: the cohort as a study will see it."""
+        assert self.excluded is not None
+        cases = self.labels.cases.drop(self.excluded["case_id"], errors="ignore")
         genes = self.expression.values.columns
         covered = self.pathways.covered_by(genes, least_coverage(PATHWAYS))
         lines = [
@@ -90,16 +90,17 @@ class Imported:
             f"{len(covered)} of {len(self.pathways)} pathways covered",
         ]
         if self.splits is None:
-            lines.append("no splits came with it: studies will make their own folds")
+            lines.append("no splits: studies will make their own folds")
         else:
             folds = given_folds(self.splits.table, list(cases.index))
             held_out = [int(cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
-            lines.append(f"{len(folds)} given folds, with {' '.join(map(str, held_out))} events held out")
+            lines.append(f"{len(folds)} folds with {' '.join(map(str, held_out))} held-out events")
             if unsplit := sorted(set(cases.index) - {case for fold in folds for case in fold.validation}):
-                lines.append(f"{len(unsplit)} cases are held out in no fold: {preview(unsplit)}")
-        if lacking := sorted(set(cases.index) - set(self.expression.values.index)):
-            lines.append(f"{len(lacking)} cases have no expression, slides alone: {preview(lacking)}")
-        return [*lines, *summarise_dropped(self.left_out), *self.labels.notes, *self.expression.notes]
+                lines.append(f"{len(unsplit)} cases are not held out in any fold: {preview(unsplit)}")
+        if without_expression := sorted(set(cases.index) - set(self.expression.values.index)):
+            count = len(without_expression)
+            lines.append(f"{count} cases have slides but no expression: {preview(without_expression)}")
+        return [*lines, *summarise_dropped(self.excluded), *self.labels.notes, *self.expression.notes]
 
 
 def import_survpath(
@@ -110,10 +111,10 @@ def import_survpath(
     expression: str = "xena",
     pathways: str = "combine",
 ) -> list[Imported]:
-    """Write cohorts of a SurvPath folder into a data folder; all that have labels and expression, unless named.
+    """Import cohorts of a SurvPath folder into a data folder; by default all with labels and expression.
 
-    Patch features that are there stay. Raises FileNotFoundError, and DataError with everything that is wrong; then
-    nothing has been written.
+    Existing patch features are kept. If it raises FileNotFoundError or DataError, which lists all problems, nothing
+    has been written.
     """
     source, root = Path(source).expanduser(), Location.at(destination)
     if not source.is_dir():
@@ -153,55 +154,54 @@ def _expression_file(source: Path, name: str, kind: str) -> Path:
 
 
 def _cohorts(source: Path, asked: Sequence[str], kind: str) -> list[str]:
-    """The cohorts to import, in capitals. Raises FileNotFoundError naming every file that lacks."""
+    """The cohorts to import, in capitals. Raises FileNotFoundError, which lists all missing files."""
     labelled = [
         file.stem.removeprefix("tcga_").upper() for file in sorted(_labels_file(source, "*").parent.glob("tcga_*.csv"))
     ]
-    whole = [name for name in labelled if _expression_file(source, name, kind).is_file()]
-    if not asked and not whole:
+    complete = [name for name in labelled if _expression_file(source, name, kind).is_file()]
+    if not asked and not complete:
         kinds = sorted(
             folder.name for folder in (source / "datasets_csv" / "raw_rna_data").glob("*") if folder.is_dir()
         )
         raise FileNotFoundError(
             f"{source}: no cohort with labels and {kind!r} expression. It has labels of "
-            f"{preview(labelled, 9) or 'none'}, "
-            f"and expression of the kinds {preview(kinds, 9) or 'none'}."
+            f"{preview(labelled, 9) or 'none'}, and the kinds of expression {preview(kinds, 9) or 'none'}."
         )
-    names = list(dict.fromkeys(name.upper() for name in asked)) or whole
-    lacking = [
+    names = list(dict.fromkeys(name.upper() for name in asked)) or complete
+    missing = [
         file
         for name in names
         for file in (_labels_file(source, name), _expression_file(source, name, kind))
         if name not in labelled or not file.is_file()
     ]
-    if lacking:
+    if missing:
         raise FileNotFoundError(
-            f"no such files: {preview(lacking, 9)}. Cohorts that are whole: {preview(whole, 9) or 'none'}."
+            f"no such files: {preview(missing, 9)}. Complete cohorts: {preview(complete, 9) or 'none'}."
         )
     return names
 
 
 def _pathways_file(source: Path, name: str) -> Path:
     folder = source / "datasets_csv" / "metadata"
-    there = sorted(file.name.removesuffix("_signatures.csv") for file in folder.glob("*_signatures.csv"))
-    if name not in there:
-        raise FileNotFoundError(f"{folder}: no pathways {name!r}; it has {preview(there, 9) or 'none'}.")
+    names = sorted(file.name.removesuffix("_signatures.csv") for file in folder.glob("*_signatures.csv"))
+    if name not in names:
+        raise FileNotFoundError(f"{folder}: no pathways {name!r}; it has {preview(names, 9) or 'none'}.")
     return folder / f"{name}_signatures.csv"
 
 
-def _other_pathways(root: Location, names: Sequence[str], there: GeneSets | None, given: GeneSets) -> list[str]:
-    """All cohorts of a folder share its pathways: those that others need are not replaced by the way."""
+def _other_pathways(root: Location, names: Sequence[str], existing: GeneSets | None, given: GeneSets) -> list[str]:
+    """A problem if other cohorts of the folder need its pathways: this import must not replace them silently."""
     others = [name for name in cohort_names(root) if name not in names]
-    if there is None or there == given or not others:
+    if existing is None or existing == given or not others:
         return []
     return [
-        f"{root}/pathways.gmt: is there with other pathways, which {preview(others)} need. Fix: choose another folder, "
+        f"{root}/pathways.gmt: exists with other pathways, which {preview(others)} need. Fix: choose another folder, "
         f"or replace them with `survq import pathways`."
     ]
 
 
 def _read_cohort(source: Path, name: str, kind: str, pathways: GeneSets, genes: Collection[str]) -> Imported:
-    """Its tables, with the expression of `genes`. Raises DataError with all that is wrong with the cohort's files."""
+    """Read the tables of a cohort, with the expression of `genes`. Raises DataError with the problems of all files."""
     problems: list[str] = []
     labels: Labels | None = None
     splits: Splits | None = None
@@ -220,7 +220,7 @@ def _read_cohort(source: Path, name: str, kind: str, pathways: GeneSets, genes: 
         problems += error.problems
     if labels and splits:
         problems += [
-            f"{place} names {case[:60]!r}, a case without a label. Fix: drop it."
+            f"{place}: {case[:60]!r} has no label. Fix: remove it."
             for case, place in splits.places.items()
             if case not in labels.case_ids
         ]
@@ -230,7 +230,7 @@ def _read_cohort(source: Path, name: str, kind: str, pathways: GeneSets, genes: 
 
 
 def _named_cases(file: Path) -> set[str]:
-    """The ids of a clinical table that is wrong elsewhere, so that all that is wrong comes in one pass."""
+    """The ids in an invalid clinical table, so that the problems of the other tables are found in the same pass."""
     try:
         return set(read_text_table(file, needed=["case_id"])["case_id"])
     except DataError:

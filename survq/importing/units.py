@@ -1,11 +1,11 @@
-"""In what unit expression is, as far as it can be told. Cohorts of different units must not be compared or joined."""
+"""Detect the unit of expression where possible. Cohorts with different units must not be compared or combined."""
 
 from __future__ import annotations
 
 import numpy as np
 
 FLOOR = float(np.log2(0.001))  # the lowest value of Xena's log2(TPM + 0.001)
-HIGHEST_LOGARITHM = 30.0  # two to that power is more than any sequencer counts
+HIGHEST_LOGARITHM = 30.0  # 2**30 exceeds any count of a sequencer
 
 BY_NAME = {
     "star_tpm": "log2(TPM + 1)",
@@ -19,11 +19,11 @@ BY_NAME = {
     "hiseqv2_percentile": "percentile",
     "hiseqv2": "log2(RSEM normalised count + 1)",
 }
-"""What the tables of Xena's hubs hold, by a part of their names; of two that fit, the first."""
+"""Part of the name of a table on Xena's hubs -> its unit. The first match counts."""
 
 
 def guess_unit(values: np.ndarray, file: str) -> str:
-    """The unit of (case, gene) values, and how it was told: by their floor, the file's name, or their range."""
+    """The unit of (case, gene) values, and how it was detected: by the floor, the name of the file, or the range."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if abs(low - FLOOR) < 1e-3 and high < HIGHEST_LOGARITHM:
         return "log2(TPM + 0.001), by its floor"
@@ -34,5 +34,5 @@ def guess_unit(values: np.ndarray, file: str) -> str:
         return "log2(x + 1), by its range" if high <= HIGHEST_LOGARITHM else "no logarithm, by its range"
     spread, centre = np.median(values.std(axis=0)), np.abs(np.median(values, axis=0))
     if 0.5 < spread < 2 and np.median(centre) < 0.5:
-        return "z-scores a gene, by their spread"
+        return "z-scores per gene, by their spread"
     return "centred logarithm, by its range" if np.median(centre) < 0.5 and high <= HIGHEST_LOGARITHM else "unknown"

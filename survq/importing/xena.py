@@ -1,6 +1,6 @@
-"""The public tables of UCSC Xena (Goldman et al., Nature Biotechnology 2020) that make a cohort of TCGA.
+"""Download a TCGA cohort from the public hubs of UCSC Xena (Goldman et al., Nature Biotechnology 2020).
 
-Labels are always those of the TCGA hub, for only they hold disease-specific survival.
+Labels always come from the TCGA hub, the only one with disease-specific survival.
 
     tcga    HiSeqV2 of the cohort                          log2(RSEM normalised count + 1), symbols
     toil    tcga_RSEM_gene_tpm of all cohorts, 0.7 GB      log2(TPM + 0.001), Ensembl ids; SurvPath's unit
@@ -43,8 +43,8 @@ GENE_MAPS = {"toil": "probeMap/gencode.v23.annotation.gene.probemap", "gdc": "ge
 
 @dataclass(frozen=True)
 class Fetched:
-    files: dict[Path, bool]  # whether each came just now, or was there
-    labels: Labels | None  # None where the cohort had labels, which stay
+    files: dict[Path, bool]  # file -> whether it was downloaded now
+    labels: Labels | None  # None if the cohort already had labels, which are kept
     expression: Expression
     cases: pd.DataFrame
     dropped: pd.DataFrame
@@ -60,14 +60,14 @@ def fetch_xena(
     progress: OnBytes | None = None,
     pause: float = 1.0,
 ) -> Fetched:
-    """Fetch a cohort's tables into DESTINATION/raw and import them; labels only where the cohort has none yet.
+    """Download the tables of a cohort into DESTINATION/raw and import them; labels only if the cohort has none yet.
 
-    `hub` is the address of a mirror with all of these files. Raises what `download` and the imports raise.
+    `hub` is the URL of a mirror with all of these files. Raises the errors of `download` and of the imports.
     """
     if not re.fullmatch(r"[A-Z]{2,10}", cohort):
-        raise DataError([f"{cohort!r} is no cohort of TCGA; expected a name such as BRCA."])
+        raise DataError([f"{cohort!r} is not a TCGA cohort; expected a name such as BRCA."])
     if table == "gdc" and cohort == "COADREAD":
-        raise DataError(["COADREAD is two projects on the GDC hub, COAD and READ. Fix: --table tcga or toil."])
+        raise DataError(["COADREAD is two projects on the GDC hub, COAD and READ. Fix: use --table tcga or toil."])
     raw = destination / "raw"
     files: dict[Path, bool] = {}
 

@@ -1,4 +1,4 @@
-"""Attention of queries over tokens: the plain equations of the paper, and a residual block for deep stacks."""
+"""Attention of queries over tokens: the equations of the paper, and a residual block for deep stacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """softmax(F_q(Q) F_k(X)^T / sqrt(D)) F_v(X), and nothing else: equations (1)-(3)."""
+    """softmax(F_q(Q) F_k(X)^T / sqrt(D)) F_v(X): equations (1)-(3), with one head and no output projection."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -25,14 +25,17 @@ class Attention(nn.Module):
         X: Float[Tensor, "*#case token width"],
         present: Bool[Tensor, "case token"] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The tokens that the queries make of X, (*case, query, width), and the weights, (*case, query, token)."""
+        """The attended tokens, (*case, query, width), and the weights, (*case, query, token).
+
+        Tokens that are not `present` get the weight 0.
+        """
         return self._attend(self.query(Q), self.key(X), self.value(X), present)
 
     def over_bags(
         self, Q: Float[Tensor, "query width"], X: Float[Tensor, "patch width"], sizes: Sequence[int]
     ) -> list[tuple[Tensor, Tensor]]:
-        """The same for ragged bags that lie in X one after another: (query, width) and (query, patch) a bag."""
-        q = self.query(Q)  # the same for every bag
+        """`forward` for ragged bags concatenated in X: (query, width) and (query, patch) for each bag."""
+        q = self.query(Q)  # shared by all bags
         bags = zip(self.key(X).split(sizes), self.value(X).split(sizes), strict=True)
         return [self._attend(q, k, v) for k, v in bags]
 
@@ -43,14 +46,14 @@ class Attention(nn.Module):
     def absorbed(
         self, Q: Float[Tensor, "query width"], X: Float[Tensor, "case token width"]
     ) -> Float[Tensor, "case query width"]:
-        """The tokens of `forward`, but F_k and F_v see the queries, which are fewer than the tokens."""
+        """The tokens of `forward`, with F_k and F_v applied to the queries, which are fewer than the tokens."""
         A = _softmax(self.absorbed_queries(Q) @ X.transpose(-2, -1))
-        return self.value(A @ X)  # = A F_v(X), for the rows of A sum to 1
+        return self.value(A @ X)  # = A F_v(X), because the rows of A sum to 1
 
-    def mean(
+    def pooled(
         self, M: Float[Tensor, "case token width"], present: Bool[Tensor, "case token"] | None = None
     ) -> Float[Tensor, "case width"]:
-        """The mean of the tokens that `forward` makes of M and M; F_v sees one token, the mean of what they read."""
+        """The mean over tokens of `forward(M, M)`, with F_v applied only once, to the mean of A M."""
         A = _softmax(self.absorbed_queries(M) @ M.transpose(-2, -1), present)
         if present is None:
             a = A.mean(dim=-2)
@@ -59,9 +62,9 @@ class Attention(nn.Module):
         return self.value((a[:, None] @ M).squeeze(1))
 
     def absorbed_queries(self, Q: Float[Tensor, "*case query width"]) -> Float[Tensor, "*case query width"]:
-        """q of which softmax(q X^T) is softmax(F_q(Q) F_k(X)^T / sqrt(D)): F_k has moved to the queries.
+        """The q for which softmax(q X^T) = softmax(F_q(Q) F_k(X)^T / sqrt(D)): F_k is absorbed into the queries.
 
-        Its bias adds the same to all scores of a query, which softmax does not see. So its gradient is 0.
+        The bias of F_k adds a constant to all scores of a query, which softmax ignores; so its gradient is 0.
         """
         W = self.key.weight.T @ self.query.weight
         b = self.query.bias @ self.key.weight + 0 * self.key.bias
@@ -69,15 +72,16 @@ class Attention(nn.Module):
 
 
 def _softmax(scores: Tensor, present: Tensor | None = None) -> Tensor:
-    """Over tokens, those alone that are present."""
+    """Softmax over the tokens that are present."""
     if present is not None:
         scores = scores.masked_fill(~present[:, None, :], -math.inf)
     return scores.softmax(dim=-1)
 
 
 class ResidualAttention(nn.Module):
-    """Q + Attention(norm(Q), norm(X)) in several heads, with an output projection: deep stacks need it, for plain
-    attention layers on top of each other make all tokens alike. The weights it returns are the mean over heads.
+    """Q + Attention(norm(Q), norm(X)) with several heads and an output projection. The weights are means over heads.
+
+    For deep stacks, in which plain attention layers would make all tokens alike.
     """
 
     def __init__(self, width: int, heads: int = 4):

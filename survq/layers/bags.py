@@ -1,4 +1,4 @@
-"""Ragged bags of patches in few large products."""
+"""Pack ragged bags of patches, for few large matrix products."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def pack(bags: Sequence[Tensor], patches: int = 4096) -> Iterator[tuple[list[int], Tensor, list[int]]]:
-    """Small bags one after another in one tensor of about `patches` rows, for one large product is faster than many
-    small ones; a bag above that size goes alone, as the view it is. Empty bags are passed over.
+    """Concatenate small bags into tensors of at most about `patches` rows; one large product is faster than many small.
 
-    Yields the positions of the bags, the patches (patch, feature) and the size of each bag.
+    A larger bag stays alone and is not copied. Empty bags are skipped. Yields the positions of the bags, their patches
+    (patch, feature), and the size of each bag.
     """
     members: list[int] = []
     total = 0
@@ -33,5 +33,5 @@ def _packed(bags: Sequence[Tensor], members: list[int]) -> tuple[list[int], Tens
     sizes = [len(bag) for bag in chosen]
     if len(chosen) == 1:
         return members, chosen[0], sizes
-    # autocast cannot put half floats one after another
+    # autocast cannot concatenate half-precision tensors
     return members, torch.cat([bag.float() if bag.dtype == torch.float16 else bag for bag in chosen]), sizes

@@ -195,8 +195,8 @@ class _Memory:
         self.slabs: list[Tensor] = []
         self.left = torch.empty(0, dtype=torch.uint8)  # of the last slab
 
-    def to_keep(self, chunk: list[_Piece], bags: Sequence[Tensor]) -> Float[Tensor, "row patch"] | None:
-        """None where there is no room."""
+    def allocate(self, chunk: list[_Piece], bags: Sequence[Tensor]) -> Float[Tensor, "row patch"] | None:
+        """Memory for a chunk that the forward pass keeps; None if the budget does not suffice."""
         patches, (case, rows, _) = chunk[-1].columns.stop, chunk[-1]
         size = self.rows * patches * self.like.itemsize
         most = CASE_ACTIVATION_BUDGET // (self.rows * self.like.itemsize)  # patches
@@ -228,7 +228,7 @@ class _Pool(torch.autograd.Function):
         scratch = _Scratch(weights.q, patches.largest, memory.rows)
         kept = []
         for number, chunk in enumerate(patches.chunks):
-            x, room = patches.features(number, features), memory.to_keep(chunk, patches.bags)
+            x, room = patches.features(number, features), memory.allocate(chunk, patches.bags)
             H, X, E = patches.read(number, x, weights, scratch.of(len(x)) if room is None else room)
             subtracted = []
             for case, _, columns in chunk:

@@ -1,4 +1,4 @@
-"""The linear layer that every model ends in."""
+"""The last linear layer of every model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class HazardHead(nn.Linear):
-    """The logits of the hazards. In full precision also under autocast: in half of it, near risks would become ties."""
+    """The logits of the hazards, in full precision even under autocast: half precision would tie similar risks."""
 
     def forward(self, z: Float[Tensor, "*case width"]) -> Float[Tensor, "*case interval"]:
         with torch.autocast(z.device.type, enabled=False):

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 
 class PathwayEncoder(nn.Module):
-    """One self-normalizing network a pathway: two blocks of Linear, ELU, AlphaDropout (Klambauer et al., 2017).
+    """One self-normalizing network per pathway: two blocks of Linear, ELU, AlphaDropout (Klambauer et al., 2017).
 
-    All pathways run together: those with the same number of genes are one batched product, so nothing is padded and
-    every weight counts. Each pathway is initialised with its own fan-in, as a module of its own would be.
+    All pathways run together: those with the same number of genes share one batched product, without padding. Each
+    pathway is initialised with its own fan-in, as a separate module would be.
     """
 
     genes: Tensor

@@ -155,7 +155,7 @@ class SurvQ(SurvivalModel):
         there = torch.cat([(number > 0)[:, None].expand(tokens.shape[:2]) for tokens, number in modalities], dim=1)
         present = None if there.all() else there
         if isinstance(self.mix[0], Attention) and kept is None:
-            return self.mix[0].mean(M, present)
+            return self.mix[0].pooled(M, present)
         mixed, fusion = M, []
         for layer in self.mix:
             mixed, A = layer(mixed, mixed, present)

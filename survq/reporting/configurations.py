@@ -19,16 +19,20 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def short_labels(runs: Iterable[Run]) -> Callable[[str], str]:
-    """A label for each path: cohort and model, and what the runs do not have in common."""
+    """A label for each path: what the runs do not have in common. Those that differ in nothing get cohort and model."""
     runs = list(runs)
-    names = [name for name in differing([run.settings for run in runs]) if name != "model"]
-    labels = {
-        run.path: " ".join(
-            [run.cohort, *filter(None, [run.group.replace("/", " ")]), run.model]
-            + [f"{name} {brief(run.settings[name])}" for name in names if name in run.settings]
-        )
-        for run in runs
+    places = {
+        run.path: {"cohort": run.cohort, "group": run.group.replace("/", " "), "model": run.model} for run in runs
     }
+    plain = differing(list(places.values()))
+    named = [name for name in differing([run.settings for run in runs]) if name != "model"]
+
+    def label(run: Run) -> str:
+        parts = [places[run.path][name] for name in plain]
+        parts += [f"{name} {brief(run.settings[name])}" for name in named if name in run.settings]
+        return " ".join(filter(None, parts)) or f"{run.cohort} {run.model}"
+
+    labels = {run.path: label(run) for run in runs}
     return lambda path: labels.get(path, path)
 
 

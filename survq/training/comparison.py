@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import numpy as np
 
 from survq.data.cohort import Cohort
 from survq.data.folds import Fold, fold_problems, given_folds, make_folds
@@ -15,7 +17,6 @@ from survq.settings import StudySettings
 from survq.text import preview
 
 FOLDS = 5  # where the data come without splits and nothing is asked for (section 4.2)
-SUBJECT = "the cohort has "  # how a model's reason begins
 
 
 @dataclass(frozen=True)
@@ -69,21 +70,15 @@ def common_folds(cohort: Cohort, folds: Sequence[Fold], models: Sequence[str]) -
     """These folds of a cohort, cut to the cases that all models can read; those that cannot be applied are left out."""
     reasons = {model: MODELS[model].not_applicable(cohort.spec) for model in models}
     not_applicable = {model: reason for model, reason in reasons.items() if reason is not None}
-    applicable = [model for model in models if model not in not_applicable]
-    present = zip(cohort.cases.index, cohort.has_slides, cohort.has_expression, strict=True)
-    lacking = {case: _lacks(cohort, applicable, slides, expression) for case, slides, expression in present}
-    excluded = {case: reason for case, reason in lacking.items() if reason}
+    applicable = [MODELS[model] for model in models if model not in not_applicable]
+    readable = np.all([model.readable(cohort) for model in applicable], axis=0) | np.zeros(len(cohort.cases), bool)
+    excluded = {
+        case: "no expression" if slides else "no slides"
+        for case, slides in zip(cohort.cases.index[~readable], cohort.has_slides[~readable], strict=True)
+    }
 
     def kept(cases: Sequence[str]) -> tuple[str, ...]:
         return tuple(case for case in cases if case not in excluded)
 
     cut = tuple(Fold(fold.repeat, fold.index, kept(fold.training), kept(fold.validation)) for fold in folds)
     return Comparison(cohort.name, cut if applicable else (), not_applicable, excluded)
-
-
-def _lacks(cohort: Cohort, models: Sequence[str], slides: bool, expression: bool) -> str:
-    """What a case with or without slides and expression lacks that one of the models needs; empty if nothing."""
-    spec = cohort.spec
-    its = replace(spec, patch_features=spec.patch_features if slides else 0, genes=spec.genes if expression else 0)
-    reasons = {reason.removeprefix(SUBJECT) for model in models if (reason := MODELS[model].not_applicable(its))}
-    return ", ".join(sorted(reasons))

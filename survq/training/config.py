@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from survq.exits import UsageError
@@ -63,17 +63,6 @@ class TrainConfig:
     def native(cls, model: str, **settings: Any) -> TrainConfig:
         """The training settings of the model's own paper, but for those given."""
         return cls(**{"model": model, **MODELS[model].native, **settings})
-
-    @property
-    def name(self) -> str:
-        """What tells this configuration from the paper's default, for people and for paths."""
-        given = self.hyperparameters
-        parts = {name: given[name] for name in hyperparameters_of(self.model) if name in given}
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.name not in ("model", "hyperparameters", "seed") and value != entry.default:
-                parts[entry.name] = value
-        return ",".join(f"{key}={value}" for key, value in {**parts, "seed": self.seed}.items())
 
 
 def hyperparameters_of(model: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from survq.evaluation.concordance import (
     undefined_concordance,
 )
 
-# time, event, risk, C-index; computed once with lifelines and scikit-survival, which agree on all but H
+# time, event, risk, C-index; computed with lifelines and scikit-survival, which agree on all but H
 GOLDEN = {
     "A all in order": ([2, 4, 6, 8, 10], [1, 1, 1, 1, 1], [5, 4, 3, 2, 1], 1.0),
     "B one pair wrong": ([2, 4, 6, 8, 10], [1, 1, 1, 1, 1], [5, 3, 4, 2, 1], 0.9),
@@ -38,18 +38,18 @@ def arrays(risk, time, event):
 
 
 @pytest.mark.parametrize(("time", "event", "risk", "expected"), GOLDEN.values(), ids=GOLDEN)
-def test_golden(time, event, risk, expected):
+def test_reference_values(time, event, risk, expected):
     assert concordance_index(*arrays(risk, time, event)) == pytest.approx(expected, abs=1e-8)
 
 
-def test_the_higher_risk_dies_first():
+def test_the_higher_risk_is_expected_to_die_first():
     assert concordance_index(*arrays([1, 2], [10, 1], [1, 1])) == 1.0
     assert concordance_index(*arrays([2, 1], [10, 1], [1, 1])) == 0.0
 
 
 @st.composite
-def outcomes(draw, tied_risks=True):
-    """Small cohorts with many ties in time, and in risk unless told otherwise; at least one comparable pair."""
+def cohorts(draw, tied_risks=True):
+    """Small cohorts with many ties in time and by default also in risk, and at least one comparable pair."""
     n = draw(st.integers(2, 20))
     risk = draw(st.lists(st.integers(-4, 4), min_size=n, max_size=n) if tied_risks else st.permutations(range(n)))
     time = draw(st.lists(st.integers(1, 8), min_size=n, max_size=n))
@@ -59,7 +59,7 @@ def outcomes(draw, tied_risks=True):
 
 
 def naive_concordance(risk, time, event):
-    """Harrell's definition, pair by pair."""
+    """Harrell's definition, computed pair by pair."""
     won = pairs = 0.0
     for i in range(len(risk)):
         for j in range(len(risk)):
@@ -69,12 +69,12 @@ def naive_concordance(risk, time, event):
     return won / pairs
 
 
-@given(outcomes())
+@given(cohorts())
 def test_equals_the_definition(cases):
     assert concordance_index(*cases) == pytest.approx(naive_concordance(*cases), abs=1e-12)
 
 
-@given(outcomes())
+@given(cohorts())
 def test_equals_scikit_survival(cases):
     risk, time, event = cases
     concordance, concordant, discordant, tied_risk, _ = concordance_index_censored(event, time, risk)
@@ -82,7 +82,7 @@ def test_equals_scikit_survival(cases):
     assert comparable_pairs(time, event).sum() == concordant + discordant + tied_risk
 
 
-@given(outcomes())
+@given(cohorts())
 def test_only_the_order_of_the_risks_matters(cases):
     risk, time, event = cases
     expected = concordance_index(risk, time, event)
@@ -90,21 +90,21 @@ def test_only_the_order_of_the_risks_matters(cases):
         assert concordance_index(transform(risk), time, event) == expected
 
 
-@given(outcomes(tied_risks=False))
+@given(cohorts(tied_risks=False))
 def test_the_opposite_risk_has_the_complement(cases):
     risk, time, event = cases
     assert concordance_index(-risk, time, event) == pytest.approx(1 - concordance_index(risk, time, event), abs=1e-12)
 
 
-@given(outcomes(), st.randoms(use_true_random=False))
+@given(cohorts(), st.randoms(use_true_random=False))
 def test_the_order_of_the_cases_does_not_matter(cases, random):
     shuffled = list(range(len(cases[0])))
     random.shuffle(shuffled)
     assert concordance_index(*(values[shuffled] for values in cases)) == concordance_index(*cases)
 
 
-@given(outcomes(), st.floats(-1e6, 1e6))
-def test_a_constant_risk_is_worth_one_half(cases, constant):
+@given(cohorts(), st.floats(-1e6, 1e6))
+def test_a_constant_risk_has_a_c_index_of_one_half(cases, constant):
     _, time, event = cases
     assert concordance_index(np.full(len(time), constant), time, event) == 0.5
 
@@ -125,12 +125,12 @@ def test_undefined_is_nan_with_a_reason(time, event, reason):
     assert undefined_concordance(time, event) == reason
 
 
-def test_defined_has_no_reason():
+def test_a_defined_c_index_has_no_reason():
     assert undefined_concordance(*arrays([], [1, 2], [1, 0])[1:]) is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_diverged_model_is_not_hidden(bad):
+def test_risks_of_a_diverged_model_are_refused(bad):
     with pytest.raises(ValueError, match="1 of 3 risks are not finite: the model has diverged"):
         concordance_index(*arrays([1, bad, 2], [1, 2, 3], [1, 1, 1]))
 
@@ -148,7 +148,7 @@ def predictions(*folds):
 
 
 def test_folds_are_averaged_and_never_pooled():
-    # each fold is in perfect order, but the second model's risks lie above all of the first one's
+    # each fold is in perfect order, but all risks of the second model are higher than those of the first
     folds = fold_concordance(predictions((0, 0, [1, 2, 3], [1, 1, 1], [3, 2, 1]), (0, 1, [4, 5], [1, 0], [9.0, 8.0])))
     assert folds["c_index"].tolist() == [1.0, 1.0]
     assert folds[["repeat", "fold", "cases", "events", "pairs"]].to_numpy().tolist() == [
@@ -158,7 +158,7 @@ def test_folds_are_averaged_and_never_pooled():
     assert folds["reason"].isna().all()
 
 
-def test_summary_leaves_undefined_folds_out_and_counts_them():
+def test_the_summary_excludes_and_counts_undefined_folds():
     folds = fold_concordance(
         predictions(
             (0, 0, [1, 2, 3], [1, 1, 1], [3, 2, 1]),  # 1
@@ -170,10 +170,10 @@ def test_summary_leaves_undefined_folds_out_and_counts_them():
     summary = summarise(folds)
     assert (summary.folds, summary.undefined) == (2, 1)
     assert summary.c_index == pytest.approx(0.75)
-    assert summary.deviation == pytest.approx(0.25)  # over the population of folds; the sample's would be 0.354
+    assert summary.deviation == pytest.approx(0.25)  # population deviation; the sample deviation would be 0.354
 
 
-def test_summary_of_nothing_defined_is_nan():
+def test_the_summary_of_only_undefined_folds_is_nan():
     summary = summarise(fold_concordance(predictions((0, 0, [1, 2], [0, 0], [1, 2]))))
     assert np.isnan(summary.c_index) and np.isnan(summary.deviation)
     assert (summary.folds, summary.undefined) == (0, 1)
@@ -185,17 +185,17 @@ def test_bad_predictions_are_refused_with_all_their_problems():
         fold_concordance(table)
     message = str(refused.value)
     assert "1 rows repeat a case" in message
-    assert "time are not finite, the first is that of '0-2'" in message
-    assert "risk are not finite, the first is that of '0-1' in repeat 0, fold 0 (the model has diverged)" in message
+    assert "time are not finite; the first is that of '0-2'" in message
+    assert "risk are not finite; the first is that of '0-1' in repeat 0, fold 0 (the model has diverged)" in message
     with pytest.raises(ValueError, match=r"lack the columns \['fold', 'risk'\]"):
         fold_concordance(table.drop(columns=["risk", "fold"]))
-    with pytest.raises(ValueError, match="there is no case"):
+    with pytest.raises(ValueError, match="they have no cases"):
         fold_concordance(table.iloc[:0])
 
 
 @settings(max_examples=20)
 @given(st.integers(100, 200), st.integers(0, 99))
-def test_a_whole_fold_of_real_size(n, seed):
+def test_a_fold_of_realistic_size(n, seed):
     rng = np.random.default_rng(seed)
     cases = rng.normal(size=n), rng.exponential(30, n).round(), rng.random(n) < 0.3
     assert concordance_index(*cases) == pytest.approx(naive_concordance(*cases), abs=1e-12)

@@ -17,7 +17,7 @@ MB = 1e6
 
 
 class Sleeper(nn.Module):
-    """Takes so many seconds, and notes that it was called."""
+    """Sleeps for `seconds`, and records its calls."""
 
     def __init__(self, name: str, seconds: float, calls: list):
         super().__init__()
@@ -30,7 +30,7 @@ class Sleeper(nn.Module):
 
 
 class Hungry(nn.Module):
-    """Needs so many bytes: half of them for its weights, half for what it makes of them."""
+    """Needs `size` bytes: half for its weights, half for its activations."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -40,7 +40,7 @@ class Hungry(nn.Module):
         return Prediction((2 * self.weight)[:4])
 
 
-def test_milliseconds_of_models_that_take_turns():
+def test_milliseconds_alternates_between_models():
     calls: list = []
     models = {"fast": Sleeper("fast", 0.001, calls), "slow": Sleeper("slow", 0.02, calls)}
     times = milliseconds(models, random_case(SPEC, 3), repeats=4, warm_up=2)
@@ -51,8 +51,8 @@ def test_milliseconds_of_models_that_take_turns():
     assert times["slow"].median() > times["fast"].median()
 
 
-def test_memory_is_that_of_weights_and_of_what_a_pass_makes():
-    """Also where this process has needed more before."""
+def test_memory_covers_weights_and_activations():
+    """Even if this process has used more memory before."""
     before = torch.ones(100_000_000)
     case = partial(random_case, SPEC, 3)
     small, large = (peak_memory(partial(Hungry, size), case) for size in (8_000, 400_000_000))
@@ -61,7 +61,7 @@ def test_memory_is_that_of_weights_and_of_what_a_pass_makes():
     assert before.sum() > 0
 
 
-def test_a_case_that_every_model_understands():
+def test_random_case_suits_every_model():
     case = random_case(SPEC, 20)
     assert torch.equal(case.bags[0], random_case(SPEC, 20).bags[0])
     times = milliseconds({name: model(SPEC) for name, model in MODELS.items()}, case, repeats=1, warm_up=0)
@@ -76,7 +76,7 @@ def test_memory_on_a_gpu():
 
 
 def test_the_study(tmp_path, monkeypatch, capsys):
-    """Sizes and parameters are the paper's; every model has a line, and every repeat is kept."""
+    """Sizes and parameters are the paper's; every model has a row, and every repeat is saved."""
     file = Path(__file__).parents[2] / "studies" / "inference_cost.py"
     spec = importlib.util.spec_from_file_location("inference_cost", file)
     study = importlib.util.module_from_spec(spec)

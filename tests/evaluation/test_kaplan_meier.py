@@ -26,8 +26,8 @@ def high_cases(groups):
     return "".join(groups.loc[groups["high"], "case_id"])
 
 
-def test_the_cut_is_the_median_of_each_fold():
-    # in one pool with one median, the high-risk group would be all of fold 1 and nothing else
+def test_groups_are_split_at_the_median_of_each_fold():
+    # with one median over all folds, the high-risk group would be exactly fold 1
     predictions = table("abcdefgh", [0, 0, 0, 0, 1, 1, 1, 1], [1, 2, 3, 4, 11, 12, 13, 14])
     assert high_cases(risk_groups(predictions)) == "cdgh"
 
@@ -36,7 +36,7 @@ def test_the_median_case_of_an_odd_fold_is_low_risk():
     assert high_cases(risk_groups(table("abc", 0, [1, 2, 3]))) == "c"
 
 
-def test_a_case_of_several_repeats_is_one_case():
+def test_repeats_count_as_one_case():
     repeats = [table("abcd", 0, risk, repeat=i) for i, risk in enumerate([[1, 2, 3, 4], [1, 3, 2, 4], [4, 3, 2, 1]])]
     groups = risk_groups(pd.concat(repeats))
     assert groups["case_id"].tolist() == list("abcd")
@@ -53,7 +53,7 @@ def cohort():
     return table([f"c{i}" for i in range(n)], np.arange(n) % 5, risk, time, rng.random(n) < 0.6)
 
 
-def test_log_rank_is_the_textbook_statistic(cohort):
+def test_log_rank_equals_the_textbook_formula(cohort):
     groups = risk_groups(cohort)
     time, event, high = (groups[name].to_numpy() for name in ("time", "event", "high"))
     difference = variance = 0.0
@@ -113,6 +113,6 @@ def test_survival_and_its_interval_equal_scikit_survival(cohort):
         np.testing.assert_allclose(curve[name].to_numpy()[inside], expected[inside], atol=1e-9)
 
 
-def test_a_risk_that_is_not_finite_is_refused():
+def test_non_finite_risks_are_refused():
     with pytest.raises(ValueError, match="diverged"):
         risk_groups(table("ab", 0, [1, np.nan]))

@@ -14,7 +14,7 @@ from survq.evaluation.significance import (
 
 
 def simulate(n=200, noise=1.0, seed=0, folds=5):
-    """Cases whose log survival time is minus their risk, but for noise; a third are censored, times are tied."""
+    """Cases whose log survival time is minus their risk plus noise; a third are censored, and times are tied."""
     rng = np.random.default_rng(seed)
     risk = rng.normal(size=n)
     return pd.DataFrame(
@@ -33,7 +33,7 @@ def width(interval):
     return interval.high - interval.low
 
 
-def test_a_resample_scores_as_the_same_cases_copied_out():
+def test_a_weighted_resample_equals_copied_cases():
     predictions = simulate(60)
     predictions["risk"] = predictions["risk"].round(1)  # ties
     draws = _draw_patients(predictions, 20, seed=3)
@@ -47,7 +47,7 @@ def test_a_resample_scores_as_the_same_cases_copied_out():
         assert values[resample] == pytest.approx(np.mean(folds), abs=1e-12)
 
 
-def test_the_estimate_is_that_of_the_table():
+def test_the_estimate_equals_the_summary_of_folds():
     predictions = simulate()
     interval = bootstrap_interval(predictions, resamples=200)
     assert interval.estimate == pytest.approx(summarise(fold_concordance(predictions)).c_index, abs=1e-12)
@@ -55,7 +55,7 @@ def test_the_estimate_is_that_of_the_table():
     assert interval.resamples == 200
 
 
-def test_it_depends_on_the_seed_and_not_on_the_order_of_the_rows():
+def test_the_interval_depends_on_the_seed_but_not_on_the_order_of_rows():
     predictions = simulate()
     interval = bootstrap_interval(predictions, resamples=100, seed=1)
     shuffled = bootstrap_interval(predictions.sample(frac=1, random_state=0), resamples=100, seed=1)
@@ -63,19 +63,19 @@ def test_it_depends_on_the_seed_and_not_on_the_order_of_the_rows():
     assert bootstrap_interval(predictions, resamples=100, seed=2).low != interval.low
 
 
-def test_four_times_the_patients_halve_the_interval():
+def test_four_times_as_many_patients_halve_the_interval():
     few, many = (width(bootstrap_interval(simulate(n, seed=1))) for n in (200, 800))
     assert 0.35 < many / few < 0.65
 
 
-def test_it_covers_the_truth():
+def test_the_interval_covers_the_truth():
     truth = bootstrap_interval(simulate(5000, seed=99), resamples=1).estimate
     intervals = [bootstrap_interval(simulate(150, seed=seed), resamples=200) for seed in range(60)]
     covered = sum(interval.low <= truth <= interval.high for interval in intervals)
-    assert covered >= 51  # of 60; fewer has a chance below 1 % if 95 % are covered
+    assert covered >= 51  # of 60; with 95 % coverage, fewer have a probability below 1 %
 
 
-def test_repeats_of_the_same_patients_make_nothing_surer():
+def test_repeats_do_not_narrow_the_interval():
     predictions = simulate()
     repeated = pd.concat([predictions.assign(repeat=repeat) for repeat in range(4)])
     assert bootstrap_interval(repeated).low == pytest.approx(bootstrap_interval(predictions).low, abs=1e-12)
@@ -84,7 +84,7 @@ def test_repeats_of_the_same_patients_make_nothing_surer():
     assert width(both) == pytest.approx(width(bootstrap_interval(predictions)), rel=0.15)
 
 
-def test_an_undefined_fold_is_left_out():
+def test_an_undefined_fold_is_excluded():
     predictions = simulate()
     empty = predictions["fold"] == 4
     predictions.loc[empty, "event"] = False
@@ -101,7 +101,7 @@ def test_a_model_does_not_differ_from_itself():
     assert (same.estimate, same.low, same.high) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
-def test_the_difference_is_signed_and_found():
+def test_the_difference_is_signed_and_detected():
     better = simulate(400)
     worse = better.assign(risk=better["risk"] + np.random.default_rng(1).normal(0, 1.5, len(better)))
     gain, loss = bootstrap_difference(better, worse), bootstrap_difference(worse, better)
@@ -111,7 +111,7 @@ def test_the_difference_is_signed_and_found():
     assert gain.estimate == pytest.approx(means[0] - means[1])
 
 
-def test_pairing_makes_it_narrower():
+def test_pairing_narrows_the_interval():
     one = simulate(300)
     other = one.assign(risk=one["risk"] + np.random.default_rng(1).normal(0, 0.2, len(one)))
     assert width(bootstrap_difference(one, other)) < 0.5 * width(bootstrap_interval(one))
@@ -120,22 +120,22 @@ def test_pairing_makes_it_narrower():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.iloc[1:], "1 cases stand in one of the two tables only, the first is 'case-0'"),
-        (lambda table: table.assign(fold=(table["fold"] + 1) % 5), "cases stand in one"),
-        (lambda table: table.assign(repeat=1), "cases stand in one"),
+        (lambda table: table.iloc[1:], "1 cases are in only one of the two tables; the first is 'case-0'"),
+        (lambda table: table.assign(fold=(table["fold"] + 1) % 5), "cases are in only one"),
+        (lambda table: table.assign(repeat=1), "cases are in only one"),
         (lambda table: table.assign(time=table["time"] + 1), "another time or event"),
         (lambda table: table.assign(event=~table["event"]), "another time or event"),
         (lambda table: table.assign(risk=np.nan), "diverged"),
     ],
 )
-def test_models_of_other_cases_are_not_compared(change, message):
+def test_unpaired_predictions_are_refused(change, message):
     predictions = simulate()
     for pair in [(predictions, change(predictions)), (change(predictions), predictions)]:
         with pytest.raises(ValueError, match=message):
             bootstrap_difference(*pair)
 
 
-def test_it_is_fast():
+def test_the_bootstrap_is_fast():
     predictions = simulate(500)
     start = clock.perf_counter()
     bootstrap_interval(predictions, resamples=1000)

@@ -1,4 +1,4 @@
-"""Expression as Xena, SurvPath, MMP and PORPOISE write it: the same values in every form, and every oddity named."""
+"""Expression tables of Xena, SurvPath, MMP and PORPOISE: the same values from every layout; problems are reported."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ ENSEMBL = {gene: f"ENSG0000000000{number}.{number + 1}" for number, gene in enum
 
 @pytest.fixture
 def values() -> pd.DataFrame:
-    """case x gene, to 4 decimals as files have it."""
+    """case x gene, with 4 decimals as in the files."""
     random = np.random.default_rng(0)
     return pd.DataFrame(random.uniform(0, 15, (6, 4)).round(4), index=CASES, columns=GENES)
 
@@ -38,7 +38,7 @@ def gene_map(tmp_path) -> GeneMap:
 
 
 def xena(values, suffix="-01", first="sample", names=None) -> str:
-    """genes x samples, TSV, with a normal and a metastasis beside the tumours."""
+    """genes x samples, TSV, with a normal sample and a metastasis in addition to the tumours."""
     table = values.T.rename(index=names or {}).rename(columns=lambda case: case + suffix)
     table[f"{CASES[0]}-11"], table[f"{CASES[1]}-06"] = 77.0, 78.0
     return table.sample(frac=1, random_state=1, axis=1).rename_axis(first).to_csv(sep="\t")
@@ -62,17 +62,17 @@ def porpoise(values) -> str:
     return pd.concat([table, table.head(2)], ignore_index=True).to_csv()
 
 
-FORMS = {
+LAYOUTS = {
     "Xena TCGA hub": lambda values: xena(values),
     "Xena GDC hub": lambda values: xena(values, "-01A", "Ensembl_ID", ENSEMBL),
     "Xena Toil hub": lambda values: xena(values, "-01", "sample", ENSEMBL),
     "Ensembl ids of another version": lambda values: xena(
         values, names={gene: name.split(".")[0] + ".99" for gene, name in ENSEMBL.items()}
     ),
-    "a first header that lies": lambda values: xena(values, first="TP53"),
+    "misleading first header": lambda values: xena(values, first="TP53"),
     "SurvPath": survpath,
-    "SurvPath with an index of a name": lambda values: survpath(values, "patient"),
-    "SurvPath turned": lambda values: survpath(values.T),
+    "SurvPath with a named index": lambda values: survpath(values, "patient"),
+    "SurvPath transposed": lambda values: survpath(values.T),
     "MMP": mmp,
     "MMP as its loader expects": lambda values: mmp(values, "case_id"),
     "PORPOISE": porpoise,
@@ -80,29 +80,29 @@ FORMS = {
 }
 
 
-def needs_map(form: str) -> bool:
-    return "GDC" in form or "Toil" in form or "Ensembl" in form
+def needs_map(layout: str) -> bool:
+    return "GDC" in layout or "Toil" in layout or "Ensembl" in layout
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("packing", ["plain", "gz", "zip"])
-def test_the_same_values_in_every_form(tmp_path, values, gene_map, form, packing):
-    text = FORMS[form](values).encode()
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("compression", ["plain", "gz", "zip"])
+def test_all_layouts_give_the_same_values(tmp_path, values, gene_map, layout, compression):
+    text = LAYOUTS[layout](values).encode()
     file = tmp_path / "table"
-    if packing == "zip":
+    if compression == "zip":
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("./tcga_brca_all_clean.csv.zip", text)  # PORPOISE's odd name of a member
+            archive.writestr("./tcga_brca_all_clean.csv.zip", text)  # the name of the member in PORPOISE's archive
     else:
-        file.write_bytes(gzip.compress(text) if packing == "gz" else text)
-    read = read_expression(file, CASES, gene_map=gene_map if needs_map(form) else None)
+        file.write_bytes(gzip.compress(text) if compression == "gz" else text)
+    read = read_expression(file, CASES, gene_map=gene_map if needs_map(layout) else None)
     expected = values.astype(np.float32).rename_axis("case_id")
     pd.testing.assert_frame_equal(read.values[GENES], expected, check_exact=True)
     assert not read.unlabelled
 
 
-@pytest.mark.parametrize("form", ["Xena TCGA hub", "SurvPath", "PORPOISE"])
-def test_only_the_genes_that_are_asked_for_are_kept(tmp_path, values, form):
-    (tmp_path / "t").write_text(FORMS[form](values))
+@pytest.mark.parametrize("layout", ["Xena TCGA hub", "SurvPath", "PORPOISE"])
+def test_only_wanted_genes_are_kept(tmp_path, values, layout):
+    (tmp_path / "t").write_text(LAYOUTS[layout](values))
     read = read_expression(tmp_path / "t", CASES[:3], wanted={"BRCA1", "X"})
     assert list(read.values) == ["BRCA1"]
     assert list(read.values.index) == CASES[:3]
@@ -110,7 +110,7 @@ def test_only_the_genes_that_are_asked_for_are_kept(tmp_path, values, form):
     assert read.source["genes_in_the_table"] == 4
 
 
-def test_other_samples_if_asked(tmp_path, values):
+def test_other_sample_types(tmp_path, values):
     (tmp_path / "t").write_text(xena(values))
     read = read_expression(tmp_path / "t", CASES, sample_types=["06"])
     assert read.values.index.tolist() == [CASES[1]]
@@ -119,7 +119,7 @@ def test_other_samples_if_asked(tmp_path, values):
         read_expression(tmp_path / "t", CASES, sample_types=["03"])
 
 
-def test_of_several_samples_of_a_case_the_first_counts(tmp_path, values):
+def test_of_several_samples_of_a_case_the_first_is_used(tmp_path, values):
     both = pd.concat([values, values.head(1) + 1, values.iloc[[2]]])
     (tmp_path / "rows").write_text(survpath(both))
     table = values.T.rename(columns=lambda case: f"{case}-01A")
@@ -131,20 +131,20 @@ def test_of_several_samples_of_a_case_the_first_counts(tmp_path, values):
         assert (read.values[GENES] == values.astype(np.float32)).all(axis=None)
         assert any("the first was kept" in note for note in read.notes)
     (tmp_path / "same").write_text(porpoise(values))
-    assert any("the same in all" in note for note in read_expression(tmp_path / "same", CASES).notes)
+    assert any("all equal" in note for note in read_expression(tmp_path / "same", CASES).notes)
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_of_several_rows_of_a_symbol_the_one_that_is_expressed_counts(tmp_path, values, turned):
-    """The copies of genes on chromosome Y stand at the floor in all cases; a mean would drag the gene down."""
+@pytest.mark.parametrize("transposed", [False, True])
+def test_of_several_rows_of_a_symbol_the_expressed_one_is_used(tmp_path, values, transposed):
+    """Copies of genes on chromosome Y are at the floor in all cases; averaging would lower the gene."""
     table = pd.concat([pd.DataFrame(-9.9658, index=CASES, columns=["TP53"]), values], axis=1)
-    (tmp_path / "t").write_text((table.T if turned else table).to_csv())
+    (tmp_path / "t").write_text((table.T if transposed else table).to_csv())
     read = read_expression(tmp_path / "t", CASES)
     assert read.source["several_rows_of_a_gene_highest_mean_kept"] == ["TP53"]
     assert (read.values[GENES] == values.astype(np.float32)).all(axis=None)
 
 
-def test_the_copy_on_y_is_its_gene(tmp_path, values, gene_map):
+def test_a_copy_on_chromosome_y_is_the_same_gene(tmp_path, values, gene_map):
     names = {**ENSEMBL, "NKX2-1": ENSEMBL["TP53"] + "_PAR_Y"}
     values["NKX2-1"] = -9.9658
     (tmp_path / "t").write_text(xena(values, names=names))
@@ -162,7 +162,7 @@ def test_the_copy_on_y_is_its_gene(tmp_path, values, gene_map):
         ("HiSeqV2_PANCAN", lambda v: v - v.mean(), "log2(RSEM normalised count + 1), centred, by its name"),
         ("x.csv", lambda v: v, "log2(x + 1), by its range"),
         ("x.csv", lambda v: 2**v, "no logarithm, by its range"),
-        ("x.csv", lambda v: (v - v.median()) / v.std(), "z-scores a gene, by their spread"),
+        ("x.csv", lambda v: (v - v.median()) / v.std(), "z-scores per gene, by their spread"),
         ("x.csv", lambda v: v - v.median(), "centred logarithm, by its range"),
         ("x.csv", lambda v: v * 5 - 30, "unknown"),
     ],
@@ -172,73 +172,78 @@ def test_the_unit(tmp_path, values, name, change, unit):
     assert read_expression(tmp_path / name, CASES).source["unit"] == unit
 
 
-def test_outliers_and_constant_genes_are_pointed_out(tmp_path, values):
+def test_outliers_and_constant_genes_are_noted(tmp_path, values):
     values.iloc[2, 1], values["TP53"] = 36893, 4.0
     (tmp_path / "t").write_text(survpath(values))
     notes = " | ".join(read_expression(tmp_path / "t", CASES).notes)
-    assert "1 genes go beyond +-30, 'BRCA1' to 36893" in notes
-    assert "1 genes are the same in all cases: 'TP53'" in notes
+    assert "1 genes exceed +-30, up to 36893 in 'BRCA1'" in notes
+    assert "1 genes have the same value in all cases: 'TP53'" in notes
 
 
 BAD = {
-    "ids of others": (lambda t: t.replace("TCGA-", "P-"), "none of its rows or columns is a case of this cohort"),
+    "ids of another cohort": (
+        lambda t: t.replace("TCGA-", "P-"),
+        "none of its rows or columns is a case of this cohort",
+    ),
     "Ensembl ids": (
         lambda t: t.replace("TP53", "ENSG00000141510.16").replace("BRCA1", "ENSG00000012048.20").replace("NKX", "ENSG"),
         None,
     ),
     "a word": (lambda t: t.replace("14.0", "low", 1), None),
-    "ragged": (lambda t: t + "TCGA-A1-0005,1,2\n", "is no table: 3 cells; the header has 5"),
+    "ragged": (lambda t: t + "TCGA-A1-0005,1,2\n", ": 3 cells; the header has 5"),
     "no header": (lambda t: "", "is empty"),
-    "nothing below": (lambda t: t.partition("\n")[0] + "\n", "none of its rows or columns|no table that can be read"),
+    "no rows": (lambda t: t.partition("\n")[0] + "\n", "none of its rows or columns|cannot be read as a table"),
     "semicolons": (lambda t: t.replace(",", ";"), "has one column"),
-    "a row without id": (lambda t: t.replace("TCGA-A1-0003", ""), "no case id in the lines '5'"),
+    "a row without id": (lambda t: t.replace("TCGA-A1-0003", ""), "no case id in lines '5'"),
 }
 
 
-@pytest.mark.parametrize("fault", [name for name, (_, message) in BAD.items() if message])
-def test_faults_are_named(tmp_path, values, fault):
-    change, message = BAD[fault]
+@pytest.mark.parametrize("problem", [name for name, (_, message) in BAD.items() if message])
+def test_problems_are_reported(tmp_path, values, problem):
+    change, message = BAD[problem]
     (tmp_path / "t").write_text(change(survpath(values)))
     with pytest.raises(DataError, match=message):
         read_expression(tmp_path / "t", CASES)
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_every_cell_that_is_no_number_is_named(tmp_path, values, turned):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_every_cell_that_is_not_a_number_is_listed(tmp_path, values, transposed):
     table = values.astype(object)
     table.iloc[1, 2], table.iloc[4, 0] = "low", "1,5"
     table.iloc[0, 0] = "NA"
-    (tmp_path / "t").write_text((table.T if turned else table).to_csv())
+    (tmp_path / "t").write_text((table.T if transposed else table).to_csv())
     with pytest.raises(DataError) as error:
         read_expression(tmp_path / "t", CASES)
     problems = " ".join(error.value.problems)
     assert len(error.value.problems) == 2
-    row, column = (GENES[2], CASES[1]) if turned else (CASES[1], GENES[2])
+    row, column = (GENES[2], CASES[1]) if transposed else (CASES[1], GENES[2])
     assert f"{row!r}, {column!r}: 'low' is not a number" in problems
     assert "'1,5' is not a number" in problems
 
 
-def test_ensembl_ids_and_symbols_are_not_taken_for_each_other(tmp_path, values, gene_map):
+def test_ensembl_ids_and_symbols_are_distinguished(tmp_path, values, gene_map):
     (tmp_path / "ids").write_text(xena(values, names=ENSEMBL))
-    with pytest.raises(DataError, match=r"its genes are Ensembl ids such as 'ENSG.*Fix: --gene-map"):
+    with pytest.raises(
+        DataError, match=r"its genes are Ensembl ids such as 'ENSG.*Fix: pass Xena's probemap .* with --gene-map"
+    ):
         read_expression(tmp_path / "ids", CASES)
     (tmp_path / "symbols").write_text(xena(values))
-    with pytest.raises(DataError, match="its genes are no Ensembl ids: 'TP53'"):
+    with pytest.raises(DataError, match="its genes are not Ensembl ids: 'TP53'"):
         read_expression(tmp_path / "symbols", CASES, gene_map=gene_map)
 
 
-def test_a_table_that_is_cut_short_is_named(tmp_path, values):
+def test_a_truncated_table_is_refused(tmp_path, values):
     (tmp_path / "t.gz").write_bytes(gzip.compress(xena(values).encode())[:-12])
-    with pytest.raises(DataError, match=r"t\.gz: cannot be unpacked"):
+    with pytest.raises(DataError, match=r"t\.gz: cannot be decompressed"):
         read_expression(tmp_path / "t.gz", CASES)
 
 
-# --- into a cohort
+# import into a cohort
 
 
 @pytest.fixture
 def root(tmp_path) -> Location:
-    """A data folder with labels of five of the six cases, one more left out, and pathways."""
+    """A data folder with labels of four of the six cases, one excluded by the labels, and pathways."""
     root = Location.at(tmp_path / "data")
     cases = pd.DataFrame({"time": 3.0, "event": [True, False, True, False]}, index=CASES[:4])
     update_cohort(root / "BRCA", {}, cases=cases, dropped={CASES[4]: "no time"})
@@ -247,7 +252,7 @@ def root(tmp_path) -> Location:
     return root
 
 
-def test_it_becomes_part_of_the_cohort(tmp_path, root, values):
+def test_expression_becomes_part_of_the_cohort(tmp_path, root, values):
     (tmp_path / "HiSeqV2").write_text(xena(values))
     read, dropped = import_expression(tmp_path / "HiSeqV2", root, "BRCA")
     cohort = Cohort.load(tmp_path / "data", "BRCA")
@@ -262,7 +267,7 @@ def test_it_becomes_part_of_the_cohort(tmp_path, root, values):
     assert rows == [["p", 2, 1.0, ""], ["q", 0, 0.0, "TTF1 ABSENT"]]
 
 
-def test_again_it_is_the_same_to_the_bit(tmp_path, root, values, tree):
+def test_a_repeated_import_gives_the_same_bits(tmp_path, root, values, tree):
     (tmp_path / "t").write_text(xena(values))
     import_expression(tmp_path / "t", root, "BRCA")
     before = tree(tmp_path)
@@ -270,13 +275,13 @@ def test_again_it_is_the_same_to_the_bit(tmp_path, root, values, tree):
     assert tree(tmp_path) == before
 
 
-def test_all_genes_if_asked(tmp_path, root, values):
+def test_all_genes(tmp_path, root, values):
     (tmp_path / "t").write_text(xena(values))
     import_expression(tmp_path / "t", root, "BRCA", all_genes=True)
     assert sorted(Cohort.load(tmp_path / "data", "BRCA").expression) == sorted(GENES)
 
 
-def test_aliases_cover_what_is_measured_under_another_name(tmp_path, root, values):
+def test_aliases_rename_genes_measured_under_another_name(tmp_path, root, values):
     (tmp_path / "t").write_text(xena(values))
     (tmp_path / "aliases.csv").write_text("alias,symbol\nTTF1,NKX2-1\nABSENT,NOWHERE\n")
     read, _ = import_expression(tmp_path / "t", root, "BRCA", aliases=tmp_path / "aliases.csv")
@@ -286,35 +291,35 @@ def test_aliases_cover_what_is_measured_under_another_name(tmp_path, root, value
     assert read_source(root / "BRCA")["expression"]["aliases"]["file"] == "aliases.csv"
 
 
-def test_a_table_of_many_cohorts_does_not_fill_the_list(tmp_path, root, values):
+def test_ids_in_a_table_of_many_cohorts_are_not_listed(tmp_path, root, values):
     others = pd.DataFrame(1.0, index=[f"TCGA-ZZ-{number:04d}" for number in range(9)], columns=GENES)
     (tmp_path / "t").write_text(xena(pd.concat([values, others])))
     read, _ = import_expression(tmp_path / "t", root, "BRCA")
     assert read_dropped(root / "BRCA") == {CASES[4]: "no time"}
-    assert any("10 further cases of this table have no label here" in note for note in read.notes)
+    assert any("10 further ids have no label in this cohort" in note for note in read.notes)
     assert read_source(root / "BRCA")["expression"]["further_cases_not_listed"] == 10
 
 
-def test_cohorts_of_other_units_are_pointed_out(tmp_path, root, values):
+def test_different_units_of_cohorts_cause_a_warning(tmp_path, root, values):
     (tmp_path / "t").write_text(xena(values))
     import_expression(tmp_path / "t", root, "BRCA")
     cases = pd.DataFrame({"time": 3.0, "event": True}, index=CASES)
     update_cohort(root / "BLCA", {}, cases=cases)
     (tmp_path / "z").write_text(survpath((values - values.median()) / values.std()))
     read, _ = import_expression(tmp_path / "z", root, "BLCA")
-    assert "OTHER COHORTS HAVE OTHER UNITS: BRCA: log2(x + 1), by its range" in read.notes
-    assert not any("OTHER" in note for note in import_expression(tmp_path / "t", root, "BLCA")[0].notes)
+    assert "WARNING: other cohorts have other units: BRCA: log2(x + 1), by its range" in read.notes
+    assert not any("WARNING" in note for note in import_expression(tmp_path / "t", root, "BLCA")[0].notes)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t: t.replace("TP53", "T").replace("BRCA1", "B"), "has none of the 4 genes of the gene sets"),
-        (lambda t: t.replace("\t", "\tinf\t", 2).replace("inf\t", "", 1), "is no table|not a finite number"),
+        (lambda t: t.replace("\t", "\tinf\t", 2).replace("inf\t", "", 1), "cells; the header has|not a finite number"),
         (lambda t: t.replace("TCGA-A1", "TCGA-B9"), "none of its rows or columns is a case"),
     ],
 )
-def test_what_is_wrong_leaves_the_cohort_as_it_was(tmp_path, root, values, tree, change, message):
+def test_problems_leave_the_cohort_unchanged(tmp_path, root, values, tree, change, message):
     (tmp_path / "t").write_text(xena(values))
     import_expression(tmp_path / "t", root, "BRCA")
     (tmp_path / "t").write_text(change(xena(values)))
@@ -324,7 +329,7 @@ def test_what_is_wrong_leaves_the_cohort_as_it_was(tmp_path, root, values, tree,
     assert tree(tmp_path) == before
 
 
-def test_a_missing_value_is_named_with_gene_and_case(tmp_path, root, values, tree):
+def test_a_missing_value_is_reported_with_gene_and_case(tmp_path, root, values, tree):
     values.loc[CASES[1], "TP53"] = float("nan")
     (tmp_path / "t").write_text(xena(values))
     before = tree(tmp_path)
@@ -333,7 +338,7 @@ def test_a_missing_value_is_named_with_gene_and_case(tmp_path, root, values, tre
     assert tree(tmp_path) == before
 
 
-def test_labels_come_first(tmp_path, root, values):
+def test_labels_must_be_imported_first(tmp_path, root, values):
     (tmp_path / "t").write_text(xena(values))
     with pytest.raises(DataError, match=r"labels define the cases, .* survq import labels FILE DATA --cohort HNSC"):
         import_expression(tmp_path / "t", root, "HNSC")
@@ -351,7 +356,7 @@ print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, *re
 
 @pytest.mark.timeout(120)
 def test_memory_does_not_grow_with_the_table(tmp_path):
-    """A table of 2,000 samples, of which 100 are kept; five times as many genes, of which 500 are kept."""
+    """2,000 samples, of which 100 are imported; 2,000 and 10,000 genes, of which 500 are imported."""
     header = "\t".join(["sample", *(f"TCGA-A1-{number:04d}-01" for number in range(2000))])
     cells = "\t".join(f"{number % 17}.{number % 9973:04d}" for number in range(2000))
     peaks = []
@@ -370,11 +375,11 @@ def test_memory_does_not_grow_with_the_table(tmp_path):
     assert peaks[1] - peaks[0] < 40, f"{peaks} MiB for tables of {size / 5:.0f} and {size:.0f} MiB"
 
 
-# --- the real ones
+# real tables
 
 
-@pytest.mark.parametrize(("cohort", "cases", "strangers"), [("BRCA", 871, 85), ("HNSC", 394, 22)])
-def test_the_real_porpoise_tables(real_data, tmp_path, cohort, cases, strangers):
+@pytest.mark.parametrize(("cohort", "cases", "unlabelled"), [("BRCA", 871, 85), ("HNSC", 394, 22)])
+def test_real_tables_of_porpoise(real_data, tmp_path, cohort, cases, unlabelled):
     from survq.importing.labels import import_labels
     from survq.importing.pathways import import_gene_sets
     from survq.importing.splits import import_splits
@@ -389,17 +394,17 @@ def test_the_real_porpoise_tables(real_data, tmp_path, cohort, cases, strangers)
     loaded = Cohort.load(root, cohort)
     assert (len(loaded.cases), loaded.has_expression.sum()) == (cases, cases)
     assert (len(loaded.pathways), loaded.sets_given["pathways"], loaded.expression.shape[1]) == (10, 331, 769)
-    assert loaded.dropped["reason"].to_list() == ["expression without a label"] * strangers
+    assert loaded.dropped["reason"].to_list() == ["expression without a label"] * unlabelled
     assert "covers 10 of 331 pathways; 4,230 of their 4,999 genes are missing" in read.notes[0]
-    assert read.source["unit"] == "z-scores a gene, by their spread"
+    assert read.source["unit"] == "z-scores per gene, by their spread"
 
     table = pd.read_csv(file).drop_duplicates("case_id").set_index("case_id").loc[loaded.cases.index]
     ours = loaded.expression
     assert (ours == table[[f"{gene}_rnaseq" for gene in ours]].to_numpy(dtype=np.float32)).all(axis=None)
 
 
-def test_aliases_between_the_real_old_and_new_symbols(real_data):
-    """The 281 sets of SurvPath use older symbols than Reactome and MSigDB do now."""
+def test_aliases_between_real_old_and_new_symbols(real_data):
+    """The 281 sets of SurvPath use older symbols than Reactome and MSigDB today."""
     older = GeneSets.from_signatures(real_data / "survpath/datasets_csv/metadata/xena_signatures.csv")
     newer = [
         GeneSets.from_gmt(real_data / "pathways" / name) for name in ("ReactomePathways.gmt", "h.all.v7.0.symbols.gmt")
@@ -407,6 +412,6 @@ def test_aliases_between_the_real_old_and_new_symbols(real_data):
     wanted = {gene for members in older.genes for gene in members}
     measured = {gene for pathways in newer for members in pathways.genes for gene in members}
     pairs = {"MMUT": "MUT", "NECTIN1": "PVRL1", "ATP5F1E": "ATP5E"}
-    renamed, unclear = Aliases.of(pairs.items()).renamed(measured, wanted)
+    renamed, ambiguous = Aliases.of(pairs.items()).renamed(measured, wanted)
     assert renamed == pairs
-    assert not unclear
+    assert not ambiguous

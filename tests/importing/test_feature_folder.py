@@ -1,4 +1,4 @@
-"""A folder becomes a plan, with all its faults at once; and a planned file becomes a slide. Without Ray."""
+"""Planning the import of a folder, with all problems at once, and importing its slides. Without Ray."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def grid(patches: int = 20) -> np.ndarray:
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """Six slides of TRIDENT's; case 0 has two."""
+    """Six slides by TRIDENT; case 0 has two."""
     for number in range(5):
         tools.trident(tmp_path / "job", slide(number), bag(), grid())
     tools.trident(tmp_path / "job", slide(0, part=2), bag(), grid())
@@ -53,7 +53,7 @@ def plan(source: Path, store: Location, cases=CASES, name_of=by_barcode, **optio
     return make_plan(source, cases, readable_index(store), name_of, **options)
 
 
-def carry_out(source: Path, store: Location, **options):
+def import_all(source: Path, store: Location, **options):
     return [import_slide(job, store) for job in plan(source, store, **options).jobs]
 
 
@@ -63,7 +63,7 @@ def problems_of(source: Path, store: Location, **options) -> list[str]:
     return error.value.problems
 
 
-def test_a_folder_becomes_slides(source, store):
+def test_all_slides_of_a_folder_are_imported(source, store):
     found = plan(source, store)
     assert [job.slide_id for job in found.jobs] == sorted([slide(0, 2), *map(slide, range(5))])
     assert (found.outcomes, found.notes, dict(found.layouts)) == ([], [], {"TRIDENT": 6})
@@ -79,25 +79,25 @@ def test_a_folder_becomes_slides(source, store):
         np.testing.assert_array_equal(FeatureStore(store).coordinates(slide(3)), file["coords"][()])
 
 
-def test_what_is_there_is_not_opened_again(source, store, monkeypatch):
-    carry_out(source, store)
+def test_stored_slides_are_not_opened_again(source, store, monkeypatch):
+    import_all(source, store)
     monkeypatch.setattr(feature_folder, "inspect", lambda *_: pytest.fail("opened"))
     again = plan(source, store)
     assert again.jobs == [] and {outcome.state for outcome in again.outcomes} == {"found"}
 
 
-def test_moved_files_are_still_the_same(source, store, tmp_path):
-    carry_out(source, store)
+def test_moved_files_are_not_imported_again(source, store, tmp_path):
+    import_all(source, store)
     shutil.move(source, tmp_path / "elsewhere")
     assert plan(tmp_path / "elsewhere", store).jobs == []
 
 
 @pytest.mark.parametrize("changed", ["content", "touched", "coordinates", "case", "encoder", "store"])
-def test_what_has_changed_is_read_again(source, store, changed):
+def test_changed_slides_are_imported_again(source, store, changed):
     options = {}
     tools.clam(source / "clam", slide(5), bag(), grid())
     shutil.rmtree(source / "20x_224px_0px_overlap")
-    carry_out(source, store, encoder="uni_v1")
+    import_all(source, store, encoder="uni_v1")
     file = source / "clam/h5_files" / f"{slide(5)}.h5"
     if changed == "content":
         tools.clam(source / "clam", slide(5), bag(), grid())
@@ -115,7 +115,7 @@ def test_what_has_changed_is_read_again(source, store, changed):
     assert len(FeatureStore(store).index) == 1
 
 
-def test_a_file_that_changes_while_it_is_read_is_named(source, store):
+def test_a_file_that_changes_while_it_is_read_fails(source, store):
     job = plan(source, store).jobs[0]
     os.utime(job.file, (1, 1))
     outcome = import_slide(job, store)
@@ -132,39 +132,39 @@ def test_slides_of_other_cases_are_skipped_and_listed(source, store):
     assert found.unlabelled == {"TCGA-AA-0003"}
 
 
-def test_a_table_says_which_case(source, store):
+def test_a_table_gives_the_cases(source, store):
     table = SlideTable([Name(slide(0), "P0"), Name(slide(1).split(".")[0], "P1")])
     found = plan(source, store, cases={"P0", "P1"}, name_of=table)
     assert [(job.slide_id, job.case_id) for job in found.jobs] == [(slide(0), "P0"), (slide(1), "P1")]
     assert [outcome.reason for outcome in found.outcomes] == ["the slide is not in the table"] * 4
 
 
-def test_of_copies_one_is_taken(tmp_path, store):
+def test_of_several_copies_one_is_used(tmp_path, store):
     for number in range(3):
         tools.clam(tmp_path / "clam", slide(number), bag(), grid())
     found = plan(tmp_path / "clam", store, encoder="resnet50")
     assert [job.label for job in found.jobs] == [f"h5_files/{slide(number)}.h5" for number in range(3)]
-    assert found.notes == [f"3 more files of the same slides were not needed, the first pt_files/{slide(0)}.pt"]
-    alone = plan(tmp_path / "clam" / "pt_files", store, encoder="resnet50")
-    assert [job.label for job in alone.jobs] == [f"{slide(number)}.pt" for number in range(3)]
+    assert found.notes == [f"3 further files of the same slides were not used; the first is pt_files/{slide(0)}.pt"]
+    tensors = plan(tmp_path / "clam" / "pt_files", store, encoder="resnet50")
+    assert [job.label for job in tensors.jobs] == [f"{slide(number)}.pt" for number in range(3)]
 
 
-def test_slide_embeddings_beside_are_not_in_the_way(source, store):
+def test_slide_embeddings_in_the_same_folder_are_ignored(source, store):
     for number in range(5):
         file = tools.trident(source, slide(number), bag()[0], grid(), encoder="titan")
         (file.parent.parent / "slide_features_titan").mkdir(exist_ok=True)
         file.rename(file.parent.parent / "slide_features_titan" / file.name)
     found = plan(source, store)
     assert len(found.jobs) == 6
-    assert found.notes[0].startswith("5 more files of the same slides were not needed")
+    assert found.notes[0].startswith("5 further files of the same slides were not used")
 
 
-def test_stamp_gets_pixels_from_a_table(tmp_path, store):
+def test_a_table_converts_coordinates_of_stamp_to_pixels(tmp_path, store):
     for number in range(2):
         tools.stamp(tmp_path / "stamp", slide(number), bag(), grid() * 1.0)
     notes = plan(tmp_path / "stamp", store).notes
-    assert "2 slides come without coordinates in level-0 pixels" in notes[0]
-    assert "a column mpp in --cases makes pixels" in notes[1]
+    assert "2 slides have no coordinates in level-0 pixels" in notes[0]
+    assert "a column mpp in the table of --cases converts them" in notes[1]
     table = SlideTable([Name(slide(number), "TCGA-AA-0000", 0.5) for number in range(2)])
     found = plan(tmp_path / "stamp", store, name_of=table)
     assert found.notes == []
@@ -173,7 +173,7 @@ def test_stamp_gets_pixels_from_a_table(tmp_path, store):
     assert FeatureStore(store).index["encoder"].unique().tolist() == ["uni"]
 
 
-# what is wrong
+# problems
 
 
 def test_no_such_folder(tmp_path, store):
@@ -185,7 +185,7 @@ def test_a_folder_without_features(tmp_path, store):
     (tmp_path / "src" / "patches").mkdir(parents=True)
     (tmp_path / "src" / "note.txt").write_text("hello")
     (problem,) = problems_of(tmp_path / "src", store)
-    assert "holds no features; expected files .h5, .hdf5, .pt, .pth. Fix: name another folder." in problem
+    assert "holds no features; expected .h5, .hdf5, .pt, .pth files. Fix: name another folder." in problem
 
 
 def features_of(source: Path) -> Path:
@@ -200,7 +200,7 @@ def another_width(source):
     tools.trident(source, slide(5), bag(width=8), grid())
 
 
-def cut_short(source):
+def truncated(source):
     os.truncate(features_of(source) / f"{slide(1)}.h5", 3000)
 
 
@@ -230,7 +230,7 @@ def path_ml(source):
     (source / f"{slide(1)}.h5path").write_bytes(b"tiles")
 
 
-def coordinates_alone(source):
+def only_coordinates(source):
     shutil.copy(features_of(source).parent / f"patches/{slide(1)}_patches.h5", features_of(source) / f"{slide(1)}.h5")
 
 
@@ -238,23 +238,23 @@ def slide_embedding(source):
     tools.trident(source, slide(5), bag()[0], grid())
 
 
-FAULTS = {
+PROBLEMS = {
     another_encoder: "features are of conch_v1, 16 wide; those of 6 others are of uni_v1, 16 wide. Fix: use one",
     another_width: "features are of uni_v1, 8 wide; those of 6 others are of uni_v1, 16 wide. Fix",
-    cut_short: "cannot be read (",
-    empty: "holds no patch: no tissue was found. Fix: leave it out, --skip-bad does it",
-    without_coordinates: "has no coordinates, while 5 others have. Fix: give it those of its patches, or leave it out",
-    no_barcode: "slide 'C3L-00001-21': its name does not tell the case, for it is no TCGA barcode. Fix: give --cases",
-    odd_id: r"slide '\u202e': its name does not tell the case",
-    a_pickle: "graph.pkl: is a pickle, which survq never loads. Fix: save the features as a tensor",
-    path_ml: "PathML keeps pixels of tiles, not features. Fix",
-    coordinates_alone: "holds coordinates and no features. Fix",
+    truncated: "cannot be read (",
+    empty: "holds no patches: no tissue was found. Fix: remove it, or skip and list it with --skip-bad",
+    without_coordinates: "has no coordinates, but 5 others have. Fix: add the coordinates of its patches, or skip it",
+    no_barcode: "slide 'C3L-00001-21': its case is unknown, because its name is not a TCGA barcode. Fix: pass a table",
+    odd_id: r"slide '\u202e': its case is unknown",
+    a_pickle: "graph.pkl: is a pickle, which survq never loads. Fix: save the features as tensors",
+    path_ml: "PathML stores pixels of tiles, not features. Fix",
+    only_coordinates: "holds coordinates and no features. Fix",
     slide_embedding: "holds one vector for the whole slide or patient",
 }
 
 
-@pytest.mark.parametrize(("spoil", "message"), FAULTS.items(), ids=lambda value: getattr(value, "__name__", ""))
-def test_a_file_that_is_wrong_is_named_or_left_out(source, store, spoil, message):
+@pytest.mark.parametrize(("spoil", "message"), PROBLEMS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bad_file_is_reported_or_skipped(source, store, spoil, message):
     spoil(source)
     (problem,) = problems_of(source, store)
     assert message in problem and "Fix: " in problem
@@ -266,8 +266,8 @@ def test_a_file_that_is_wrong_is_named_or_left_out(source, store, spoil, message
     assert len(found.jobs) in (5, 6) and failed.slide_id not in {job.slide_id for job in found.jobs}
 
 
-def test_all_faults_come_at_once(source, store):
-    cut_short(source)
+def test_all_problems_are_listed_at_once(source, store):
+    truncated(source)
     another_width(source)
     a_pickle(source)
     no_barcode(source)
@@ -277,7 +277,7 @@ def test_all_faults_come_at_once(source, store):
         assert message in text
 
 
-def test_half_of_one_encoder_and_half_of_another_cannot_be_decided(source, store):
+def test_a_tie_of_two_encoders_is_refused(source, store):
     for number in range(5):
         shutil.move(features_of(source) / f"{slide(number)}.h5", source / "aside.h5")
         (source / "aside.h5").unlink()
@@ -286,47 +286,47 @@ def test_half_of_one_encoder_and_half_of_another_cannot_be_decided(source, store
     assert problem.startswith("mixed patch encoders: ") and "Fix: bring one kind" in problem
 
 
-def test_a_job_folder_with_two_encoders_is_refused_as_one_thing(source, store):
+def test_a_folder_with_two_encoders_of_all_slides_is_one_problem(source, store):
     for number in range(5):
         tools.trident(source, slide(number), bag(), grid(), encoder="conch_v1")
     (problem,) = problems_of(source, store, skip_bad=True)
-    assert problem.startswith(f"5 slides stand in several files, {slide(0)!r} in ")
+    assert problem.startswith(f"5 slides have several files, such as {slide(0)!r} in ")
     assert "features_conch_v1/" in problem and "features_uni_v1/" in problem
-    assert problem.endswith("Fix: give the folder of one encoder.")
+    assert problem.endswith("Fix: import the folder of one encoder.")
 
 
-def test_an_encoder_that_nobody_names_is_asked_for(tmp_path, store):
+def test_an_unstated_encoder_must_be_given(tmp_path, store):
     for number in range(3):
         tools.tensor(tmp_path / "pt", slide(number), bag())
     (problem,) = problems_of(tmp_path / "pt", store, skip_bad=True)
-    assert "3 files do not say which patch encoder made them" in problem and "--encoder uni_v1" in problem
+    assert "3 files do not state their patch encoder" in problem and "--encoder uni_v1" in problem
     assert {job.encoder for job in plan(tmp_path / "pt", store, encoder="ctranspath").jobs} == {"ctranspath"}
 
 
-def test_an_encoder_that_is_said_must_be_the_one_in_the_files(source, store, tmp_path):
+def test_a_given_encoder_must_match_the_files(source, store, tmp_path):
     (problem,) = problems_of(source, store, encoder="conch")
     assert "6 files were made with another encoder than 'conch': " in problem and "'uni_v1'. Fix" in problem
-    tools.mmp(tmp_path / "mmp", slide(0), bag(), grid())  # a folder's name is but a hint
+    tools.mmp(tmp_path / "mmp", slide(0), bag(), grid())  # the name of a folder is only a hint
     assert plan(tmp_path / "mmp", store, encoder="uni").jobs[0].encoder == "uni"
 
 
-def test_the_store_says_what_goes_with_it(source, store):
+def test_slides_must_match_the_store(source, store):
     write_features(store, [Slide("OTHER", "TCGA-AA-0005", np.ones((2, 16), np.float16), encoder="conch")])
     problems = problems_of(source, store)
     assert len(problems) == 6
     assert "of uni_v1, 16 wide; those of the 1 slides of the store are of conch, 16 wide" in problems[0]
 
 
-def test_what_shows_only_in_the_features_fails_its_slide_alone(source, store):
+def test_problems_of_features_fail_only_their_slide(source, store):
     with h5py.File(features_of(source) / f"{slide(1)}.h5", "r+") as file:
         file["features"][7, 3] = np.nan
-    outcomes = carry_out(source, store)
+    outcomes = import_all(source, store)
     (failed,) = [outcome for outcome in outcomes if outcome.state == "failed"]
     assert failed.reason.startswith(f"{features_of(source)}/{slide(1)}.h5: a feature of patch 7 is not finite. Fix:")
     assert set(FeatureStore(store).index.index) == {job.slide_id for job in outcomes} - {slide(1)}
 
 
-def test_hidden_files_are_nobodys(source, store):
+def test_hidden_files_are_ignored(source, store):
     (source / ".cache").mkdir()
     (source / ".cache" / "x.h5").write_text("")
     (source / "._x.h5").write_text("")  # macOS leaves such files on shared disks

@@ -1,4 +1,4 @@
-"""What each tool wrote comes back: features to the bit, coordinates, patch size; and what is no bag is refused."""
+"""Files of every tool are read correctly: features to the bit, coordinates, patch size; other files are refused."""
 
 import json
 import os
@@ -25,7 +25,7 @@ COORDS = GRID * 448 + 1000
 MPP = 0.25
 
 LAYOUTS: dict[str, tuple[Callable[[Path], Path], tuple]] = {
-    # how it is written: (layout, encoder, patch size, magnification, coordinates)
+    # writer: (layout, encoder, patch size, magnification, coordinates)
     "TRIDENT, half": (lambda at: tools.trident(at, SLIDE, HALVES, COORDS), ("TRIDENT", "uni_v1", 448, 40.0, COORDS)),
     "TRIDENT, single": (
         lambda at: tools.trident(at, SLIDE, SINGLES, COORDS),
@@ -48,7 +48,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], tuple]] = {
         lambda at: tools.stamp(at, SLIDE, HALVES, GRID * tools.MICRONS, "2.0.0"),
         ("STAMP", "uni", 1024, None, GRID * 1024),
     ),
-    "STAMP, historic": (
+    "STAMP before 2.0": (
         lambda at: tools.stamp(at, SLIDE, HALVES, GRID * tools.MICRONS, "historic"),
         ("STAMP", "uni", 1024, None, GRID * 1024),
     ),
@@ -71,67 +71,69 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], tuple]] = {
 def test_round_trip(tmp_path, write, expected):
     layout, encoder, size, magnification, coordinates = expected
     file = write(tmp_path)
-    head, bag = inspect(file, MPP), read(file, MPP)
-    assert (head.layout, head.encoder, head.patch_size) == (layout, encoder, size)
-    assert (head.patches, head.width, head.located) == (70, 16, coordinates is not None)
-    assert bag.features.dtype == np.float16
-    np.testing.assert_array_equal(bag.features, HALVES)
-    assert bag.rounding == 0  # singles that are halves lose nothing
-    assert (bag.patch_size, bag.magnification) == (size, magnification)
+    info, patches = inspect(file, MPP), read(file, MPP)
+    assert (info.layout, info.encoder, info.patch_size) == (layout, encoder, size)
+    assert (info.patches, info.width, info.located) == (70, 16, coordinates is not None)
+    assert patches.features.dtype == np.float16
+    np.testing.assert_array_equal(patches.features, HALVES)
+    assert patches.rounding == 0  # these floats are exact in half precision
+    assert (patches.patch_size, patches.magnification) == (size, magnification)
     if coordinates is None:
-        assert bag.coordinates is None
+        assert patches.coordinates is None
     else:
-        assert bag.coordinates.dtype == np.int32
-        np.testing.assert_array_equal(bag.coordinates, coordinates)
+        assert patches.coordinates.dtype == np.int32
+        np.testing.assert_array_equal(patches.coordinates, coordinates)
 
 
-def test_micrometres_without_mpp_are_left_out(tmp_path):
+def test_coordinates_in_micrometres_are_dropped_without_mpp(tmp_path):
     file = tools.stamp(tmp_path, SLIDE, HALVES, GRID * tools.MICRONS)
     assert not inspect(file).located
-    bag = read(file)
-    assert (bag.coordinates, bag.patch_size) == (None, None)
-    np.testing.assert_array_equal(bag.features, HALVES)
+    patches = read(file)
+    assert (patches.coordinates, patches.patch_size) == (None, None)
+    np.testing.assert_array_equal(patches.features, HALVES)
 
 
-def test_micrometres_of_an_unknown_unit_are_left_out(tmp_path):
+def test_coordinates_of_an_unknown_unit_are_dropped(tmp_path):
     file = tools.stamp(tmp_path, SLIDE, HALVES, GRID * 300.0, "historic")
     assert read(file, MPP).coordinates is None
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_wider_floats_are_rounded_and_the_largest_rounding_is_known(tmp_path, kind):
+def test_wider_floats_are_rounded_and_the_largest_error_is_returned(tmp_path, kind):
     exact = torch.randn(5000, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(kind)
     torch.save(exact, tmp_path / f"{SLIDE}.pt")
-    bag = read(tmp_path / f"{SLIDE}.pt")
-    assert np.array_equal(bag.features, exact.double().numpy().astype(np.float16))
-    largest = float((exact.double() - torch.from_numpy(bag.features).double()).abs().max())
-    assert bag.rounding == pytest.approx(largest, rel=1e-5)
-    assert (bag.rounding > 0) == (kind in (torch.float32, torch.float64) or largest > 0)
+    patches = read(tmp_path / f"{SLIDE}.pt")
+    assert np.array_equal(patches.features, exact.double().numpy().astype(np.float16))
+    largest = float((exact.double() - torch.from_numpy(patches.features).double()).abs().max())
+    assert patches.rounding == pytest.approx(largest, rel=1e-5)
+    assert (patches.rounding > 0) == (kind in (torch.float32, torch.float64) or largest > 0)
 
 
 @pytest.mark.parametrize("chunks", [None, (1, 16), (700, 16), (70, 4), (5000, 16)], ids=str)
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_chunks_and_compression_change_nothing(tmp_path, monkeypatch, chunks, compression):
-    monkeypatch.setattr("survq.importing.feature_layouts.BLOCK", 4096)  # many blocks, and a last one that is not whole
+    monkeypatch.setattr("survq.importing.feature_layouts.BLOCK", 4096)  # many blocks, the last one partial
     features = random.normal(size=(5000, 16)).astype(np.float32)
     file = tmp_path / f"{SLIDE}.h5"
     with h5py.File(file, "w") as store:
         if chunks is None and compression:
-            pytest.skip("HDF5 compresses chunks alone")
+            pytest.skip("HDF5 compresses only chunks")
         store.create_dataset("features", data=features, chunks=chunks, compression=compression)
     np.testing.assert_array_equal(read(file).features, features.astype(np.float16))
 
 
-def test_tensors_of_before_zip_files_and_slices_of_larger_ones_are_read(tmp_path):
+def test_old_torch_files_and_slices_of_larger_tensors_are_read(tmp_path):
     old, part = tmp_path / "old.pt", tmp_path / "part.pt"
     torch.save(torch.from_numpy(SINGLES), old, _use_new_zipfile_serialization=False)
-    torch.save(torch.from_numpy(np.repeat(SINGLES, 2, axis=1))[:, ::2], part)  # neither contiguous nor all of it
+    torch.save(
+        torch.from_numpy(np.repeat(SINGLES, 2, axis=1))[:, ::2], part
+    )  # not contiguous, and part of a larger tensor
     for file in (old, part):
         np.testing.assert_array_equal(read(file).features, HALVES)
 
 
 def test_real_coordinates_of_hs2p(real_data, tmp_path):
-    """Of hs2p's own files: as many patches, at the places that its table has."""
+    """In files of hs2p: the number of patches and the coordinates of its table."""
     real = real_data / "features/slide2vec"
     table = np.load(real / "test-wsi.coordinates.npz")
     features = random.normal(size=(len(table["x"]), 16)).astype(np.float32)
@@ -139,30 +141,30 @@ def test_real_coordinates_of_hs2p(real_data, tmp_path):
         place.mkdir(exist_ok=True)
         for name in ("test-wsi.coordinates.npz", "test-wsi.coordinates.meta.json"):
             shutil.copy(real / name, place)
-        bag = read(
+        patches = read(
             tools.tensor(tmp_path / "tile_embeddings" if place.name == "tiles" else tmp_path, "test-wsi", features)
         )
-        assert bag.patch_size == 444
-        assert bag.coordinates.shape == (459, 2)
-        assert (bag.coordinates[:, 0] == table["x"]).all() and (bag.coordinates[:, 1] == table["y"]).all()
+        assert patches.patch_size == 444
+        assert patches.coordinates.shape == (459, 2)
+        assert (patches.coordinates[:, 0] == table["x"]).all() and (patches.coordinates[:, 1] == table["y"]).all()
         shutil.rmtree(tmp_path / "tiles", ignore_errors=True)
 
 
-def test_a_real_slide_embedding_is_no_bag(real_data):
+def test_a_real_slide_embedding_is_refused(real_data):
     with pytest.raises(DataError, match=r"test-wsi\.pt: holds one vector for the whole slide.*Fix: import the folder"):
         inspect(real_data / "features/slide2vec/test-wsi.pt")
 
 
-def test_real_uni_prototypes_as_a_bag(real_data, tmp_path):
+def test_real_uni_prototypes_are_read(real_data, tmp_path):
     content = np.load(real_data / "features/uni_tcga_brca_prototypes.npz")
     (name,) = [key for key in content.files if content[key].ndim >= 2]
     prototypes = content[name].reshape(-1, 1024).astype(np.float32)
-    bag = read(tools.tensor(tmp_path, SLIDE, prototypes))
-    np.testing.assert_array_equal(bag.features, prototypes.astype(np.float16))
-    assert 0 < bag.rounding < 2**-10  # values of up to 4 have steps of 2**-9
+    patches = read(tools.tensor(tmp_path, SLIDE, prototypes))
+    np.testing.assert_array_equal(patches.features, prototypes.astype(np.float16))
+    assert 0 < patches.rounding < 2**-10  # values up to 4 have a resolution of 2**-9
 
 
-# what is refused
+# refused files
 
 
 def edit(file: Path, change: Callable[[h5py.File], object]) -> Path:
@@ -196,7 +198,7 @@ def written(file: Path, content: bytes) -> Path:
 
 
 class Hostile:
-    """Would leave a file behind, were it ever unpickled."""
+    """Creates a file if it is ever unpickled."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -211,7 +213,7 @@ class HostileShell(Hostile):
 
 
 def graph(at: Path) -> Path:
-    """A pickle that asks for Patch-GCN's class, as torch_geometric writes it."""
+    """A pickle that needs Patch-GCN's class, as torch_geometric writes it."""
     file = pt(at, torch.zeros(3, 4))
     names = {b"ctorch._utils\n_rebuild_tensor_v2\n": b"ctorch_geometric.data.data\nData\n"}
     import zipfile
@@ -261,19 +263,19 @@ def with_nan(at: int) -> np.ndarray:
 
 
 MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "h5 cut short": (
+    "h5 truncated": (
         lambda at: cut(h5(at), 4000),
         r"cannot be read \(.*truncated file.*Fix: extract or copy it again",
     ),
-    "h5 of no bytes": (lambda at: written(at / f"{SLIDE}.h5", b""), "cannot be read"),
+    "h5 empty": (lambda at: written(at / f"{SLIDE}.h5", b""), "cannot be read"),
     "h5 that is a web page": (lambda at: written(at / f"{SLIDE}.h5", b"<html>404</html>" * 99), "cannot be read"),
     "h5 without tissue": (
         lambda at: tools.trident(at, SLIDE, np.zeros((0, 16), np.float16), np.zeros((0, 2))),
-        "holds no patch: no tissue was found. Fix: leave it out, --skip-bad",
+        "holds no patches: no tissue was found. Fix: remove it, or skip and list it with --skip-bad",
     ),
     "h5 without tissue, shape (0,)": (
         lambda at: tools.trident(at, SLIDE, np.zeros((0,), np.float16), np.zeros((0, 2))),
-        "holds no patch",
+        "holds no patches",
     ),
     "TRIDENT's slide embedding": (
         lambda at: h5(at, lambda store: replace(store, "features", HALVES[0])),
@@ -298,29 +300,29 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "pixels": (
         lambda at: edit(h5(at), lambda s: (s.move("features", "imgs"), s.move("coords", "places"))),
-        "holds 'imgs', 'places'; expected features or feats. Fix: give a folder of patch features",
+        "holds 'imgs', 'places'; expected features or feats. Fix: import a folder of patch features",
     ),
     "features that are a group": (
         lambda at: h5(at, lambda store: (store.__delitem__("features"), store.create_group("features/deep"))),
-        "features does not lie in this file, but is a link or a group",
+        "features is not stored in this file, but is a link or a group",
     ),
-    "link to another file": (outside, "features does not lie in this file"),
-    "bytes of another file": (raw_bytes_of_another_file, "features does not lie in this file"),
-    "never written to its end": (lambda at: h5(at, unfinished), "features was never written to its end. Fix: extract"),
-    "never written at all": (
+    "link to another file": (outside, "features is not stored in this file"),
+    "bytes of another file": (raw_bytes_of_another_file, "features is not stored in this file"),
+    "partly written": (lambda at: h5(at, unfinished), "features is incomplete. Fix: extract"),
+    "never written": (
         lambda at: h5(at, lambda s: (s.__delitem__("features"), s.create_dataset("features", (70, 16), "f2"))),
-        "features was never written to its end",
+        "features is incomplete",
     ),
-    "a bomb": (
+    "too large": (
         lambda at: h5(
             at,
             lambda s: (s.__delitem__("features"), s.create_dataset("features", (10**9, 16), "f4", chunks=(1000, 16))),
         ),
-        r"1,000,000,000 patches x 16 features: more than the 2 GiB",
+        r"1,000,000,000 patches x 16 features: more than the limit of 2 GiB",
     ),
     "fewer features than coordinates": (
         lambda at: h5(at, lambda store: replace(store, "features", HALVES[:50])),
-        r"coordinates of shape \(70, 2\) for 50 patches. Fix: extract it again: such a file was cut off",
+        r"coordinates of shape \(70, 2\) for 50 patches. Fix: extract it again: writing was probably interrupted",
     ),
     "coordinates of three columns": (
         lambda at: h5(at, lambda store: replace(store, "coords", np.zeros((70, 3)))),
@@ -336,9 +338,9 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "coordinates of another run": (
         lambda at: tools.slide2vec(at, SLIDE, SINGLES[:9], COORDS),
-        r"9 patches, and 70 coordinates in .*tiles/.*coordinates.npz. Fix: they are of different runs",
+        r"9 patches, but 70 coordinates in .*tiles/.*coordinates.npz. Fix: they are of different runs",
     ),
-    "coordinates cut short": (
+    "coordinates truncated": (
         lambda at: (
             tools.slide2vec(at, SLIDE, SINGLES, COORDS),
             cut(at / f"tiles/{SLIDE}.coordinates.npz", 100),
@@ -346,7 +348,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
         r"the coordinates cannot be read",
     ),
     "NaN": (lambda at: tools.tensor(at, SLIDE, with_nan(37)), "a feature of patch 37 is not finite. Fix: extract"),
-    "NaN in halves": (
+    "NaN in half precision": (
         lambda at: tools.trident(at, SLIDE, with_nan(37).astype(np.float16), COORDS),
         "a feature of patch 37 is not finite. Fix: extract it again, in float32",
     ),
@@ -354,47 +356,47 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda at: tools.tensor(at, SLIDE, np.where(GRID[:, :1] == 3, np.float32(np.inf), SINGLES)),
         "a feature of patch 3 is not finite",
     ),
-    "beyond half floats": (
+    "beyond half precision": (
         lambda at: tools.tensor(at, SLIDE, SINGLES * np.float32(-1e5)),
-        r"patch \d+ has the feature -?\d+.*, beyond 65504, the largest half float. Fix: is this a scale",
+        r"patch \d+ has the feature -?\d+.*, beyond 65504, the largest value in half precision. Fix: check the scale",
     ),
-    "pt cut short": (lambda at: cut(pt(at, torch.zeros(70, 16)), 100), "is cut short. Fix: extract or copy it again"),
-    "pt of no bytes": (lambda at: written(at / f"{SLIDE}.pt", b""), "is not what torch.save writes, or cut short"),
+    "pt truncated": (lambda at: cut(pt(at, torch.zeros(70, 16)), 100), "is truncated. Fix: extract or copy it again"),
+    "pt empty": (lambda at: written(at / f"{SLIDE}.pt", b""), "was not written by torch.save, or is truncated"),
     "pt that is text": (
         lambda at: written(at / f"{SLIDE}.pt", b"hello"),
-        "is not what torch.save writes, or cut short",
+        "was not written by torch.save, or is truncated",
     ),
     "dict": (
         lambda at: pt(at, {"features": torch.zeros(3, 4), "coords": 1}),
-        "holds a dict of 'features', 'coords'. Fix: save the features alone, as a tensor",
+        "holds a dict of 'features', 'coords'. Fix: save only the features, as a tensor",
     ),
     "list": (lambda at: pt(at, [torch.zeros(3, 4)]), "holds list, not a tensor"),
     "array of objects": (
         lambda at: pt(at, np.array([[{}]])),
-        "asks for objects to be made or called, which survq never does",
+        "asks to create or call objects, which survq never does",
     ),
     "Patch-GCN's graph": (graph, "is a graph of Patch-GCN, not a tensor. Fix: import the features that the graph"),
     "hostile pickle": (
         lambda at: pt(at, Hostile(at / "trace")),
-        r"asks for .* to be made or called, which survq never does. Fix: if you trust it, load it yourself",
+        r"asks to create or call .*, which survq never does. Fix: if you trust it, load it yourself",
     ),
     "hostile pickle that calls the shell": (
         lambda at: pt(at, HostileShell(at / "trace")),
-        r"asks for posix.system to be made or called, which survq never does",
+        r"asks to create or call posix.system, which survq never does",
     ),
-    "hostile pickle of before zip files": (
+    "hostile pickle in the old torch format": (
         lambda at: pt(at, HostileShell(at / "trace"), _use_new_zipfile_serialization=False),
-        r"asks for posix.system to be made or called",
+        r"asks to create or call posix.system",
     ),
     "hostile plain pickle": (
         lambda at: written(at / f"{SLIDE}.pt", pickle.dumps(HostileShell(at / "trace"), protocol=2)),
-        r"asks for posix.system to be made|is not what torch.save writes",
+        r"asks to create or call posix.system|was not written by torch.save",
     ),
 }
 
 
 @pytest.mark.parametrize(("make", "message"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_wrong_is_said_with_the_mend(tmp_path, make, message):
+def test_malformed_files_are_refused_with_a_fix(tmp_path, make, message):
     file = make(tmp_path)
     with pytest.raises(DataError, match=message) as error:
         inspect(file)
@@ -405,7 +407,7 @@ def test_what_is_wrong_is_said_with_the_mend(tmp_path, make, message):
 
 
 def test_the_hostile_pickles_are_real(tmp_path):
-    """They do write their file when someone loads them carelessly, so the tests above show something."""
+    """They do create their file if loaded without `weights_only`, so the tests above are meaningful."""
     for kind in (Hostile, HostileShell):
         file = pt(tmp_path, kind(tmp_path / kind.__name__))
         torch.load(file, weights_only=False)
@@ -413,8 +415,8 @@ def test_the_hostile_pickles_are_real(tmp_path):
 
 
 @pytest.mark.parametrize("write", [tools.trident, tools.trident_pt, tools.clam], ids=lambda write: write.__name__)
-def test_any_damage_is_a_sentence(tmp_path, write):
-    """Bytes overwritten anywhere, 60 times: it is read, or refused with a sentence; nothing else is ever raised."""
+def test_damage_raises_only_data_errors(tmp_path, write):
+    """Bytes overwritten anywhere, 60 times: the file is read, or refused with a DataError."""
     file = write(tmp_path, SLIDE, SINGLES, COORDS)
     whole, refused = file.read_bytes(), 0
     for seed in range(60):
@@ -431,8 +433,8 @@ def test_any_damage_is_a_sentence(tmp_path, write):
     assert refused > 5
 
 
-def test_what_trident_does_not_know_stays_unknown(tmp_path):
-    """It writes None as text, and dicts as JSON."""
+def test_values_unknown_to_trident_stay_unknown(tmp_path):
+    """TRIDENT writes None as text."""
 
     def forget(store):
         store["coords"].attrs.update(
@@ -441,9 +443,9 @@ def test_what_trident_does_not_know_stays_unknown(tmp_path):
 
     file = h5(tmp_path, forget)
     (tmp_path / "20x_224px_0px_overlap/patches" / f"{SLIDE}_patches.h5").unlink()
-    bag = read(file)
-    assert (bag.patch_size, bag.magnification) == (None, None)
-    np.testing.assert_array_equal(bag.coordinates, COORDS)
+    patches = read(file)
+    assert (patches.patch_size, patches.magnification) == (None, None)
+    np.testing.assert_array_equal(patches.coordinates, COORDS)
 
 
 @pytest.mark.parametrize(
@@ -469,12 +471,12 @@ def test_the_size_of_clams_patches(tmp_path, attributes, size):
     assert read(file).patch_size == inspect(file).patch_size == size
 
 
-def test_coordinates_alone_are_no_features(tmp_path):
+def test_a_file_of_only_coordinates_has_no_info(tmp_path):
     tools.trident(tmp_path, SLIDE, HALVES, COORDS)
     assert inspect(tmp_path / "20x_224px_0px_overlap/patches" / f"{SLIDE}_patches.h5") is None
 
 
-def test_a_note_that_is_no_json_is_no_note(tmp_path):
+def test_invalid_metadata_is_ignored(tmp_path):
     file = tools.slide2vec(tmp_path, SLIDE, SINGLES, COORDS)
     file.with_suffix(".meta.json").write_text("[1")
     assert inspect(file).encoder is None

@@ -1,4 +1,4 @@
-"""Gene names from the user's own tables; nothing is renamed that can be read in two ways."""
+"""Gene names from tables of the user; ambiguous names are never changed."""
 
 import pytest
 
@@ -25,11 +25,11 @@ def write(tmp_path, text, name="t.tsv"):
         ("TP53", None),
     ],
 )
-def test_a_probemap_knows_an_id_of_any_version(tmp_path, name, symbol):
+def test_a_probemap_maps_ids_of_any_version(tmp_path, name, symbol):
     assert GeneMap.read(write(tmp_path, MAP)).symbol(name) == symbol
 
 
-def test_an_exact_version_goes_first(tmp_path):
+def test_an_exact_version_takes_precedence(tmp_path):
     more = "ENSG00000000001.6\tMMUT\tchr6\n"
     gene_map = GeneMap.read(write(tmp_path, MAP + more))
     assert (gene_map.symbol("ENSG00000000001.5"), gene_map.symbol("ENSG00000000001.6")) == ("MUT", "MMUT")
@@ -39,12 +39,12 @@ def test_an_exact_version_goes_first(tmp_path):
     ("text", "message"),
     [("probe\tgene\nENSG1\tA\n", "lacks the columns 'id'"), ("id\tgene\nTP53\tTP53\n", "expected Ensembl ids")],
 )
-def test_what_is_no_probemap(tmp_path, text, message):
+def test_other_tables_are_refused(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         GeneMap.read(write(tmp_path, text))
 
 
-def test_what_ensembl_ids_look_like():
+def test_ensembl_ids_are_recognised():
     assert are_ensembl(["ENSG00000141510.16", "ENSG00000141510", "ENSG00000002586.18_PAR_Y", "?"])
     assert not are_ensembl(["ENSA", "ENSG1", "TP53", "ENSG00000141510"])
     assert not are_ensembl([])
@@ -57,16 +57,16 @@ def test_what_ensembl_ids_look_like():
         "symbol\talias\nMMUT\tMUT\nMMUT\tMCM\n",
         'hgnc_id\tsymbol\tname\talias_symbol\tprev_symbol\nHGNC:7526\tMMUT\tmutase\tMCM\tMUT\nHGNC:1\tA1BG\tx\t"B|C"\t\n',
     ],
-    ids=["two columns", "turned", "HGNC"],
+    ids=["two columns", "columns swapped", "HGNC"],
 )
-def test_aliases_go_both_ways(tmp_path, text):
+def test_aliases_work_in_both_directions(tmp_path, text):
     aliases = Aliases.read(write(tmp_path, text))
     assert aliases.of_any(["MMUT"]) == {"MUT", "MCM"}
     assert aliases.renamed({"MMUT", "X"}, {"MUT"}) == ({"MMUT": "MUT"}, [])
     assert aliases.renamed({"MUT", "X"}, {"MMUT"}) == ({"MUT": "MMUT"}, [])
 
 
-def test_two_probemaps_make_aliases_of_what_they_name_differently(tmp_path):
+def test_two_probemaps_give_aliases(tmp_path):
     newer = write(tmp_path, MAP.replace("MUT", "MMUT").replace(".5", ".11"), "newer")
     aliases = Aliases.read(newer, GeneMap.read(write(tmp_path, MAP)))
     assert aliases.others == {"MUT": frozenset({"MMUT"}), "MMUT": frozenset({"MUT"})}
@@ -75,17 +75,17 @@ def test_two_probemaps_make_aliases_of_what_they_name_differently(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("measured", "wanted", "renamed", "unclear"),
+    ("measured", "wanted", "renamed", "ambiguous"),
     [
-        ({"A"}, {"A"}, {}, []),  # measured as it is wanted
+        ({"A"}, {"A"}, {}, []),  # measured under the wanted name
         ({"B"}, {"A"}, {"B": "A"}, []),
         ({"A", "B"}, {"A"}, {}, []),
-        ({"B"}, {"A", "B"}, {}, []),  # B is a gene of its own
-        ({"B", "C"}, {"A"}, {}, ["A"]),  # two readings
-        ({"B"}, {"A", "Z"}, {}, ["A", "Z"]),  # one gene claimed by two
+        ({"B"}, {"A", "B"}, {}, []),  # B is itself wanted
+        ({"B", "C"}, {"A"}, {}, ["A"]),  # two candidates
+        ({"B"}, {"A", "Z"}, {}, ["A", "Z"]),  # one gene is the candidate of two
         ({"X"}, {"A"}, {}, []),
     ],
 )
-def test_only_one_reading_renames(measured, wanted, renamed, unclear):
+def test_only_unambiguous_genes_are_renamed(measured, wanted, renamed, ambiguous):
     aliases = Aliases.of([("A", "B"), ("A", "C"), ("Z", "B"), ("", "A"), ("A", "A")])
-    assert aliases.renamed(measured, wanted) == (renamed, unclear)
+    assert aliases.renamed(measured, wanted) == (renamed, ambiguous)

@@ -1,4 +1,4 @@
-"""Imports of tables that are killed, at any moment: what can be seen is whole, and the same command again mends all."""
+"""Imports killed at any moment: visible files are complete, and the same command repairs everything."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def change(source: Path) -> None:
-    """Other tables: the labels know one case less and leave one out, the expression knows a stranger."""
+    """Change the tables: the labels lack one case and exclude another, the expression has an unknown id."""
     labels, expression = source / LABELS, source / EXPRESSION
     lines = [line for line in labels.read_text().splitlines() if "TCGA-BB-0004" not in line]
     labels.write_text("\n".join(lines).replace("AA,10.5,1", "AA,0,1") + "\n")
@@ -43,9 +43,9 @@ def expression(source: Path, data: Path) -> list[str]:
 
 @pytest.fixture
 def before(request, small_survpath, tmp_path) -> Path:
-    """A data folder as it is before: not there, or with all parts of a cohort, some of them of strangers."""
+    """A data folder before the import: missing, or with all parts of a cohort, some of them for unknown ids."""
     data = tmp_path / "before"
-    if request.param == "over another":
+    if request.param == "existing":
         assert main(survpath(small_survpath, data)) == 0
         cases = ["TCGA-AA-0000", "TCGA-BB-0004", "TCGA-ZZ-0000"]
         write_features(
@@ -64,7 +64,7 @@ def copy(folder: Path, to: Path) -> Path:
 
 
 def killed_at(number: int, arguments: list[str]) -> None:
-    """Run a command, and die before a file or folder is made, renamed or removed for the `number`-th time."""
+    """Run a command, and die before the `number`-th creation, renaming or removal of a file or folder."""
     count = 0
 
     def dying(operation):
@@ -82,16 +82,16 @@ def killed_at(number: int, arguments: list[str]) -> None:
     os._exit(main(arguments))
 
 
-def check_whole(folder: Path, tree, *states: dict[str, str]) -> None:
-    """Every file that can be seen is one of these states of it."""
+def check_complete(folder: Path, tree, *states: dict[str, str]) -> None:
+    """Every visible file has its content of one of these states."""
     for path, content in tree(folder).items():
         if not any(part.startswith(".") for part in Path(path).parts):
             assert content in [state.get(path) for state in states], path
 
 
-@pytest.mark.parametrize("before", ["over another"], indirect=True)
+@pytest.mark.parametrize("before", ["existing"], indirect=True)
 @pytest.mark.parametrize("command", [survpath, labels, expression], ids=lambda command: command.__name__)
-def test_whichever_operation_an_import_is_killed_at(small_survpath, before, command, tmp_path, tree, capsys):
+def test_an_import_killed_at_any_operation(small_survpath, before, command, tmp_path, tree, capsys):
     data = copy(before, tmp_path / "data")
     old = tree(data)
     assert main(command(small_survpath, data)) == 0
@@ -102,7 +102,7 @@ def test_whichever_operation_an_import_is_killed_at(small_survpath, before, comm
         process = FORK.Process(target=killed_at, args=(number, command(small_survpath, data)))
         process.start()
         process.join(60)
-        check_whole(data, tree, old, undisturbed)
+        check_complete(data, tree, old, undisturbed)
         assert main(command(small_survpath, data)) == 0
         assert tree(data) == undisturbed, f"killed at operation {number}"
         if process.exitcode == 0:
@@ -111,8 +111,8 @@ def test_whichever_operation_an_import_is_killed_at(small_survpath, before, comm
     assert number > 5
 
 
-@pytest.mark.parametrize("before", ["new", "over another"], indirect=True)
-def test_killed_at_random_moments_and_run_again(small_survpath, before, tmp_path, tree, capsys):
+@pytest.mark.parametrize("before", ["new", "existing"], indirect=True)
+def test_an_import_killed_at_random_moments(small_survpath, before, tmp_path, tree, capsys):
     data = copy(before, tmp_path / "data")
     begin = time.monotonic()
     assert main(survpath(small_survpath, data)) == 0
@@ -128,6 +128,6 @@ def test_killed_at_random_moments_and_run_again(small_survpath, before, tmp_path
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-    assert kills > 5, "hardly any kill came in time: the test shows nothing"
+    assert kills > 5, "too few kills came in time: the test shows nothing"
     assert main(survpath(small_survpath, data)) == 0
     assert tree(data) == undisturbed

@@ -1,4 +1,4 @@
-"""The clinical table: outcomes by name, never by position; censorship turned into event; nothing lost in silence."""
+"""Clinical tables: outcomes by column name, never by position; censorship becomes event; no case is lost silently."""
 
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ def read(tmp_path, rows, header=HEADER, columns=COLUMNS, name="labels.csv", **op
     return read_labels(file, columns=columns, **options)
 
 
-def test_a_row_a_case_and_censorship_becomes_event(tmp_path):
+def test_one_row_per_case_and_censorship_becomes_event(tmp_path):
     labels = read(tmp_path, GOOD)
     expected = pd.DataFrame(
         {"time": [12.5, 3.0], "event": [True, False], "site": ["NA", "S2"], "age": [60.0, float("nan")]},
@@ -28,7 +28,7 @@ def test_a_row_a_case_and_censorship_becomes_event(tmp_path):
     assert not labels.dropped
 
 
-def test_cases_without_an_outcome_are_left_out_with_a_reason(tmp_path):
+def test_cases_without_an_outcome_are_excluded_with_a_reason(tmp_path):
     labels = read(
         tmp_path, GOOD + "C,C-1,S,5,0,1\nD,D-1,S,5,,1\nE,E-1,S,5,[Not Available],0\nF,F-1,S,5,2,NA\nG,G-1,S,5,-3,0\n"
     )
@@ -60,7 +60,7 @@ def test_cases_without_an_outcome_are_left_out_with_a_reason(tmp_path):
         ('"A\nB",A-1,S,1,3,1', r"case id 'A\nB'; expected printable text"),
         (",A-1,S,1,3,1", "labels.csv:2: case id ''; expected printable text"),
         ("A,A-1,S,1,3", "labels.csv:2: 5 cells; the header has 6"),
-        ("", "has a header and no rows"),
+        ("", "has a header but no rows"),
         (b"", "labels.csv: is empty"),
         ("\ufeffcase_id\n".encode("utf-16"), "is not UTF-8 text"),
         (b"\xff\xfe\x00", "is not UTF-8 text"),
@@ -70,23 +70,23 @@ def test_cases_without_an_outcome_are_left_out_with_a_reason(tmp_path):
         (b"case_id,site,age,months,months,censored\n", "columns listed more than once: 'months'"),
     ],
 )
-def test_bad_tables_are_refused_with_place_and_mend(tmp_path, rows, message):
+def test_bad_tables_are_refused_with_place_and_fix(tmp_path, rows, message):
     with pytest.raises(DataError) as error:
         read(tmp_path, rows)
     assert message in str(error.value)
 
 
-def test_all_problems_come_at_once(tmp_path):
+def test_all_problems_are_listed_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         read(tmp_path, "A,A-1,S,y,-3,0\nB,B-1,S,1,x,7\nC,C-1,S,1,3,1\nC,C-2,S,1,4,1")
     assert len(error.value.problems) == 4
 
 
-def test_a_byte_order_mark_and_windows_lines_do_no_harm(tmp_path):
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path):
     rows = ("\ufeff" + HEADER + "\r\nA,A-1,S,1,3,0\r\n").encode()
     assert read(tmp_path, rows).cases.loc["A", "event"]
 
 
-def test_a_missing_file_is_a_missing_file(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_labels(tmp_path / "absent.csv")

@@ -1,4 +1,4 @@
-"""Clinical tables as other tools write them: the layout is told by the columns, the coding never by the values."""
+"""Clinical tables of other tools: the layout is detected by the columns, the coding is never guessed from values."""
 
 import gzip
 import zipfile
@@ -35,7 +35,7 @@ def xena_rows(case, dss="1", days="300", samples=("01",), redaction=""):
 
 @pytest.fixture
 def xena(tmp_path):
-    """Xena's table of a cohort, with what is odd in the real ones."""
+    """Xena's table of a cohort, with the irregularities of real ones."""
     rows = [
         XENA,
         *xena_rows("TCGA-A1-0001", samples=["01", "11"]),
@@ -66,16 +66,16 @@ def test_xena(xena):
     assert labels.source["months"] == "days / 30"
 
 
-def test_other_samples_only_if_asked(xena):
+def test_other_sample_types_on_request(xena):
     assert "TCGA-A1-0008" in read_labels(xena, sample_types=("01", "06")).cases.index
 
 
-@pytest.mark.parametrize(("outcome", "time"), [("OS", 20), ("PFI", 3), ("DSS", 10)])
-def test_other_outcomes_of_the_same_table(xena, outcome, time):
-    assert read_labels(xena, outcome).cases.loc["TCGA-A1-0001", "time"] == time
+@pytest.mark.parametrize(("endpoint", "time"), [("OS", 20), ("PFI", 3), ("DSS", 10)])
+def test_other_endpoints_of_the_same_table(xena, endpoint, time):
+    assert read_labels(xena, endpoint).cases.loc["TCGA-A1-0001", "time"] == time
 
 
-def test_a_packed_table_is_the_same_table(xena, tmp_path):
+def test_compressed_tables_give_the_same_cases(xena, tmp_path):
     packed, zipped = tmp_path / "a.gz", tmp_path / "no_suffix"
     packed.write_bytes(gzip.compress(xena.read_bytes()))
     with zipfile.ZipFile(zipped, "w") as archive:
@@ -85,10 +85,10 @@ def test_a_packed_table_is_the_same_table(xena, tmp_path):
         pd.testing.assert_frame_equal(read_labels(file).cases, read_labels(xena).cases)
 
 
-def test_the_gdc_hub_holds_no_disease_specific_survival(tmp_path):
+def test_the_gdc_hub_lacks_disease_specific_survival(tmp_path):
     rows = [["sample", "OS", "_PATIENT", "OS.time"], ["TCGA-A1-0001-01A", 1, "TCGA-A1-0001", 300]]
     file = write(tmp_path / "TCGA-BRCA.survival.tsv", rows)
-    with pytest.raises(DataError, match=r"holds no disease-specific survival \(DSS\); .* it holds OS. Fix: --outcome"):
+    with pytest.raises(DataError, match=r"lacks disease-specific survival \(DSS\); .* it has OS. Fix: use --outcome"):
         read_labels(file)
     assert outcomes(read_labels(file, "OS")) == {"TCGA-A1-0001": (10.0, True)}
 
@@ -116,22 +116,22 @@ def test_tcga_cdr(cdr):
     labels = read_labels(cdr, types=["COAD", "READ"])
     assert outcomes(labels) == {"TCGA-A1-0001": (10.0, True), "TCGA-A1-0002": (1.5, False)}
     assert labels.dropped == {"TCGA-A1-0003": "no event status"}
-    assert labels.notes == ("2 of 5 rows are of other cancer types than 'COAD', 'READ'",)
+    assert labels.notes == ("2 of 5 rows have other cancer types than 'COAD', 'READ'",)
     assert list(labels.cases["type"]) == ["COAD", "READ"]
     assert labels.cases["age_at_initial_pathologic_diagnosis"].isna().tolist() == [False, True]
     assert read_labels(cdr, types=["BRCA"]).dropped == {"TCGA-A1-0004": "redacted"}
 
 
-def test_types_that_are_not_there_are_named(cdr, xena):
+def test_absent_cancer_types_are_reported(cdr, xena):
     with pytest.raises(
-        DataError, match=r"has no 'COADREAD', but 'BRCA', 'COAD', 'READ'.*--types COAD READ for COADREAD"
+        DataError, match=r"has no 'COADREAD'; it has 'BRCA', 'COAD', 'READ'.*--types COAD READ for COADREAD"
     ):
         read_labels(cdr, types=["COADREAD"])
     with pytest.raises(DataError, match="has no column of cancer types"):
-        read_labels(xena, types=["BRCA"], must_have_types=True)
+        read_labels(xena, types=["BRCA"], require_types=True)
 
 
-def test_a_workbook_of_other_sheets_is_refused(tmp_path):
+def test_a_workbook_with_other_sheets_is_refused(tmp_path):
     book = openpyxl.Workbook()
     book.create_sheet("More")
     book.save(tmp_path / "book.xlsx")
@@ -188,31 +188,31 @@ def test_a_workbook_of_other_sheets_is_refused(tmp_path):
     ],
     ids=["cBioPortal file", "cBioPortal page", "MMP", "SurvPath"],
 )
-def test_one_truth_in_four_layouts(tmp_path, name, rows, separator):
+def test_four_layouts_give_the_same_cases(tmp_path, name, rows, separator):
     labels = read_labels(write(tmp_path / name, rows, separator))
     assert outcomes(labels) == {"TCGA-A1-0001": (9.8, True), "TCGA-A1-0002": (3.0, False)}
     assert labels.dropped == {"TCGA-A1-0003": "no event status"}
 
 
-def test_porpoise_holds_overall_survival_alone(tmp_path):
+def test_porpoise_has_only_overall_survival(tmp_path):
     rows = [["case_id", "survival_months", "censorship"], ["TCGA-A1-0001", "9.8", "0.0"]]
     file = write(tmp_path / "t.csv", rows, ",")
-    with pytest.raises(DataError, match=r"holds OS\. Fix: --outcome OS"):
+    with pytest.raises(DataError, match=r"has OS\. Fix: use --outcome OS"):
         read_labels(file)
     assert outcomes(read_labels(file, "OS")) == {"TCGA-A1-0001": (9.8, True)}
 
 
 @pytest.mark.parametrize("code", ["2", "Dead", "1:DECEASED?", "-1", "0.5"])
-def test_an_unknown_code_is_never_an_outcome(tmp_path, code):
+def test_an_unknown_event_code_is_refused(tmp_path, code):
     rows = [XENA, *xena_rows("TCGA-A1-0001", dss="1"), *xena_rows("TCGA-A1-0002", dss=code)]
-    if code == "1:DECEASED?":  # cBioPortal's way of writing 1
+    if code == "1:DECEASED?":  # cBioPortal's code for 1
         assert read_labels(write(tmp_path / "t.tsv", rows)).cases["event"].all()
         return
     with pytest.raises(DataError, match=r"t.tsv:3: DSS .*expected '1' for an event, '0' for a censored case"):
         read_labels(write(tmp_path / "t.tsv", rows))
 
 
-def test_samples_that_contradict_each_other_are_shown(tmp_path):
+def test_contradicting_samples_are_reported(tmp_path):
     rows = [XENA, *xena_rows("TCGA-A1-0001"), *xena_rows("TCGA-A1-0001", days="31")]
     with pytest.raises(DataError, match=r"'TCGA-A1-0001': DSS.time is 300.0 in line 2, 31.0 in line 3"):
         read_labels(write(tmp_path / "t.tsv", rows))
@@ -221,14 +221,14 @@ def test_samples_that_contradict_each_other_are_shown(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"sample\tDSS\n" * 99)[:-9], "cannot be unpacked"),
-        (b"PK\x03\x04nothing of a zip", "cannot be unpacked"),
-        (b"id,months,dead\nA,3,1\n", "no layout of a clinical table that is known; it has 'id', 'months', 'dead'"),
-        (b"sample\tDSS\tDSS.time\n", "has a header and no rows"),
+        (gzip.compress(b"sample\tDSS\n" * 99)[:-9], "cannot be decompressed"),
+        (b"PK\x03\x04nothing of a zip", "cannot be decompressed"),
+        (b"id,months,dead\nA,3,1\n", "unknown layout of a clinical table; it has 'id', 'months', 'dead'"),
+        (b"sample\tDSS\tDSS.time\n", "has a header but no rows"),
         (b"sample\tDSS\tDSS.time\nTCGA-A1-0001-01\t\t3\n", "no case has disease-specific survival among its 1 rows"),
     ],
 )
-def test_files_that_are_no_such_table(tmp_path, content, message):
+def test_other_files_are_refused(tmp_path, content, message):
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_labels(tmp_path / "t")
@@ -240,7 +240,7 @@ def survpath_labels(real_data):
     return {cohort: read_labels(folder / f"tcga_{cohort.lower()}.csv") for cohort in COHORTS}
 
 
-def test_the_counts_of_the_real_cohorts(survpath_labels):
+def test_counts_of_the_real_cohorts(survpath_labels):
     counts = {cohort: (len(labels.cases), labels.cases["event"].sum()) for cohort, labels in survpath_labels.items()}
     assert counts == COHORTS
 
@@ -250,7 +250,7 @@ def test_the_real_tcga_cdr_agrees_with_survpath(real_data, survpath_labels):
     labels = read_labels(file, types=TYPES)
     for cohort, theirs in survpath_labels.items():
         missing = theirs.cases.index.difference(labels.cases.index)
-        assert len(missing) == (cohort == "BLCA")  # one patient of theirs is redacted
+        assert len(missing) == (cohort == "BLCA")  # one of their patients is redacted
         assert {labels.dropped[case] for case in missing} <= {"redacted"}
         cases = labels.cases.join(theirs.cases, rsuffix="_theirs", how="inner")
         assert len(cases) == len(theirs.cases) - len(missing)
@@ -260,7 +260,7 @@ def test_the_real_tcga_cdr_agrees_with_survpath(real_data, survpath_labels):
 
 
 def test_the_real_xena_samples_agree_with_survpath(real_data, survpath_labels):
-    # TCGA-BH-A0AY of BRCA stands there with a sample of normal tissue alone
+    # TCGA-BH-A0AY of BRCA has only a sample of normal tissue there
     labels = read_labels(real_data / "clinical" / "tcga_surv_xena_samples.tsv", sample_types=("01", "11"))
     found = {}
     for cohort, theirs in survpath_labels.items():

@@ -1,4 +1,4 @@
-"""Which slide a file is of, and which case a slide is of."""
+"""The slide of a file, and the case of a slide."""
 
 import pytest
 from csv_files import write_csv
@@ -15,22 +15,22 @@ UUID = "6A7E8C30-5F5C-4C7E-8B29-D5B29A0B6D52"
         (f"TCGA-AA-0001-01Z-00-DX1.{UUID}.h5", f"TCGA-AA-0001-01Z-00-DX1.{UUID}"),
         (f"TCGA-AA-0001-01Z-00-DX1.{UUID}.svs.pt", f"TCGA-AA-0001-01Z-00-DX1.{UUID}"),
         (f"TCGA-AA-0001-01Z-00-DX1.{UUID}_patches.h5", f"TCGA-AA-0001-01Z-00-DX1.{UUID}"),
-        (f"TCGA-AA-0001-01Z-00-DX1.{UUID}", f"TCGA-AA-0001-01Z-00-DX1.{UUID}"),  # out of a table
+        (f"TCGA-AA-0001-01Z-00-DX1.{UUID}", f"TCGA-AA-0001-01Z-00-DX1.{UUID}"),  # from a table
         ("a.b.c.NDPI.H5", "a.b.c"),
         ("slide.1.hdf5", "slide.1"),
         ("tiff.pth", "tiff"),
         ("x.svs", "x"),
     ],
 )
-def test_a_slide_out_of_a_name(file, slide):
+def test_the_slide_in_a_file_name(file, slide):
     assert stem(file) == slide
 
 
-def test_the_case_out_of_a_barcode():
+def test_the_case_in_a_barcode():
     assert by_barcode(f"TCGA-AA-0001-01Z-00-DX1.{UUID}") == Name(f"TCGA-AA-0001-01Z-00-DX1.{UUID}", "TCGA-AA-0001")
     assert by_barcode("tcga-e9-a1nd-01z").case_id == "TCGA-E9-A1ND"
     for name in ("C3L-00001-21", "TCGA-AA-00012", "TCGA-A-0001", "xTCGA-AA-0001", ""):
-        with pytest.raises(DataError, match=r"is no TCGA barcode. Fix: give --cases a table with the columns case_id"):
+        with pytest.raises(DataError, match=r"is not a TCGA barcode. Fix: pass a table with the columns case_id"):
             by_barcode(name)
 
 
@@ -50,29 +50,29 @@ def table(tmp_path):
     return SlideTable.read(tmp_path / "table.csv")
 
 
-def test_the_case_out_of_a_table(table):
+def test_the_case_in_a_table(table):
     assert table("one") == Name("one", "P1", 0.25)
     assert table("two.v2") == Name("two.v2", "P1", None)
-    assert table("TWO.v2").case_id == "P1"  # UUIDs are spelled either way
+    assert table("TWO.v2").case_id == "P1"  # UUIDs occur in upper and lower case
     assert table("four") is None
-    assert table("TCGA-CC-0001") is None  # the table alone says
+    assert table("TCGA-CC-0001") is None  # the table decides, not the barcode
 
 
-def test_a_uuid_may_lack_on_either_side(table):
+def test_a_uuid_may_be_missing_on_either_side(table):
     short = "TCGA-AA-0001-01Z-00-DX1"
-    assert table(short) == Name(f"{short}.{UUID}", "P2", 0.5)  # and is not mistaken for DX10
+    assert table(short) == Name(f"{short}.{UUID}", "P2", 0.5)  # not DX10
     assert table(f"TCGA-BB-0001-01Z-00-DX1.{UUID}") == Name(f"TCGA-BB-0001-01Z-00-DX1.{UUID}", "P4")
-    with pytest.raises(DataError, match=r"'three': the table has 'three.a', 'three.b'. Fix: name the file as"):
+    with pytest.raises(DataError, match=r"'three': the table has 'three.a', 'three.b'. Fix: name the file like"):
         table("three")
 
 
-def test_the_mmp_tables_are_such_tables(real_data):
+def test_tables_of_mmp_can_be_used(real_data):
     names = SlideTable.read(real_data / "mmp/TCGA_BLCA_overall_survival_k=0/test.csv")
-    found = names("TCGA-2F-A9KO-01Z-00-DX1")  # without the UUID that its table has
+    found = names("TCGA-2F-A9KO-01Z-00-DX1")  # without the UUID of the table
     assert found is not None and (found.case_id, found.mpp) == ("TCGA-2F-A9KO", 0.2277)
 
 
-def test_everything_wrong_with_a_table_comes_at_once(tmp_path):
+def test_all_problems_of_a_table_are_listed_at_once(tmp_path):
     rows = [
         ["case_id", "slide_id", "mpp"],
         ["P1", "a.svs", "0.25"],
@@ -85,7 +85,7 @@ def test_everything_wrong_with_a_table_comes_at_once(tmp_path):
         SlideTable.read(tmp_path / "table.csv")
     text = "\n".join(error.value.problems)
     for part in (
-        "table.csv:3: slide 'a.tif' stands with other values above. Fix: make its rows agree.",
+        "table.csv:3: slide 'a.tif' has other values in a row above. Fix: make its rows agree.",
         "table.csv:4: case_id '../x'; expected printable text",
         "table.csv:4: mpp 0; expected micrometres per pixel",
         "table.csv:5: slide_id ''; expected printable text",
@@ -94,7 +94,7 @@ def test_everything_wrong_with_a_table_comes_at_once(tmp_path):
         assert part in text
 
 
-def test_other_columns_are_asked_for_by_name(tmp_path):
+def test_missing_columns_are_named(tmp_path):
     write_csv(tmp_path / "table.csv", [["PATIENT", "FILENAME"], ["P1", "a.h5"]])
     with pytest.raises(DataError, match="lacks the columns 'case_id', 'slide_id'"):
         SlideTable.read(tmp_path / "table.csv")

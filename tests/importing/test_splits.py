@@ -1,4 +1,4 @@
-"""Published folds come in verbatim, whatever the project that made them."""
+"""Published folds of all projects are imported unchanged."""
 
 import pandas as pd
 import pytest
@@ -36,7 +36,7 @@ def slides(cases) -> list[str]:
 
 
 def write_columns(source, ids=list, names=("train", "val"), more=None):
-    """splits_{k}.csv: a column a role, the shorter ones padded."""
+    """splits_{k}.csv: one column per role, the shorter ones padded."""
     source.mkdir()
     for fold in range(3):
         columns = dict(zip(names, (ids(training(fold)), ids(held_out(fold))), strict=True)) | (more or {})
@@ -47,7 +47,7 @@ def write_columns(source, ids=list, names=("train", "val"), more=None):
 
 
 def write_folders(source):
-    """MMP: a folder a fold, a table a role, a row a slide."""
+    """MMP: one folder per fold, one table per role, one row per slide."""
     for fold in range(3):
         place = source / f"TCGA_BRCA_overall_survival_k={fold}"
         place.mkdir(parents=True)
@@ -56,7 +56,7 @@ def write_folders(source):
             pd.DataFrame(rows, columns=["case_id", "slide_id", "dss_survival_days"]).to_csv(place / f"{name}.csv")
 
 
-WAYS = {
+LAYOUTS = {
     "SurvPath": lambda source: write_columns(source),
     "MCAT by slide": lambda source: write_columns(source, slides),
     "CLAM, test held out": lambda source: write_columns(source, slides, ("train", "test")),
@@ -65,9 +65,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_same_folds_in_every_layout(tmp_path, folder, way):
-    WAYS[way](tmp_path / "source")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_layouts_give_the_same_folds(tmp_path, folder, layout):
+    LAYOUTS[layout](tmp_path / "source")
     _, events, dropped = import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
     assert events == [3, 3, 3]
     assert list(dropped["case_id"]) == ["TCGA-A1-0099"]
@@ -78,29 +78,32 @@ def test_the_same_folds_in_every_layout(tmp_path, folder, way):
     assert read_source(folder)["splits"]["files"]
 
 
-def test_one_folder_of_mmp_is_one_fold(tmp_path, folder):
+def test_one_folder_of_mmp_gives_one_fold(tmp_path, folder):
     write_folders(tmp_path / "source")
     splits, events, _ = import_splits(
         tmp_path / "source" / "TCGA_BRCA_overall_survival_k=1", Location.at(tmp_path / "data"), "BRCA"
     )
     assert events == [3]
     assert set(splits.table["fold"]) == {1}
-    assert "6 cases are held out in no fold: 'TCGA-A1-0000', 'TCGA-A1-0001', 'TCGA-A1-0002' and 3 more" in splits.notes
+    assert (
+        "6 cases are not held out in any fold: 'TCGA-A1-0000', 'TCGA-A1-0001', 'TCGA-A1-0002' and 3 more"
+        in splits.notes
+    )
 
 
-def test_val_and_test_ask_which_is_held_out(tmp_path, folder):
+def test_the_held_out_role_must_be_given_if_there_are_val_and_test(tmp_path, folder):
     write_columns(tmp_path / "source", more={"test": ["TCGA-A1-0099"]})
-    with pytest.raises(DataError, match=r"has val and test\. Fix: say which is held out"):
+    with pytest.raises(DataError, match=r"has val and test\. Fix: choose with --held-out"):
         import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
     splits, events, _ = import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA", held_out="val")
     assert events == [3, 3, 3]
-    assert "the cases under 'test' neither train nor are held out" in splits.notes
+    assert "the cases under 'test' are not used" in splits.notes
     assert splits.source["held_out"] == "val"
 
 
-def test_ids_without_a_label_take_no_part_and_are_listed(tmp_path, folder):
+def test_ids_without_a_label_are_ignored_and_listed(tmp_path, folder):
     write_columns(tmp_path / "source", lambda cases: [*cases, "TCGA-A1-0099", "TCGA-ZZ-0001"][-99:])
-    for fold in (1, 2):  # held out once only
+    for fold in (1, 2):  # hold them out only once
         file = tmp_path / "source" / f"splits_{fold}.csv"
         table = pd.read_csv(file, index_col=0, dtype=str)
         table["val"] = table["val"].where(~table["val"].isin(["TCGA-A1-0099", "TCGA-ZZ-0001"]))
@@ -111,8 +114,8 @@ def test_ids_without_a_label_take_no_part_and_are_listed(tmp_path, folder):
     table.to_csv(file)
     splits, events, _ = import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
     assert events == [3, 3, 3]
-    assert "1 ids have no label and take no part: 'TCGA-ZZ-0001'" in splits.notes
-    assert "1 cases were left out before and take no part: 'TCGA-A1-0099'" in splits.notes
+    assert "1 ids have no label and are ignored: 'TCGA-ZZ-0001'" in splits.notes
+    assert "1 ids are excluded by the labels and ignored: 'TCGA-A1-0099'" in splits.notes
     assert read_dropped(folder)["TCGA-ZZ-0001"] == "in the splits without a label"
 
 
@@ -127,7 +130,7 @@ def spoil(source, old, new):
     [
         (lambda s: spoil(s, "train", "rest"), "lacks the columns 'train'"),
         (lambda s: spoil(s, "val", "rest"), "holds 'train'; expected train and val or test"),
-        (lambda s: spoil(s, "val", "test"), r"stand under val \(fold 0\) and test \(fold 1\)"),
+        (lambda s: spoil(s, "val", "test"), r"are named val \(fold 0\) and test \(fold 1\)"),
         (lambda s: spoil(s, "TCGA-A1-0000", "TCGA-A1-0003"), "fold 1: 'TCGA-A1-0003' are listed more than once"),
         (lambda s: (s / "splits_1.csv").write_text((s / "splits_2.csv").read_text()), "are held out in two folds"),
         (
@@ -137,7 +140,7 @@ def spoil(source, old, new):
         (lambda s: (s / "splits_1.csv").write_text(""), "is empty"),
     ],
 )
-def test_faults_are_named_and_nothing_is_written(tmp_path, folder, tree, change, message):
+def test_problems_are_reported_and_nothing_is_written(tmp_path, folder, tree, change, message):
     write_columns(tmp_path / "source")
     change(tmp_path / "source")
     before = tree(tmp_path)
@@ -146,7 +149,7 @@ def test_faults_are_named_and_nothing_is_written(tmp_path, folder, tree, change,
     assert tree(tmp_path) == before
 
 
-def test_a_fold_in_which_nothing_can_be_ranked_is_refused(tmp_path, folder):
+def test_a_fold_without_held_out_events_is_refused(tmp_path, folder):
     cases = pd.DataFrame({"time": 3.0, "event": [case not in held_out(1) for case in CASES]}, index=CASES)
     update_cohort(folder, {}, cases=cases)
     write_columns(tmp_path / "source")
@@ -154,7 +157,7 @@ def test_a_fold_in_which_nothing_can_be_ranked_is_refused(tmp_path, folder):
         import_splits(tmp_path / "source", Location.at(tmp_path / "data"), "BRCA")
 
 
-def test_places_without_splits(tmp_path, folder):
+def test_folders_without_splits(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         read_splits(tmp_path / "absent")
     (tmp_path / "empty").mkdir()

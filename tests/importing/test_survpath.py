@@ -1,4 +1,4 @@
-"""The SurvPath layout: the counts of the real files, joined by name, and every fault of a source named at once."""
+"""Import of the SurvPath repository: counts of the real files, and all problems of a source listed at once."""
 
 import gzip
 import json
@@ -21,23 +21,23 @@ SIGNATURES = "datasets_csv/metadata/combine_signatures.csv"
 
 
 @pytest.mark.parametrize(
-    ("name", "cases", "events", "left_out"),
+    ("name", "cases", "events", "excluded"),
     [
         ("BLCA", 359, 113, {"expression without a label": 1}),
         ("COADREAD", 296, 37, {"expression without a label": 21, "neither slides nor expression": 2}),
     ],
 )
-def test_the_real_cohorts(real_folder, real_data, name, cases, events, left_out):
+def test_the_real_cohorts(real_folder, real_data, name, cases, events, excluded):
     cohort = Cohort.load(real_folder, name)
     assert (len(cohort.cases), cohort.cases["event"].sum()) == (cases, events)
     assert cohort.expression.shape == (cases, 1577)
     assert cohort.has_expression.all()
     assert (len(cohort.pathways), cohort.sets_given["pathways"]) == (281, 331)
-    assert cohort.dropped["reason"].value_counts().to_dict() == left_out
+    assert cohort.dropped["reason"].value_counts().to_dict() == excluded
     assert (cohort.cases["site"] == cohort.cases.index.str[5:7]).all()
     assert set(cohort.cases) == {"time", "event", "site", "age", "is_female", "oncotree_code"}
 
-    # against the files, by a way of its own
+    # compare with the files, read independently
     labels = pd.read_csv(real_data / f"survpath/datasets_csv/metadata/tcga_{name.lower()}.csv", keep_default_na=False)
     labels = labels.drop_duplicates("case_id").set_index("case_id").loc[cohort.cases.index]
     assert (labels["survival_months_dss"] == cohort.cases["time"]).all()
@@ -49,19 +49,19 @@ def test_the_real_cohorts(real_folder, real_data, name, cases, events, left_out)
     assert (first.astype("float32") == cohort.expression).all(axis=None)
 
 
-def test_what_a_real_cohort_was_made_of(real_folder):
+def test_the_source_of_a_real_cohort(real_folder):
     source = json.loads((real_folder / "COADREAD" / "source.json").read_text())
     repeated = source["expression"]["several_rows_of_a_case_first_kept"]
     assert repeated == ["TCGA-G4-6317", "TCGA-G5-6572", "TCGA-NH-A8F7"]
     assert source["expression"]["unit"] == "log2(TPM + 0.001), by its floor"
-    assert (source["labels"]["outcome"], source["labels"]["months"]) == ("DSS", "as they came")
+    assert (source["labels"]["outcome"], source["labels"]["months"]) == ("DSS", "unchanged")
     assert len(source["splits"]["files"]) == 5
     dropped = set(Cohort.load(real_folder, "COADREAD").dropped["case_id"])
     assert {"TCGA-EI-6883", "TCGA-G4-6323"} < dropped
 
 
 def test_outcomes_agree_with_the_original_table(real_folder, real_data):
-    """Xena's copy of TCGA-CDR, where 1 is the event and times are in days: nothing was flipped on the way."""
+    """Compared with Xena's copy of TCGA-CDR, where 1 is the event and times are in days."""
     table = pd.read_csv(real_data / "clinical/tcga_surv_xena_samples.tsv", sep="\t")
     table = table[table["sample"].str.endswith("-01")].assign(case_id=lambda t: t["sample"].str[:12])
     table = table.set_index("case_id")[["DSS", "DSS.time"]]
@@ -74,7 +74,7 @@ def test_outcomes_agree_with_the_original_table(real_folder, real_data):
 
 def shuffle(file, seed, keep_pairs=False):
     header, *rows = file.read_text().splitlines()
-    if keep_pairs:  # of a case's rows the first counts, so their order stays
+    if keep_pairs:  # the first row of a case is used, so keep the order of its rows
         groups = {}
         for row in rows:
             groups.setdefault(row.split(",")[0], []).append(row)
@@ -86,7 +86,7 @@ def shuffle(file, seed, keep_pairs=False):
     file.write_text("\n".join([header, *rows]) + "\n")
 
 
-def test_the_order_of_rows_changes_nothing(real_data, real_folder, tmp_path, tree):
+def test_the_order_of_rows_does_not_matter(real_data, real_folder, tmp_path, tree):
     source = tmp_path / "source"
     shutil.copytree(real_data / "survpath", source)
     before = Cohort.load(real_folder, "COADREAD")
@@ -99,12 +99,12 @@ def test_the_order_of_rows_changes_nothing(real_data, real_folder, tmp_path, tre
     after = Cohort.load(tmp_path / "data", "COADREAD")
     assert after.parts == before.parts
     one, other = tree(real_folder / "COADREAD"), tree(tmp_path / "data" / "COADREAD")
-    del one["source.json"], other["source.json"]  # the files it was made of differ
+    del one["source.json"], other["source.json"]  # the source files differ
     assert one == other
 
 
-def test_cohorts_that_lack_expression_are_named(real_data, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"xena/brca/rna_clean\.csv.*whole: 'BLCA', 'COADREAD'"):
+def test_cohorts_without_expression_are_reported(real_data, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"xena/brca/rna_clean\.csv.*Complete cohorts: 'BLCA', 'COADREAD'"):
         import_survpath(real_data / "survpath", tmp_path / "data", ["BRCA"])
     assert not (tmp_path / "data").exists()
 
@@ -118,22 +118,22 @@ def test_a_small_source(small_survpath, tmp_path):
     assert cohort.pathways.names == ("p/1", "p 2")
     assert imported.summary()[:2] == [
         "12 cases, 6 events, 3 genes, 2 of 2 pathways covered",
-        "3 given folds, with 2 2 2 events held out",
+        "3 folds with 2 2 2 held-out events",
     ]
 
 
-def test_importing_again_gives_the_same_bytes(small_survpath, tmp_path, tree):
+def test_a_repeated_import_gives_the_same_bytes(small_survpath, tmp_path, tree):
     import_survpath(small_survpath, tmp_path / "data")
     before = tree(tmp_path / "data")
     import_survpath(small_survpath, tmp_path / "data")
     assert tree(tmp_path / "data") == before
 
 
-def test_without_splits_it_says_so(small_survpath, tmp_path):
+def test_missing_splits_are_noted(small_survpath, tmp_path):
     shutil.rmtree(small_survpath / "splits")
     (imported,) = import_survpath(small_survpath, tmp_path / "data", ["blca"])
     assert Cohort.load(tmp_path / "data", "BLCA").splits is None
-    assert "no splits came with it: studies will make their own folds" in imported.summary()
+    assert "no splits: studies will make their own folds" in imported.summary()
 
 
 def test_excluded_cases_are_listed(small_survpath, tmp_path):
@@ -176,7 +176,7 @@ BAD = {
     ),
     "no endpoint": (
         lambda s: edit(s / LABELS, "survival_months_dss", "survival_months"),
-        "no layout of a clinical table that is known",
+        "unknown layout of a clinical table",
     ),
     "all censored": (
         lambda s: (s / LABELS).write_text((s / LABELS).read_text().replace(".5,0,", ".5,1,")),
@@ -189,7 +189,10 @@ BAD = {
     "labels by semicolon": (lambda s: edit(s / LABELS, ",", ";"), "not separated by commas"),
     "labels empty": (lambda s: (s / LABELS).write_text(""), "tcga_blca.csv: is empty"),
     "expression by semicolon": (lambda s: edit(s / EXPRESSION, ",", ";"), "has one column"),
-    "expression of others": (lambda s: edit(s / EXPRESSION, "TCGA-", "P-"), "none of its rows or columns is a case"),
+    "expression of another cohort": (
+        lambda s: edit(s / EXPRESSION, "TCGA-", "P-"),
+        "none of its rows or columns is a case",
+    ),
     "expression text": (
         lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,low,"),
         "'TCGA-AA-0009', 'G1': 'low' is not a number",
@@ -203,12 +206,12 @@ BAD = {
         "gene 'G1': not a finite number for 'TCGA-AA-0009'",
     ),
     "expression infinite": (lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,inf,"), "gene 'G1': not a finite number"),
-    "expression ragged": (lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,9,9,"), "is no table"),
-    "no case id": (lambda s: edit(s / EXPRESSION, "TCGA-AA-0009,", ","), "no case id in the lines '11'"),
+    "expression ragged": (lambda s: edit(s / EXPRESSION, "-0009,9,", "-0009,9,9,"), "cells; the header has"),
+    "no case id": (lambda s: edit(s / EXPRESSION, "TCGA-AA-0009,", ","), "no case id in lines '11'"),
     "not utf-8": (lambda s: (s / EXPRESSION).write_bytes(b"\xff\xfe,G1\n"), "is not UTF-8 text"),
-    "split of a stranger": (
+    "split of an unknown case": (
         lambda s: edit(s / SPLIT, "TCGA-AA-0009", "TCGA-AA-9999"),
-        "splits_1.csv:5: val names 'TCGA-AA-9999', a case without a label",
+        "splits_1.csv:5: val: 'TCGA-AA-9999' has no label",
     ),
     "case in both roles": (
         lambda s: edit(s / SPLIT, "0,TCGA-AA-0000", "0,TCGA-NA-0002"),
@@ -219,16 +222,16 @@ BAD = {
         "are held out in two folds",
     ),
     "split without val": (lambda s: edit(s / SPLIT, "val", "rest"), "holds 'train'; expected train and val or test"),
-    "held out by two names": (
+    "two names of held-out cases": (
         lambda s: edit(s / SPLIT, "val", "test"),
-        "stand under val (fold 0) and test (fold 1)",
+        "are named val (fold 0) and test (fold 1)",
     ),
     "pathway without genes": (lambda s: (s / SIGNATURES).write_text("p,q\nG1,\n"), "no genes in gene set 'q'"),
 }
 
 
 @pytest.mark.parametrize(("spoil", "message"), BAD.values(), ids=BAD.keys())
-def test_faults_are_named_and_nothing_is_written(small_survpath, tmp_path, tree, spoil, message):
+def test_problems_are_reported_and_nothing_is_written(small_survpath, tmp_path, tree, spoil, message):
     spoil(small_survpath)
     before = tree(tmp_path)
     with pytest.raises(DataError) as error:
@@ -237,16 +240,16 @@ def test_faults_are_named_and_nothing_is_written(small_survpath, tmp_path, tree,
     assert tree(tmp_path) == before
 
 
-def test_all_faults_come_at_once(small_survpath, tmp_path):
-    for fault in ("time is text", "expression text", "split without val", "pathway without genes"):
-        BAD[fault][0](small_survpath)
+def test_all_problems_are_listed_at_once(small_survpath, tmp_path):
+    for problem in ("time is text", "expression text", "split without val", "pathway without genes"):
+        BAD[problem][0](small_survpath)
     with pytest.raises(DataError) as error:
         import_survpath(small_survpath, tmp_path / "data")
     files = " ".join(error.value.problems)
     assert all(name in files for name in ("tcga_blca.csv", "rna_clean.csv", "splits_1.csv", "combine_signatures.csv"))
 
 
-def test_features_stay(small_survpath, tmp_path):
+def test_features_are_kept(small_survpath, tmp_path):
     import_survpath(small_survpath, tmp_path / "data")
     slides = [
         Slide(f"{case}-01Z-00-DX1", case, np.ones((2, 4), dtype=np.float16))
@@ -267,9 +270,9 @@ def test_features_stay(small_survpath, tmp_path):
         lambda s: edit(s / LABELS, ",TCGA-AA-0009,", ",TCGA-AA-0009-01A,"),
         lambda s: (s / EXPRESSION).write_bytes(gzip.compress((s / EXPRESSION).read_bytes())),
     ],
-    ids=["tabs", "transposed", "sample barcodes", "packed"],
+    ids=["tabs", "transposed", "sample barcodes", "compressed"],
 )
-def test_the_same_in_another_form_is_the_same_cohort(small_survpath, tmp_path, change):
+def test_other_file_formats_give_the_same_cohort(small_survpath, tmp_path, change):
     import_survpath(small_survpath, tmp_path / "data")
     change(small_survpath)
     import_survpath(small_survpath, tmp_path / "again")
@@ -277,7 +280,7 @@ def test_the_same_in_another_form_is_the_same_cohort(small_survpath, tmp_path, c
     assert before.parts == after.parts
 
 
-def test_pathways_that_other_cohorts_need_are_not_replaced_by_the_way(small_survpath, tmp_path, tree):
+def test_pathways_of_other_cohorts_are_not_replaced(small_survpath, tmp_path, tree):
     import_survpath(small_survpath, tmp_path / "data")
     (tmp_path / "data" / "BLCA").rename(tmp_path / "data" / "OTHER")
     edit(small_survpath / SIGNATURES, "HLA-A", "G9")
@@ -290,7 +293,7 @@ def test_pathways_that_other_cohorts_need_are_not_replaced_by_the_way(small_surv
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"expression": "toil"}, "no cohort with labels and 'toil' expression.*of the kinds 'xena'"),
+        ({"expression": "toil"}, "no cohort with labels and 'toil' expression.*the kinds of expression 'xena'"),
         ({"pathways": "kegg"}, "no pathways 'kegg'; it has 'combine'"),
         ({"cohorts": ["../blca"]}, "no such files"),
     ],
@@ -301,7 +304,7 @@ def test_missing_files(small_survpath, tmp_path, options, message):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_scale_that_is_no_logarithm_is_pointed_out(small_survpath, tmp_path):
+def test_expression_off_the_log_scale_is_noted(small_survpath, tmp_path):
     edit(small_survpath / EXPRESSION, "-0009,9,", "-0009,36893,")
     (imported,) = import_survpath(small_survpath, tmp_path / "data")
-    assert any("'G1' to 36893: not on a log scale, or outliers" in line for line in imported.summary())
+    assert any("up to 36893 in 'G1': not on a log scale, or outliers" in line for line in imported.summary())

@@ -1,4 +1,4 @@
-"""`survq fetch xena` against a server that serves files of the shapes that Xena's hubs serve."""
+"""`survq fetch xena` against a local server with files in the formats of Xena's hubs."""
 
 import gzip
 import os
@@ -64,7 +64,7 @@ def web():
     ("source", "unit"),
     [
         ("tcga", "log2(RSEM normalised count + 1), by its name"),
-        ("toil", "log2(x + 1), by its range"),  # these numbers do not reach the floor of the real ones
+        ("toil", "log2(x + 1), by its range"),  # these values do not reach the floor of real ones
         ("gdc", "log2(TPM + 1), by its name"),
     ],
 )
@@ -81,10 +81,10 @@ def test_from_the_hub_to_a_cohort(web, tmp_path, source, unit):
     assert len(cohort.dropped) == 0
 
 
-def test_the_addresses_are_those_of_the_hubs(web, tmp_path):
-    """Slashes in the names of files are written as %2F, as Xena's own pages do."""
+def test_urls_are_those_of_the_hubs(web, tmp_path):
+    """Slashes in file names are quoted as %2F, as on Xena's pages."""
     fetch_xena("BRCA", tmp_path, "toil", hub=f"{web.url}/download", pause=0.001)
-    assert [path for path, _ in web.asked] == [
+    assert [path for path, _ in web.requests] == [
         "/download/survival/BRCA_survival.txt",
         "/download/probeMap/gencode.v23.annotation.gene.probemap",
         "/download/tcga_RSEM_gene_tpm.gz",
@@ -92,22 +92,22 @@ def test_the_addresses_are_those_of_the_hubs(web, tmp_path):
     assert all(hub.startswith("https://") for hub in HUBS.values())
 
 
-def test_again_fetches_nothing_and_keeps_labels(web, tmp_path, tree):
+def test_a_repeated_fetch_downloads_nothing_and_keeps_labels(web, tmp_path, tree):
     fetch_xena("BRCA", tmp_path, hub=f"{web.url}/download", pause=0.001)
     before = tree(tmp_path)
-    web.asked.clear()
+    web.requests.clear()
     again = fetch_xena("BRCA", tmp_path, hub=f"{web.url}/download", pause=0.001)
-    assert not web.asked
+    assert not web.requests
     assert again.labels is None
     assert tree(tmp_path) == before
 
 
-def test_one_cohort_after_another_shares_what_is_there(web, tmp_path):
+def test_cohorts_share_downloaded_files(web, tmp_path):
     hub = f"{web.url}/download"
     fetch_xena("BRCA", tmp_path, "toil", hub=hub, pause=0.001)
-    web.asked.clear()
+    web.requests.clear()
     fetch_xena("COADREAD", tmp_path, "toil", hub=hub, pause=0.001)
-    assert [path for path, _ in web.asked] == ["/download/survival/COADREAD_survival.txt"]
+    assert [path for path, _ in web.requests] == ["/download/survival/COADREAD_survival.txt"]
 
 
 def test_the_command(web, tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_the_command(web, tmp_path, capsys):
     assert "existing labels kept" in capsys.readouterr().out
 
 
-def test_a_file_that_another_process_fetches_ends_with_75(web, tmp_path, capsys):
+def test_a_file_locked_by_another_process_exits_with_75(web, tmp_path, capsys):
     (tmp_path / "raw").mkdir()
     with locked(tmp_path / "raw" / "survival_BRCA_survival.txt.lock", "it", "wait"):
         assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", f"{web.url}/download"]) == 75
@@ -133,16 +133,16 @@ def test_a_file_that_another_process_fetches_ends_with_75(web, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["brca"], 65, "'brca' is no cohort of TCGA"),
-        (["../X"], 65, "is no cohort of TCGA"),
+        (["brca"], 65, "'brca' is not a TCGA cohort"),
+        (["../X"], 65, "is not a TCGA cohort"),
         (["COADREAD", "--table", "gdc"], 65, "two projects on the GDC hub"),
         (["STAD"], 66, "the server has no such file (404)"),
-        (["BRCA", "--hub", "http://example.org"], 64, "it is no https address"),
-        (["BRCA", "--hub", "https://user@[::1"], 64, "it is no https address"),
+        (["BRCA", "--hub", "http://example.org"], 64, "it is not an https URL"),
+        (["BRCA", "--hub", "https://user@[::1"], 64, "it is not an https URL"),
         (["BRCA", "--table", "geo"], 64, ""),
     ],
 )
-def test_what_cannot_be_fetched_is_told(web, tmp_path, capsys, arguments, code, message):
+def test_errors_have_messages_and_exit_codes(web, tmp_path, capsys, arguments, code, message):
     name, *options = arguments
     hub = [] if "--hub" in options else ["--hub", f"{web.url}/download"]
     assert main(["fetch", "xena", name, str(tmp_path / "data"), *options, *hub]) == code

@@ -1,4 +1,4 @@
-"""A server on loopback that behaves as badly as it is told to, and remembers what it was asked."""
+"""A server on loopback that fails as configured and records its requests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from urllib.parse import unquote, urlsplit
 
 
 class Web:
-    """Files by path. `faults` are taken one a request, in order; afterwards the server behaves."""
+    """Files by path. `faults` are used in order, one per request; afterwards the server works correctly."""
 
     def __init__(self, files: dict[str, bytes]):
         self.files = files
         self.faults: list[str | int] = []
-        self.asked: list[tuple[str, str | None]] = []  # path, Range
-        self.says_etag = True
+        self.requests: list[tuple[str, str | None]] = []  # path, Range
+        self.sends_etag = True
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -38,7 +38,7 @@ class Web:
             def do_GET(self):
                 path = unquote(urlsplit(self.path).path)
                 wanted = self.headers.get("Range")
-                web.asked.append((path, wanted))
+                web.requests.append((path, wanted))
                 fault = web.faults.pop(0) if web.faults else None
                 if isinstance(fault, int):
                     return self.refuse(fault)
@@ -63,10 +63,11 @@ class Web:
                     self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
                 if fault == "web page":
                     self.send_header("Content-Type", "text/html; charset=utf-8")
-                if web.says_etag:
+                if web.sends_etag:
                     self.send_header("ETag", etag)
-                said = {"says less": len(body) - 7, "says more": len(body) + 7}.get(str(fault), len(body))
-                self.send_header("Content-Length", str(said))
+                wrong = {"too small length": len(body) - 7, "too large length": len(body) + 7}
+                length = wrong.get(str(fault), len(body))
+                self.send_header("Content-Length", str(length))
                 self.end_headers()
                 self.close_connection = True
                 if fault == "cut":
@@ -75,7 +76,7 @@ class Web:
                     body = b""
                 elif fault == "damage":
                     body = bytes(len(body))
-                self.wfile.write(body[:said])
+                self.wfile.write(body[:length])
 
             def refuse(self, code):
                 self.send_response(code)

@@ -1,4 +1,4 @@
-"""The fast way through SurvQ is the plain one, to rounding. Attention on request takes the plain one."""
+"""The fused histology branch equals the plain one up to rounding. With `keep_attention` the plain one is used."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import build, make_batch
 
-from survq.layers import fused as fast
+from survq.layers import fused
 from survq.layers.attention import Attention
 from survq.models.losses import nll_survival_loss
 
@@ -25,7 +25,7 @@ def batch(request):
 
 
 def both(batch, dtype, **hyperparameters):
-    """Logits and gradients by the plain way and by the fast one, in training, without dropout."""
+    """Logits and gradients of the plain and of the fused branch, in training mode without dropout."""
     found = []
     model = build("survq", **(NO_DROPOUT | hyperparameters)).to(dtype).train()
     for keep_attention in (True, False):
@@ -43,24 +43,22 @@ def both(batch, dtype, **hyperparameters):
     ("dtype", "logit_error", "gradient_error"), [(torch.float64, 1e-12, 1e-10), (torch.float32, 1e-5, 1e-4)]
 )
 @pytest.mark.parametrize("queries", [2, 60])  # with few the second layer is absorbed, with many it is not
-def test_logits_and_gradients_are_those_of_the_equations(
-    batch, dtype, logit_error, gradient_error, queries, monkeypatch
-):
-    monkeypatch.setitem(fast.PATCHES, "cpu", 16)
-    (plain, expected), (quick, gradients) = both(batch, dtype, histology_queries=queries, genomic_queries=2)
-    assert torch.allclose(plain, quick, atol=logit_error)
+def test_logits_and_gradients_equal_the_plain_branch(batch, dtype, logit_error, gradient_error, queries, monkeypatch):
+    monkeypatch.setitem(fused.PATCHES, "cpu", 16)
+    (plain, expected), (fast, gradients) = both(batch, dtype, histology_queries=queries, genomic_queries=2)
+    assert torch.allclose(plain, fast, atol=logit_error)
     for name, gradient in gradients.items():
         scale = max(float(expected[name].abs().max()), 1e-3)
         assert float((gradient - expected[name]).abs().max()) <= gradient_error * scale, name
 
 
-@pytest.mark.parametrize("room", [0, 10**4, 2**31])
-def test_what_is_kept_and_what_is_made_again_are_the_same(batch, room, monkeypatch):
-    """Also with dropout: a chunk that is made again has the masks that it had."""
-    monkeypatch.setitem(fast.PATCHES, "cpu", 16)
+@pytest.mark.parametrize("budget", [0, 10**4, 2**31])
+def test_recomputed_chunks_equal_kept_chunks(batch, budget, monkeypatch):
+    """Also with dropout: a recomputed chunk has the same masks."""
+    monkeypatch.setitem(fused.PATCHES, "cpu", 16)
     results = []
-    for kept in (2**31, room):
-        monkeypatch.setattr(fast, "ACTIVATION_BUDGET", kept)
+    for activation_budget in (2**31, budget):
+        monkeypatch.setattr(fused, "ACTIVATION_BUDGET", activation_budget)
         model = build("survq", patch_dropout=0.4).train()
         torch.manual_seed(5)
         loss = nll_survival_loss(model(batch).logits, batch.interval, batch.event)
@@ -71,21 +69,21 @@ def test_what_is_kept_and_what_is_made_again_are_the_same(batch, room, monkeypat
         assert torch.allclose(gradient, results[1][1][name], atol=1e-6), name
 
 
-def test_dropout_drops_and_keeps_the_mean():
+def test_dropout_adds_noise_and_preserves_the_mean():
     batch = make_batch((400, 400, 400, 400))
     model = build("survq", **(NO_DROPOUT | {"patch_dropout": 0.5})).train()
     torch.manual_seed(0)
     noisy = torch.stack(
-        [fast.read_bags(model.encode_patches, model.read_patches, model.Q_h, batch.bags) for _ in range(60)]
+        [fused.read_bags(model.encode_patches, model.read_patches, model.Q_h, batch.bags) for _ in range(60)]
     )
-    still = fast.read_bags(model.eval().encode_patches, model.read_patches, model.Q_h, batch.bags)
+    without_dropout = fused.read_bags(model.eval().encode_patches, model.read_patches, model.Q_h, batch.bags)
     assert noisy.std(dim=0).mean() > 1e-4
-    assert (noisy.mean(dim=0) - still).abs().mean() < 0.1 * still.abs().mean()
+    assert (noisy.mean(dim=0) - without_dropout).abs().mean() < 0.1 * without_dropout.abs().mean()
 
 
-def test_it_is_the_way_that_is_taken(monkeypatch):
+def test_the_fused_branch_is_used_by_default(monkeypatch):
     calls = []
-    monkeypatch.setattr("survq.models.survq.read_bags", lambda *a: calls.append(a) or fast.read_bags(*a))
+    monkeypatch.setattr("survq.models.survq.read_bags", lambda *a: calls.append(a) or fused.read_bags(*a))
     model, batch = build("survq").eval(), make_batch()
     assert isinstance(model.read_patches, Attention)
     model(batch, keep_attention=True)

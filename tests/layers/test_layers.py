@@ -34,7 +34,7 @@ def test_attention_by_hand():
     assert fused.mean(dim=0).tolist() == pytest.approx([1.37821503, 0.33468957], abs=1e-8)
 
 
-def test_attention_is_that_of_torch():
+def test_attention_equals_torch():
     torch.manual_seed(0)
     attention, Q, X = Attention(8), torch.randn(3, 5, 8), torch.randn(3, 6, 8)
     present = torch.rand(3, 6) > 0.4
@@ -48,7 +48,7 @@ def test_attention_is_that_of_torch():
     assert (weights.transpose(1, 2)[~present] == 0).all()
 
 
-def test_one_query_that_prefers_nothing_is_mean_pooling():
+def test_a_zero_query_gives_mean_pooling():
     torch.manual_seed(0)
     attention, X = Attention(8), torch.randn(11, 8)
     nn.init.zeros_(attention.query.weight)
@@ -59,7 +59,7 @@ def test_one_query_that_prefers_nothing_is_mean_pooling():
 
 
 @pytest.mark.parametrize("kind", [Attention, ResidualAttention])
-def test_ragged_bags_are_read_as_one_by_one(kind):
+def test_ragged_bags_equal_single_bags(kind):
     torch.manual_seed(0)
     attention, Q, sizes = kind(8), torch.randn(3, 8), [4, 1, 7]
     X = torch.randn(sum(sizes), 8)
@@ -71,7 +71,7 @@ def test_ragged_bags_are_read_as_one_by_one(kind):
 
 
 @pytest.mark.parametrize("heads", [1, 4])
-def test_residual_attention_is_that_of_torch(heads):
+def test_residual_attention_equals_torch(heads):
     """Q + MultiheadAttention(norm(Q), norm(X)), with some tokens absent."""
     torch.manual_seed(0)
     layer, Q, X = ResidualAttention(8, heads), torch.randn(3, 5, 8), torch.randn(3, 6, 8)
@@ -98,7 +98,7 @@ def test_residual_attention_is_that_of_torch(heads):
 
 
 @pytest.mark.parametrize("heads", [0, 3])
-def test_heads_divide_the_width(heads):
+def test_heads_must_divide_the_width(heads):
     with pytest.raises(ValueError, match=f"{heads} heads do not divide a width of 8"):
         ResidualAttention(8, heads)
 
@@ -113,7 +113,7 @@ def test_gradients_of_attention():
 PATHWAYS = ((4, 1, 0), (3,), (5, 6), (6, 7, 8), (9, 1), (2,), (8, 0, 3, 5))
 
 
-def test_pathways_together_are_pathways_one_by_one():
+def test_batched_pathways_equal_single_pathways():
     torch.manual_seed(0)
     encoder, expression = PathwayEncoder(PATHWAYS, width=8).eval(), torch.randn(5, 10)
     one_by_one = [
@@ -123,7 +123,7 @@ def test_pathways_together_are_pathways_one_by_one():
     assert torch.allclose(encoder(expression), torch.stack(one_by_one, dim=1), atol=1e-6)
 
 
-def test_all_331_pathways_together(pathway_sizes):
+def test_331_batched_pathways_equal_single_pathways(pathway_sizes):
     torch.manual_seed(0)
     genes = torch.randperm(4999)
     pathways = [genes[torch.randperm(4999)[:size]].tolist() for size in pathway_sizes]
@@ -135,7 +135,7 @@ def test_all_331_pathways_together(pathway_sizes):
     assert torch.allclose(encoder(expression), torch.stack(one_by_one, dim=1), atol=1e-6)
 
 
-def test_each_pathway_starts_as_a_module_of_its_own_would():
+def test_each_pathway_is_initialised_like_a_separate_module():
     """nn.Linear draws weights and biases from +- 1 / sqrt(its number of inputs)."""
     torch.manual_seed(0)
     pathways = [tuple(range(size)) for size in (100, 1, 16, 4, 1, 16)]
@@ -149,12 +149,12 @@ def test_each_pathway_starts_as_a_module_of_its_own_would():
                 assert float(values.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.35)
 
 
-def test_pathway_dropout_is_in_training_alone():
+def test_pathway_dropout_is_active_only_in_training():
     torch.manual_seed(0)
     encoder, expression = PathwayEncoder(PATHWAYS, width=64, dropout=0.5), torch.randn(200, 10)
     noisy, plain = encoder(expression), encoder.eval()(expression)
     assert not torch.allclose(noisy, plain)
-    # alpha dropout sets a value to one constant below all others, the rate is the share of them
+    # alpha dropout sets values to a constant below all others; count them
     floor = noisy.min()
     assert float((noisy - floor).abs().lt(1e-5).float().mean()) == pytest.approx(0.5, abs=0.02)
     without = PathwayEncoder(PATHWAYS, width=64, dropout=0.0)
@@ -168,7 +168,7 @@ def test_gradients_of_the_pathway_encoder():
     assert torch.autograd.gradcheck(encoder, (expression,))
 
 
-def test_a_pathway_sees_its_genes_alone():
+def test_a_pathway_depends_only_on_its_genes():
     torch.manual_seed(0)
     encoder = PathwayEncoder(PATHWAYS, width=8).eval()
     expression = torch.randn(1, 10, requires_grad=True)
@@ -177,7 +177,7 @@ def test_a_pathway_sees_its_genes_alone():
         assert set(gradient[0].nonzero().flatten().tolist()) == set(genes)
 
 
-def test_pack_small_bags_together_large_ones_alone():
+def test_pack_concatenates_small_bags_and_keeps_large_ones_single():
     sizes = [3, 0, 5, 12, 4, 4, 4, 0, 1]
     bags = [torch.arange(size)[:, None] + 100 * number for number, size in enumerate(sizes)]
     packed = list(pack(bags, patches=10))
@@ -188,7 +188,7 @@ def test_pack_small_bags_together_large_ones_alone():
             assert torch.equal(bag, bags[member])
 
 
-def test_pack_copies_no_large_bag():
+def test_pack_does_not_copy_a_large_bag():
     bag = torch.zeros(12, 1)
     ((_, patches, _),) = pack([torch.zeros(0, 1), bag], patches=10)
     assert patches.data_ptr() == bag.data_ptr()

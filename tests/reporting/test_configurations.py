@@ -27,12 +27,14 @@ def test_a_label_is_what_runs_do_not_have_in_common():
     ]
     label = short_labels(runs)
     assert [label(run.path) for run in runs] == [
-        "BLCA survq depth 0 learning_rate 0.000512 seed 0",
-        "BLCA survq depth 1 learning_rate 0.001 seed 1",
-        "BRCA outer-0-1 trial-003 survq depth 1 learning_rate 0.0005 seed 0",
+        "BLCA depth 0 learning_rate 0.000512 seed 0",
+        "BLCA depth 1 learning_rate 0.001 seed 1",
+        "BRCA outer-0-1 trial-003 depth 1 learning_rate 0.0005 seed 0",
     ]
-    alone = short_labels(runs[:1])
-    assert alone(runs[0].path) == "BLCA survq"
+    for alone in (runs[:1], runs[:1] * 2):
+        assert short_labels(alone)(runs[0].path) == "BLCA survq"
+    seeds = short_labels([run(seed=0), run(seed=1)])
+    assert [seeds(run(seed=seed).path) for seed in range(2)] == ["seed 0", "seed 1"]
 
 
 def test_the_index_has_a_row_per_run_and_the_settings_that_differ(tmp_path):
