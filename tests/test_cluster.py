@@ -1,6 +1,6 @@
-"""cluster/: does Ray accept it, does EC2, does a study arrive as it was typed, and is the cluster closed to others?
+"""cluster/: Ray and EC2 accept the configuration, studies get their flags unchanged, others have no access.
 
-No cluster is started and AWS is not asked: whether there is such an image, and whether the roles suffice, shows there.
+No cluster is started and AWS is not contacted: these tests do not show whether the image exists and the roles suffice.
 """
 
 import json
@@ -15,7 +15,7 @@ import tyro
 import yaml
 from packaging.requirements import Requirement
 
-from survq.ray_session import ray  # noqa: F401  (it is told how to behave before it is imported)
+from survq.ray_session import ray  # noqa: F401  (sets Ray's environment variables before importing it)
 from survq.settings import StudySettings
 
 # isort: split
@@ -28,7 +28,7 @@ TEXT = (ROOT / "cluster" / "cluster.yaml").read_text()
 
 @pytest.fixture(scope="module")
 def config() -> dict:
-    """As `ray up` completes it before it asks AWS."""
+    """As completed by `ray up` before it contacts AWS."""
     config = prepare_config(yaml.safe_load(TEXT))
     validate_config(config)
     return config
@@ -55,7 +55,7 @@ def stack() -> dict:
 
 @pytest.fixture
 def shell(config, tmp_path):
-    """shell(command): run in a home folder as Ray runs it on a node, setup commands that need no network run before."""
+    """shell(command): run it as Ray runs it on a node, in a home folder after the setup commands without network."""
 
     def run(command: str) -> str:
         words = command_runner._with_interactive(command)
@@ -78,7 +78,7 @@ def shell(config, tmp_path):
     return run
 
 
-def test_the_head_waits_and_the_workers_work(config):
+def test_the_head_has_no_cpus_and_the_workers_have_gpus(config):
     head, worker = config["available_node_types"]["head"], config["available_node_types"]["a100"]
     assert config["head_node_type"] == "head" and head["resources"] == {"CPU": 0} and head["max_workers"] == 0
     assert worker["resources"]["GPU"] == 8
@@ -86,7 +86,7 @@ def test_the_head_waits_and_the_workers_work(config):
     assert 0 < config["idle_timeout_minutes"] <= 60
 
 
-def test_ec2_knows_all_that_is_asked_of_a_node(nodes):
+def test_the_node_configuration_is_valid_for_ec2(nodes):
     session = pytest.importorskip("botocore.session")  # pip install survq[cluster]
     from botocore.validate import ParamValidator
 
@@ -95,7 +95,7 @@ def test_ec2_knows_all_that_is_asked_of_a_node(nodes):
         assert ParamValidator().validate({**node, "MinCount": 1, "MaxCount": 1}, request).generate_report() == ""
 
 
-def test_no_port_is_open_to_the_world(config, nodes, stack):
+def test_no_port_is_open_to_the_internet(config, nodes, stack):
     assert not re.search(r"(^|[^:])0\.0\.0\.0|::/0", TEXT)
     assert config["provider"]["use_internal_ips"] and "security_group" not in config["provider"]
     for node in nodes.values():
@@ -112,7 +112,7 @@ def test_no_port_is_open_to_the_world(config, nodes, stack):
         assert not resource.get("Properties", {}).get("MapPublicIpOnLaunch")
 
 
-def test_every_ray_asks_for_the_token(config, shell, tmp_path):
+def test_every_ray_process_requires_the_token(config, shell, tmp_path):
     for commands_ in config["head_start_ray_commands"], config["worker_start_ray_commands"]:
         starts = [command for command in commands_ if "ray start" in command]
         assert len(starts) == 1 and "RAY_AUTH_MODE=token ray start" in starts[0]
@@ -125,7 +125,7 @@ def test_every_ray_asks_for_the_token(config, shell, tmp_path):
     assert shell("echo $RAY_AUTH_MODE $RAY_USAGE_STATS_ENABLED").split() == ["token", "0"]
 
 
-def test_disks_are_encrypted_and_credentials_stay_on_their_machine(nodes):
+def test_disks_are_encrypted_and_credentials_are_protected(nodes):
     for node in nodes.values():
         assert node["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
         assert node["IamInstanceProfile"]["Name"]
@@ -139,8 +139,8 @@ def test_no_secrets(config):
         assert not re.search(secrets, file.read_text(), re.IGNORECASE), file
 
 
-def test_the_head_may_do_what_an_autoscaler_does_and_no_more(config, nodes, stack):
-    """The actions are those that Ray's AWS provider was seen to call on the head."""
+def test_the_head_has_the_permissions_of_an_autoscaler_and_no_others(config, nodes, stack):
+    """The actions are those that Ray's AWS provider was observed to call on the head."""
     head = stack["Resources"]["HeadRole"]["Properties"]
     statements = [s for policy in head["Policies"] for s in policy["PolicyDocument"]["Statement"]]
     actions = {
@@ -159,7 +159,7 @@ def test_the_head_may_do_what_an_autoscaler_does_and_no_more(config, nodes, stac
     assert profiles == {node["IamInstanceProfile"]["Name"] for node in nodes.values()}
 
 
-def test_one_version_of_ray(config):
+def test_all_nodes_have_the_same_version_of_ray(config):
     pins = set(re.findall(r"ray(?:\[default\])?==([\d.]+)", TEXT))
     assert len(pins) == 1
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -169,46 +169,48 @@ def test_one_version_of_ray(config):
     assert config["cluster_synced_files"] == ["~/versions.txt"]
 
 
-def test_nodes_get_what_an_installation_needs_and_no_data(config):
+def test_nodes_get_only_files_of_the_installation(config):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     sent = {local for remote, local in config["file_mounts"].items() if remote.startswith("~/survq-source/")}
     assert sent == {"pyproject.toml", "survq", project["readme"], *project["license-files"]}
     assert [local for local in sent if not (ROOT / local).exists()] == []
-    # `python ~/study.py` looks into the home folder first
+    # `python ~/study.py` imports from the home folder first
     assert not any(remote.startswith("~/survq/") for remote in config["file_mounts"])
 
 
-def test_a_study_arrives_as_it_was_typed(shell, tmp_path, monkeypatch):
-    """`ray submit` but for ssh: what it would run on the head, run in a shell as the head's."""
+def test_a_study_gets_its_flags_unchanged(shell, tmp_path, monkeypatch):
+    """`ray submit` without ssh: its command runs in a shell like the head's."""
     from click.testing import CliRunner
     from ray.scripts import scripts
 
     flags = ["--data", "s3://bucket/a_folder", "--cohorts", "BLCA", "COADREAD", "--gpus-per-trial", "0.5", "--verbose"]
-    told = {}
-    monkeypatch.setattr(scripts, "rsync", lambda config, source, target, *_, **__: told.update(sent=(source, target)))
-    monkeypatch.setattr(scripts, "exec_cluster", lambda config, **how: told.update(how))
+    submitted = {}
+    monkeypatch.setattr(
+        scripts, "rsync", lambda config, source, target, *_, **__: submitted.update(sent=(source, target))
+    )
+    monkeypatch.setattr(scripts, "exec_cluster", lambda config, **how: submitted.update(how))
     study = "studies/query_counts.py"
     done = CliRunner().invoke(scripts.submit, ["cluster/cluster.yaml", study, "--", *flags])
     assert done.exit_code == 0, done.output
-    assert told["sent"] == (study, "~/query_counts.py")
+    assert submitted["sent"] == (study, "~/query_counts.py")
 
     probe = "import json, os, sys; print(json.dumps([sys.argv[1:], os.getcwd(), os.environ['RAY_ADDRESS']]))"
     (tmp_path / "query_counts.py").write_text(probe)
-    arguments, folder, address = json.loads(shell(told["cmd"]))
+    arguments, folder, address = json.loads(shell(submitted["cmd"]))
     assert tyro.cli(StudySettings, args=arguments) == tyro.cli(StudySettings, args=flags)
-    assert folder == str(tmp_path)  # so results/ lies in the home folder
-    assert address == "auto"  # or survq would start a Ray of its own
+    assert folder == str(tmp_path)  # so results/ is in the home folder
+    assert address == "auto"  # otherwise survq would start a private Ray
 
 
-def test_what_the_head_is_handed(config):
-    """`ray up` rewrites the file for the head: paths of the head, and no proxy between it and its workers."""
+def test_the_configuration_for_the_head(config):
+    """`ray up` rewrites the configuration for the head: with its paths, and without a proxy to its workers."""
 
     class Provider:
         def prepare_for_head_node(self, config):
             return config
 
     _, file = commands._set_up_config_for_head_node(json.loads(json.dumps(config)), Provider(), no_restart=False)
-    handed = json.loads(Path(file.name).read_text())
-    assert handed["auth"] == {"ssh_user": "ubuntu"}
-    assert all(remote == local for remote, local in handed["file_mounts"].items())
-    validate_config(prepare_config(handed))
+    head_config = json.loads(Path(file.name).read_text())
+    assert head_config["auth"] == {"ssh_user": "ubuntu"}
+    assert all(remote == local for remote, local in head_config["file_mounts"].items())
+    validate_config(prepare_config(head_config))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from survq.data.feature_store import read_slides
+from survq.data.feature_store import read_coordinates, read_slides
 from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage, read_collections
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
@@ -127,11 +127,33 @@ class Cohort:
         """
         import torch  # takes seconds, and tables do without
 
-        by_case = self.slides.groupby("case_id")
         return {
-            str(case): torch.from_numpy(read_slides(self.features, rows.to_dict("records")).copy())
-            for case, rows in by_case
+            case: torch.from_numpy(np.require(read_slides(self.features, rows), requirements="W"))
+            for case, rows in self.slides_by_case.items()
         }
+
+    @cached_property
+    def slides_by_case(self) -> dict[str, list[dict]]:
+        """The rows of `slides` of every case with slides, in the order in which its bag joins them."""
+        return {str(case): rows.to_dict("records") for case, rows in self.slides.groupby("case_id")}
+
+    def patch_positions(self, case_id: str) -> pd.DataFrame:
+        """Where the patches of a case lie: row i is for row i of its bag.
+
+        Columns: slide_id; x and y, the top-left corner in pixels of level 0; patch_size, the side in pixels of level 0.
+        What the feature store does not know is NA.
+        """
+        rows = self.slides_by_case.get(case_id)
+        if rows is None:
+            raise DataError([f"cohort {self.name}: case {case_id[:60]!r} has no slides."])
+        tables = []
+        for row in rows:
+            coordinates = read_coordinates(self.features, row)
+            corners = np.full((row["patches"], 2), np.nan) if coordinates is None else coordinates.astype(float)
+            table = pd.DataFrame(corners, columns=["x", "y"]).assign(patch_size=row["patch_size"]).astype("Int64")
+            table.insert(0, "slide_id", row["slide_id"])
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
 
     @property
     def has_slides(self) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from survq.data.feature_store import FeatureStore
+from survq.data.feature_store import slide_index
 from survq.data.location import UNREADABLE, Location, parquet, unreadable
 from survq.data.lock import locked
 from survq.data.problems import DataError, raise_if_any
@@ -201,4 +201,4 @@ def _case_ids(folder: Location, file: str, new: Mapping[str, pd.DataFrame]) -> I
 
 
 def _slides(folder: Location) -> Iterable[str]:
-    return FeatureStore(folder / "features").index["case_id"].unique()
+    return slide_index(folder / "features")["case_id"].unique()

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -40,21 +39,11 @@ INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates"
 SOURCE = b"source"  # key of the file's metadata that describes the source of its slide
 
 
-class FeatureStore:
-    """Random access to the slides of a features folder. The index is read once, features on demand."""
-
-    def __init__(self, folder: str | Path | Location):
-        self.folder = Location.at(folder)
-        self.index, problems = read_index(self.folder)
-        raise_if_any(problems)
-
-    def read(self, slide_ids: Sequence[str]) -> np.ndarray:
-        """The patch features of the slides, concatenated: (patch, feature), float16."""
-        return read_slides(self.folder, self.index.loc[list(slide_ids)].to_dict("records"))
-
-    def coordinates(self, slide_id: str) -> np.ndarray | None:
-        """(patch, 2), int32: top-left corner of each patch in level-0 pixels; None if the slide has none."""
-        return read_coordinates(self.folder, self.index.loc[slide_id].to_dict())
+def slide_index(folder: Location) -> pd.DataFrame:
+    """The index of a features folder, see `read_index`. Raises DataError where any of its files cannot be read."""
+    index, problems = read_index(folder)
+    raise_if_any(problems)
+    return index
 
 
 def read_index(folder: Location) -> tuple[pd.DataFrame, list[str]]:

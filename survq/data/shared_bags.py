@@ -43,15 +43,10 @@ def share_bags(cohort: Cohort) -> SharedBags:
 
     Features are verified by the store's checksums.
     """
-    slides = cohort.slides
+    columns = ("file", "row_group", "slide_id", "patches", "width", "sha256")
     by_case = [
-        {
-            "case_id": case,
-            "slides": json.dumps(
-                rows[["file", "row_group", "slide_id", "patches", "width", "sha256"]].to_dict("records")
-            ),
-        }
-        for case, rows in slides.groupby("case_id")
+        {"case_id": case, "slides": json.dumps([{name: row[name] for name in columns} for row in rows])}
+        for case, rows in cohort.slides_by_case.items()
     ]
     if not by_case:
         return SharedBags({})

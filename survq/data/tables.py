@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from survq.data.barcodes import case_of
-from survq.data.feature_store import INDEX, FeatureStore
+from survq.data.feature_store import INDEX, slide_index
 from survq.data.gene_sets import FOLDER
 from survq.data.location import Location
 from survq.data.problems import DataError
@@ -63,7 +63,7 @@ def read_tables(folder: Location) -> tuple[Tables, list[str]]:
         problems.append(f"{folder}/cases.parquet is missing. Fix: import the cohort again.")
     slides, dropped = pd.DataFrame(columns=INDEX), pd.DataFrame(columns=DROPPED)
     try:
-        slides = FeatureStore(folder / "features").index
+        slides = slide_index(folder / "features")
     except DataError as error:
         problems += error.problems
     try:

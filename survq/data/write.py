@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
-from survq.data.feature_store import INDEX, SCHEMA, SOURCE, FeatureStore
+from survq.data.feature_store import INDEX, SCHEMA, SOURCE, slide_index
 from survq.data.gene_sets import GeneSets, collection_path
 from survq.data.location import Location, atomic_folder, parquet
 from survq.data.lock import locked
@@ -188,7 +188,7 @@ def write_cohort(
             for attachment, content in (attachments or {}).items():
                 (unfinished / attachment).write_bytes(content)
             write_features(unfinished / "features", slides)
-            tables = replace(tables, slides=FeatureStore(unfinished / "features").index)
+            tables = replace(tables, slides=slide_index(Location.at(unfinished / "features")))
             raise_if_any(slides_problems(tables.slides, f"{name}/features") + join_problems(tables, name))
             for file, text in gmts:
                 file.write(text.encode())

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from survq.data.feature_store import FeatureStore
+from survq.data.feature_store import read_slides, slide_index
+from survq.data.location import Location
 from survq.data.write import Slide, write_features
 
 from . import reference
@@ -29,11 +30,13 @@ def feature_reading(quick: bool) -> list[Row]:
     cases = work.case_ids[:4]
     with tempfile.TemporaryDirectory() as folder:
         write_features(Path(folder, "store"), (Slide(case, case, work.bags[case].numpy()) for case in cases))
-        store = FeatureStore(Path(folder, "store"))
+        store = Location.at(Path(folder, "store"))
+        rows = slide_index(store).to_dict("records")
         other = put_beside(work, run, Path(folder), 4)
         case = cases[0]
+        of_case = [row for row in rows if row["case_id"] == case]
         pairs = alternate(
-            lambda: torch.from_numpy(store.read([case]).copy()),
+            lambda: torch.from_numpy(read_slides(store, of_case).copy()),
             lambda: reference.load(other.files[0]),
             3 if quick else 9,
         )

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from survq.data.feature_store import FeatureStore
+from survq.data.feature_store import read_slides, slide_index
+from survq.data.location import Location
 from survq.data.write import Slide, write_features
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
@@ -111,17 +112,18 @@ def _trials(count: int) -> Callable[[], float]:
 class Streamed(Mapping[str, Tensor]):
     """Bags that are read from the store whenever they are asked for."""
 
-    def __init__(self, store: FeatureStore, case_ids: Sequence[str]):
-        self.store, self.case_ids = store, list(case_ids)
+    def __init__(self, store: Location):
+        self.store = store
+        self.row = {row["case_id"]: row for row in slide_index(store).to_dict("records")}
 
     def __getitem__(self, case_id: str) -> Tensor:
-        return torch.from_numpy(self.store.read([case_id]).copy())
+        return torch.from_numpy(read_slides(self.store, [self.row[case_id]]).copy())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.case_ids)
+        return iter(self.row)
 
     def __len__(self) -> int:
-        return len(self.case_ids)
+        return len(self.row)
 
 
 def _peak(cases: int, patches: int = 500) -> float:
@@ -132,7 +134,7 @@ def _peak(cases: int, patches: int = 500) -> float:
             Slide(case, case, torch.randn(patches, FEATURES, generator=random).half().numpy()) for case in work.case_ids
         )
         write_features(Path(folder), slides)
-        bags = Streamed(FeatureStore(folder), work.case_ids)
+        bags = Streamed(Location.at(folder))
         warm = make_work(8, 16, sizes=SIZES[::8])
         train_folds(make_run(warm, warm.one_fold(), epochs=1), warm.cohort, warm.bags, device=CPU)
         run = make_run(work, work.one_fold(held_out=8), epochs=2, batch_size=8)

@@ -24,7 +24,6 @@ import psutil
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.feature_store import FeatureStore
 from survq.data.write import Slide, write_cohort
 from survq.reporting.tensorboard import Board
 from survq.settings import StudySettings
@@ -146,8 +145,7 @@ def _measure(at_least_seconds: float) -> dict[str, object]:
 
 def _bare(run, cohort: Cohort) -> dict[str, float]:
     """CPU seconds of a run in this process: of the first epoch with all that precedes it, and of a later one."""
-    store = FeatureStore(cohort.features)
-    bags = {case: torch.from_numpy(store.read([case]).copy()) for case in store.index["case_id"]}
+    bags = cohort.bags()
     marks: list[float] = []
     walls: list[float] = []
     start, wall = time.process_time(), time.monotonic()

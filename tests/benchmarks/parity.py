@@ -6,10 +6,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import torch
-
 from survq.data.cohort import Cohort
-from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
 from survq.models import MODELS
 from survq.models.survq import SurvQ
@@ -76,11 +73,7 @@ def _loss(name: str, results: tuple[Results, Results]) -> Row:
 
 def _train(model: str, hyperparameters: dict, seed: int, cohort: Cohort) -> tuple[float, float]:
     """C-index and training loss of the last epoch, means over folds."""
-    store = FeatureStore(cohort.features)
-    bags = {
-        case: torch.from_numpy(store.read(list(rows["slide_id"])).copy())
-        for case, rows in cohort.slides.groupby("case_id")
-    }
+    bags = cohort.bags()
     config = TrainConfig(model=model, hyperparameters=hyperparameters, epochs=20, learning_rate=2e-3, seed=seed)
     run = Run(cohort.name, config, tuple(make_folds(cohort.cases, 3)))
     last = train_folds(run, cohort, bags, device=CPU).epochs[-1]

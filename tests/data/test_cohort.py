@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from survq.data.batch import Preprocessing
 from survq.data.cohort import Cohort, cohort_names
@@ -130,6 +131,54 @@ def test_expression_counts_without_a_pathway_that_it_covers(tmp_path, small, gen
     )
     assert table.has_expression.all() and table.expression.any()
     assert ("0 of 1 pathways" in cohort.summary()) == bool(gene_sets)
+
+
+def self_describing_slide(case: str, slide: str, patches: int, located: bool = True) -> Slide:
+    """The features of a patch are its case, its slide and its coordinates."""
+    coordinates = np.random.default_rng(patches).permutation(2048)[: 2 * patches].reshape(patches, 2).astype(np.int32)
+    who = np.full((patches, 2), (int(case[-2:]), int(slide[-1])))
+    features = np.concatenate([who, coordinates], axis=1).astype(np.float16)  # whole numbers to 2048 are exact
+    return Slide(slide, case, features, coordinates if located else None, 448 if located else None, encoder="told")
+
+
+@pytest.fixture
+def located(small):
+    """Cases of one to three slides, which were written in an order of their own."""
+    slides = [
+        self_describing_slide(case, f"{case}-DX{number}", patches=1 + (7 * number + int(case[-2:])) % 11)
+        for case in small["cases"].index[:12]
+        for number in range(1 + int(case[-2:]) % 3)
+    ]
+    return small | {"slides": [slides[i] for i in np.random.default_rng(0).permutation(len(slides))]}
+
+
+def test_a_patch_in_memory_leads_back_to_its_slide(tmp_path, located):
+    write_cohort(tmp_path, "X", **located)
+    cohort = Cohort.load(tmp_path, "X")
+    bags = cohort.bags()
+    assert set(bags) == set(cohort.cases.index[cohort.has_slides])
+    for case, bag in bags.items():
+        positions = cohort.patch_positions(case)
+        assert bag.dtype == torch.float16 and list(positions) == ["slide_id", "x", "y", "patch_size"]
+        told = [(f"{case[:-2]}{int(c):02d}-DX{int(s)}", x, y, 448) for c, s, x, y in bag.tolist()]
+        assert list(positions.itertuples(index=False, name=None)) == told
+    assert sum(cohort.patch_positions(case)["slide_id"].nunique() > 1 for case in bags) == 8
+    chosen = cohort.select(list(cohort.cases.index[3:5])[::-1])
+    assert all(torch.equal(bag, bags[case]) for case, bag in chosen.bags().items())
+    assert chosen.patch_positions("CASE-04").equals(cohort.patch_positions("CASE-04"))
+
+
+def test_patches_without_coordinates_keep_their_rows(tmp_path, small):
+    slides = [self_describing_slide("CASE-05", "CASE-05-DX0", 3, located=False)]
+    slides.append(self_describing_slide("CASE-05", "CASE-05-DX1", 2))
+    write_cohort(tmp_path, "X", **small | {"slides": slides})
+    cohort = Cohort.load(tmp_path, "X")
+    positions = cohort.patch_positions("CASE-05")
+    assert positions[["x", "y", "patch_size"]].isna().all(axis=1).tolist() == [True] * 3 + [False] * 2
+    assert list(positions["slide_id"]) == ["CASE-05-DX0"] * 3 + ["CASE-05-DX1"] * 2
+    with pytest.raises(DataError, match="case 'CASE-06' has no slides"):
+        cohort.patch_positions("CASE-06")
+    assert cohort.select(["CASE-06"]).bags() == {}
 
 
 def test_select(tmp_path, small):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyarrow import fs
+from slide_store import SlideStore
 
 from survq.data.cohort import Cohort
 from survq.data.feature_import import (
@@ -22,7 +23,6 @@ from survq.data.feature_import import (
     record_features,
     strangers,
 )
-from survq.data.feature_store import FeatureStore
 from survq.data.location import Location
 from survq.data.lock import InUse
 from survq.data.problems import DataError
@@ -97,7 +97,7 @@ def test_a_damaged_slide_is_as_good_as_not_there(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-7])
     assert list(readable_index(Location.at(tmp_path)).index) == ["B"]
     with pytest.raises(DataError, match=r"A-.*cannot be read"):
-        FeatureStore(tmp_path)
+        SlideStore(tmp_path)
 
 
 def test_slides_that_share_a_file_are_in_the_way(tmp_path):
@@ -144,7 +144,7 @@ def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
         "file": ["a.h5", "b.h5"],
         "reason": ["no patches", "not a case, of 'X'"],
     }
-    assert FeatureStore(tmp_path).index.empty  # it is no slide
+    assert SlideStore(tmp_path).index.empty  # it is no slide
     assert list_skipped(folder, [SlideOutcome(name, "", "", "written") for name in "AB"]) is None
     assert os.listdir(tmp_path) == []
 

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from slide_store import SlideStore
 
-from survq.data.feature_store import SCHEMA, FeatureStore
+from survq.data.feature_store import SCHEMA, read_slides
 from survq.data.problems import DataError
 from survq.data.write import Slide, file_name, write_features, write_slide
 
@@ -15,11 +16,11 @@ from survq.data.write import Slide, file_name, write_features, write_slide
 def test_round_trip(tmp_path, small):
     slides = small["slides"]
     write_features(tmp_path, slides)
-    store = FeatureStore(tmp_path)
+    store = SlideStore(tmp_path)
     assert len(list(tmp_path.iterdir())) == len(slides)
     assert sorted(store.index["slide_id"]) == sorted(slide.slide_id for slide in slides)
     for slide in slides:
-        read = store.read([slide.slide_id])
+        read = store.read(slide.slide_id)
         assert read.dtype == np.float16
         np.testing.assert_array_equal(read, slide.features)
         np.testing.assert_array_equal(store.coordinates(slide.slide_id), slide.coordinates)
@@ -30,7 +31,8 @@ def test_round_trip(tmp_path, small):
             40.0,
             "uni",
         )
-    both = store.read([slides[3].slide_id, slides[1].slide_id])
+    rows = store.index.loc[[slides[3].slide_id, slides[1].slide_id]].to_dict("records")
+    both = read_slides(store.folder, rows)
     np.testing.assert_array_equal(both, np.concatenate([slides[3].features, slides[1].features]))
 
 
@@ -41,7 +43,7 @@ def test_a_slide_is_rewritten_to_the_same_bits(tmp_path, small, tree):
     write_slide(tmp_path, slide)
     assert tree(tmp_path) == before
     write_slide(tmp_path, replace(slide, encoder="conch"))  # replaced, not duplicated
-    assert FeatureStore(tmp_path).index["encoder"].tolist() == ["conch"]
+    assert SlideStore(tmp_path).index["encoder"].tolist() == ["conch"]
 
 
 @pytest.mark.parametrize("slide_id", ["A/../../B", "..", "A\\B", "A\u202eB", "é" * 200, "x" * 200, ".hidden", "a b%00"])
@@ -50,14 +52,14 @@ def test_ids_are_never_used_as_paths(tmp_path, slide_id):
     write_slide(folder, Slide(slide_id, "C", np.ones((1, 2), np.float16)))
     (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert file.parent == folder and file.name.isascii() and len(file.name) < 150
-    assert FeatureStore(folder).index["slide_id"].tolist() == [slide_id]
+    assert SlideStore(folder).index["slide_id"].tolist() == [slide_id]
     assert len({file_name(other) for other in (slide_id, slide_id + "_", slide_id.lower() + "-")}) == 3
 
 
 def test_unknown_values_stay_unknown(tmp_path):
     slide = Slide("S", "C", np.ones((2, 3), np.float16))
     write_features(tmp_path, [slide])
-    store = FeatureStore(tmp_path)
+    store = SlideStore(tmp_path)
     assert store.coordinates("S") is None
     assert store.index.loc["S", ["patch_size", "magnification"]].isna().all()
 
@@ -65,7 +67,7 @@ def test_unknown_values_stay_unknown(tmp_path):
 def test_features_in_any_memory_order_are_kept(tmp_path):
     features = np.arange(12, dtype=np.float16).reshape(3, 4)
     write_features(tmp_path, [Slide("S", "C", np.asfortranarray(features))])
-    np.testing.assert_array_equal(FeatureStore(tmp_path).read(["S"]), features)
+    np.testing.assert_array_equal(SlideStore(tmp_path).read("S"), features)
 
 
 def test_every_flipped_bit_of_the_features_is_caught(tmp_path, small):
@@ -79,7 +81,7 @@ def test_every_flipped_bit_of_the_features_is_caught(tmp_path, small):
         damaged[start + bit // 8] ^= 1 << bit % 8
         file.write_bytes(damaged)
         with pytest.raises(DataError, match="sha256 differs"):
-            FeatureStore(tmp_path).read([slide.slide_id])
+            SlideStore(tmp_path).read(slide.slide_id)
 
 
 def test_damage_anywhere_is_caught_or_harmless(tmp_path, small):
@@ -91,7 +93,7 @@ def test_damage_anywhere_is_caught_or_harmless(tmp_path, small):
             writer.write_table(slide.table())
     whole = file.read_bytes()
     kept = ["slide_id", "case_id", "patches", "width", "patch_size", "magnification", "encoder"]
-    expected = FeatureStore(tmp_path).index[kept]
+    expected = SlideStore(tmp_path).index[kept]
     caught = 0
     random = np.random.default_rng(0)
     for place in random.choice(len(whole), 150, replace=False):
@@ -99,9 +101,9 @@ def test_damage_anywhere_is_caught_or_harmless(tmp_path, small):
         damaged[place] ^= 1 << int(random.integers(8))
         file.write_bytes(damaged)
         try:
-            store = FeatureStore(tmp_path)
+            store = SlideStore(tmp_path)
             for slide in slides:
-                np.testing.assert_array_equal(store.read([slide.slide_id]), slide.features)
+                np.testing.assert_array_equal(store.read(slide.slide_id), slide.features)
                 np.testing.assert_array_equal(store.coordinates(slide.slide_id), slide.coordinates)
             assert store.index[kept].equals(expected)
         except (DataError, KeyError):
@@ -115,7 +117,7 @@ def test_truncated_files_are_refused_by_name(tmp_path, small, damage):
     file = tmp_path / file_name(small["slides"][1].slide_id)
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DataError, match=rf"{file.name}: cannot be read"):
-        FeatureStore(tmp_path)
+        SlideStore(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_parquet_files_of_other_layouts_are_refused(tmp_path):
     rows = pa.concat_tables([Slide(s, "C", np.ones((1, 2), np.float16)).table() for s in "ST"])
     pq.write_table(rows, tmp_path / "b.parquet")
     with pytest.raises(DataError) as error:
-        FeatureStore(tmp_path)
+        SlideStore(tmp_path)
     assert "a.parquet: lacks the columns" in str(error.value)
     assert "b.parquet: does not have one row group per slide" in str(error.value)
 
@@ -151,8 +153,8 @@ def test_parquet_files_of_other_layouts_are_refused(tmp_path):
 def test_inconsistent_lengths_are_refused(tmp_path):
     (row,) = Slide("S", "C", np.ones((2, 3), np.float16), coordinates=np.ones((2, 2), np.int32)).table().to_pylist()
     pq.write_table(pa.Table.from_pylist([row | {"patches": 5}], schema=SCHEMA), tmp_path / "a.parquet")
-    store = FeatureStore(tmp_path)
+    store = SlideStore(tmp_path)
     with pytest.raises(DataError, match="12 bytes of features; expected 5 patches x 3 features x 2 bytes"):
-        store.read(["S"])
+        store.read("S")
     with pytest.raises(DataError, match="16 bytes of coordinates for 5 patches"):
         store.coordinates("S")

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
 from survq.training.config import TrainConfig
 from survq.training.run import Run
@@ -46,11 +45,7 @@ def cohort(tiny_folder) -> Cohort:
 @pytest.fixture(scope="session")
 def bags(cohort) -> dict[str, torch.Tensor]:
     """The features as plain tensors, without Ray."""
-    store = FeatureStore(cohort.features)
-    return {
-        case: torch.from_numpy(store.read(list(slides["slide_id"])).copy())
-        for case, slides in cohort.slides.groupby("case_id")
-    }
+    return cohort.bags()
 
 
 @pytest.fixture

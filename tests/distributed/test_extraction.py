@@ -15,11 +15,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 from slide_files import flat, stained, write_tiff
+from slide_store import SlideStore
 
 from survq.cli import main
 from survq.data.batch import Preprocessing
 from survq.data.cohort import Cohort
-from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
 from survq.data.gene_sets import GeneSets
 from survq.data.write import write_cohort
@@ -78,7 +78,7 @@ def test_good_slides_are_written_and_bad_ones_listed(ray_session, tmp_path, data
     assert f"{name(3)}: cannot be opened" in output
     assert f"{name(4)}: no data for 15 seconds. Fix: " in output
     assert "TCGA-ZZ-0000-01Z: its case is not one of the cohort" in output
-    index = FeatureStore(data / "X" / "features").index
+    index = SlideStore(data / "X" / "features").index
     assert set(index.index) == {name(0), name(1)}
     assert f"{index['patches'].sum():,} patches" in output
     assert len(list((data / "X" / "overviews").glob("*.jpg"))) == 3
@@ -101,7 +101,7 @@ def test_from_a_real_slide_to_a_risk(ray_session, real_data, tmp_path, data, cap
     assert 45 <= slide["patches"] <= 60
     assert slide["encoder"].startswith("timm:vit_tiny_patch16_224@")
 
-    bag = torch.from_numpy(FeatureStore(cohort.features).read([name(0)]).copy())
+    bag = cohort.bags()[CASES[0]]
     assert len(torch.unique(bag, dim=0)) == len(bag)  # all patches differ
     batch = Preprocessing.fit(cohort, make_folds(cohort.cases, 2)[0]).table(cohort).batch([CASES[0]], [bag])
     torch.manual_seed(0)

@@ -19,11 +19,11 @@ import pandas as pd
 import psutil
 import pytest
 from pyarrow import fs
+from slide_store import SlideStore
 
 from survq.cli import main
 from survq.data.cohort import Cohort
 from survq.data.feature_import import locked_store
-from survq.data.feature_store import FeatureStore
 from survq.data.location import Location
 from survq.data.write import file_name, write_cohort
 from survq.importing.patch_features import import_features
@@ -74,11 +74,11 @@ def undisturbed(ray_session, source, tmp_path_factory) -> Path:
 def test_the_store_equals_the_files(undisturbed, source):
     cohort = Cohort.load(undisturbed, "BLCA")
     assert cohort.has_slides.all() and cohort.spec.patch_features == 512
-    store = FeatureStore(cohort.features)
+    store = SlideStore(cohort.features)
     for case, slides in cohort.slides.groupby("case_id"):
         (slide,) = slides["slide_id"]
         with h5py.File(source / f"features_uni_v1/{slide}.h5") as file:
-            assert np.array_equal(store.read([slide]), file["features"][()])
+            assert np.array_equal(store.read(slide), file["features"][()])
             assert np.array_equal(store.coordinates(slide), file["coords"][()])
         assert slides["patches"].item() == PATCHES[case]
 
@@ -217,7 +217,7 @@ def test_a_file_that_crashes_every_reader_fails_alone(ray_session, undisturbed, 
     assert killer.kills > 1
     (failed,) = imported.failed
     assert failed.reason.startswith(f"{deadly}: its reader process died repeatedly. Fix: ")
-    assert sorted(FeatureStore(data / "BLCA/features").index["case_id"]) == CASES[:5]
+    assert sorted(SlideStore(data / "BLCA/features").index["case_id"]) == CASES[:5]
     assert not list(data.rglob(".*"))
 
 

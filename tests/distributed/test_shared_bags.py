@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from slide_store import SlideStore
 
 from survq.data.shared_bags import share_bags
 
@@ -15,6 +16,20 @@ def test_shared_bags_equal_the_store(ray_session, cohort, bags):
     for case, bag in bags.items():
         assert shared[case].dtype == torch.float16
         assert torch.equal(shared[case], bag), case
+
+
+def test_a_patch_leads_back_to_its_slide(ray_session, cohort):
+    """A shared bag is, slide by slide, the features of the slides that `patch_positions` names for its rows."""
+    store = SlideStore(cohort.features)
+    shared = share_bags(cohort)
+    several = [case for case, rows in cohort.slides_by_case.items() if len(rows) > 1]
+    assert len(several) > 10
+    for case in several:
+        positions = cohort.patch_positions(case)
+        for slide, rows in positions.groupby("slide_id"):
+            assert np.array_equal(shared[case][rows.index.to_numpy()].numpy(), store.read(slide))
+            assert np.array_equal(rows[["x", "y"]].to_numpy(np.int32), store.coordinates(slide))
+        assert positions["slide_id"].is_monotonic_increasing
 
 
 def test_bags_do_not_depend_on_the_order_of_slides(ray_session, cohort, bags):

@@ -1,15 +1,22 @@
-"""Files of features written exactly as each tool writes them: names, shapes, dtypes, chunks, attributes, folders.
+"""Feature files exactly as each tool writes them: names, shapes, dtypes, chunks, attributes, folders.
 
-As read in the sources of TRIDENT a91fa84, CLAM 53e2409, STAMP c54ce06, MMP 5878b84, SurvPath 3f73ddd, slideflow fec8fc5
-and slide2vec 7cfa6bf.
+According to the sources of TRIDENT a91fa84, CLAM 53e2409, STAMP c54ce06, MMP 5878b84, SurvPath 3f73ddd, slideflow
+fec8fc5 and slide2vec 7cfa6bf.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
+
+SLIDE = "TCGA-AA-0001-01Z-00-DX1.6A7E8C30-1111-2222"
+HALVES = np.random.default_rng(0).normal(size=(70, 16)).astype(np.float16)
+SINGLES = HALVES.astype(np.float32)
+GRID = np.stack(np.meshgrid(np.arange(10), np.arange(7)), axis=-1).reshape(-1, 2)
+COORDS = GRID * 448 + 1000
 
 
 def trident(job: Path, slide: str, features: np.ndarray, coords: np.ndarray, encoder: str = "uni_v1") -> Path:
@@ -41,7 +48,7 @@ def trident(job: Path, slide: str, features: np.ndarray, coords: np.ndarray, enc
 
 
 def trident_pt(job: Path, slide: str, features: np.ndarray, coords: np.ndarray, encoder: str = "uni_v1") -> Path:
-    """With --saveas pt: the pickled NumPy array."""
+    """TRIDENT with --saveas pt: a pickled NumPy array."""
     file = trident(job, slide, features, coords, encoder)
     file.unlink()
     torch.save(features, file.with_suffix(".pt"))
@@ -73,11 +80,11 @@ def clam(results: Path, slide: str, features: np.ndarray, coords: np.ndarray, do
     return file
 
 
-MICRONS = 256.0  # a tile of STAMP
+MICRONS = 256.0  # side of STAMP's tiles
 
 
 def stamp(folder: Path, slide: str, features: np.ndarray, microns: np.ndarray, version: str = "2.4.0") -> Path:
-    """Now: `unit` and `tile_size_um`; 2.0: `tile_size`; before: neither, and 224 stands for 256 micrometres."""
+    """Current files have `unit` and `tile_size_um`; 2.0: `tile_size`; older: neither, and 224 means 256 micrometres."""
     folder = folder / "uni-1a2b3c4d"
     folder.mkdir(parents=True, exist_ok=True)
     with h5py.File(folder / f"{slide}.h5", "w") as store:
@@ -130,3 +137,13 @@ def slide2vec(run: Path, slide: str, features: np.ndarray, coords: np.ndarray, l
     meta = {"tiling": {"tile_size_lv0": level0, "requested_spacing_um": 0.5}}
     (run / "tiles" / f"{slide}.coordinates.meta.json").write_text(json.dumps(meta))
     return file
+
+
+def edit(file: Path, change: Callable[[h5py.File], object]) -> Path:
+    with h5py.File(file, "r+") as store:
+        change(store)
+    return file
+
+
+def h5(at: Path, change: Callable[[h5py.File], object] = lambda store: None) -> Path:
+    return edit(trident(at, SLIDE, HALVES, COORDS), change)

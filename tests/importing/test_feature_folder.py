@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from slide_store import SlideStore
 
 from survq.data.feature_import import readable_index
-from survq.data.feature_store import FeatureStore
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_features
@@ -71,12 +71,12 @@ def test_all_slides_of_a_folder_are_imported(source, store):
     assert {outcome.state for outcome in outcomes} == {"written"}
     assert [(o.patches, o.bytes) for o in outcomes] == [(20, 640)] * 6
     assert all(0 < outcome.rounding < 0.002 for outcome in outcomes)
-    index = FeatureStore(store).index
+    index = SlideStore(store).index
     assert set(index["case_id"]) == {f"TCGA-AA-{number:04d}" for number in range(5)}
     assert (index["encoder"] == "uni_v1").all() and (index["patch_size"] == 448).all()
     with h5py.File(source / f"20x_224px_0px_overlap/features_uni_v1/{slide(3)}.h5") as file:
-        np.testing.assert_array_equal(FeatureStore(store).read([slide(3)]), file["features"][()].astype(np.float16))
-        np.testing.assert_array_equal(FeatureStore(store).coordinates(slide(3)), file["coords"][()])
+        np.testing.assert_array_equal(SlideStore(store).read(slide(3)), file["features"][()].astype(np.float16))
+        np.testing.assert_array_equal(SlideStore(store).coordinates(slide(3)), file["coords"][()])
 
 
 def test_stored_slides_are_not_opened_again(source, store, monkeypatch):
@@ -112,7 +112,7 @@ def test_changed_slides_are_imported_again(source, store, changed):
         written.write_bytes(written.read_bytes()[:-1])
     (job,) = plan(source, store, encoder="conch" if changed == "encoder" else "uni_v1", **options).jobs
     assert import_slide(job, store).state == "written"
-    assert len(FeatureStore(store).index) == 1
+    assert len(SlideStore(store).index) == 1
 
 
 def test_a_file_that_changes_while_it_is_read_fails(source, store):
@@ -169,8 +169,8 @@ def test_a_table_converts_coordinates_of_stamp_to_pixels(tmp_path, store):
     found = plan(tmp_path / "stamp", store, name_of=table)
     assert found.notes == []
     assert [import_slide(job, store).state for job in found.jobs] == ["written"] * 2
-    np.testing.assert_array_equal(FeatureStore(store).coordinates(slide(0)), grid() * 2)
-    assert FeatureStore(store).index["encoder"].unique().tolist() == ["uni"]
+    np.testing.assert_array_equal(SlideStore(store).coordinates(slide(0)), grid() * 2)
+    assert SlideStore(store).index["encoder"].unique().tolist() == ["uni"]
 
 
 # problems
@@ -323,7 +323,7 @@ def test_problems_of_features_fail_only_their_slide(source, store):
     outcomes = import_all(source, store)
     (failed,) = [outcome for outcome in outcomes if outcome.state == "failed"]
     assert failed.reason.startswith(f"{features_of(source)}/{slide(1)}.h5: a feature of patch 7 is not finite. Fix:")
-    assert set(FeatureStore(store).index.index) == {job.slide_id for job in outcomes} - {slide(1)}
+    assert set(SlideStore(store).index.index) == {job.slide_id for job in outcomes} - {slide(1)}
 
 
 def test_hidden_files_are_ignored(source, store):

@@ -7,7 +7,6 @@ from small_models import SPEC, build, loss_of, make_batch, modules_of, take
 from torch.nn import functional as F
 
 from survq.data.cohort import Cohort, InputSpec
-from survq.data.feature_store import FeatureStore
 from survq.data.folds import given_folds
 from survq.models.losses import nll_by_case, nll_survival_loss
 from survq.models.pibd import PIBD, Bottleneck, Club, SharedLayer
@@ -354,12 +353,9 @@ def test_heads_that_do_not_divide_are_refused():
 def test_it_learns(tmp_path):
     """In three epochs of 600 cases, in sub-bags of 32 patches, by the loop of all models; the truth itself has 0.85."""
     cohort = Cohort.load(write_simulated(tmp_path, "test").parent, "SIM")
-    store = FeatureStore(cohort.features)
-    slides = cohort.slides.groupby("case_id")["slide_id"]
-    bags = {case: torch.from_numpy(store.read(list(ids)).copy()) for case, ids in slides}
     config = TrainConfig("pibd", {"width": 32, "sub_bag": 32}, learning_rate=2e-3, epochs=3)
     run = Run("SIM", config, tuple(given_folds(cohort.splits, list(cohort.cases.index))))
-    outcome = train_folds(run, cohort, bags, device=torch.device("cpu"))
+    outcome = train_folds(run, cohort, cohort.bags(), device=torch.device("cpu"))
     assert outcome.state == "finished"
     assert outcome.epochs[-1].training_loss[0] < outcome.epochs[0].training_loss[0]
     assert outcome.epochs[-1].c_index[0] > 0.6

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from survq.data.batch import Batch, CaseTable
 from survq.data.cohort import Cohort
-from survq.data.feature_store import FeatureStore
 from survq.data.folds import Fold, given_folds
 from survq.models import SurvivalModel
 from survq.simulation.cohort import SimulatedCohort, World
@@ -50,13 +49,12 @@ class Planted:
         write_simulated(root / name, config, name=name)
         cohort = Cohort.load(root / name, name)
         truth = World(config).cohort(config.cases + config.held_out, seed=0)
-        store = FeatureStore(cohort.features)
         slides = {case: list(table["slide_id"]) for case, table in cohort.slides.groupby("case_id")}
         (fold,) = given_folds(cohort.splits, list(cohort.cases.index))
         return cls(
             truth=truth,
             cohort=cohort,
-            bags={case: torch.from_numpy(store.read(ids).copy()) for case, ids in slides.items()},
+            bags=cohort.bags(),
             morphology={
                 case: np.concatenate([truth.sections[i].morphology for i in ids]) for case, ids in slides.items()
             },

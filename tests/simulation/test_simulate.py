@@ -10,17 +10,17 @@ import pytest
 from lifelines import CoxPHFitter
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
+from slide_store import SlideStore
 
-from survq import study as module
+import survq.demo
 from survq.data.cohort import Cohort
 from survq.data.cohort_files import cohort_folder, update_cohort
-from survq.data.feature_store import FeatureStore
 from survq.data.folds import given_folds
 from survq.data.problems import DataError
 from survq.data.streams import generator
 from survq.data.write import write_cohort, write_features
+from survq.demo import demo_data
 from survq.evaluation.concordance import concordance_index
-from survq.settings import StudySettings
 from survq.simulation.cohort import SimulatedCohort, World
 from survq.simulation.data_folder import read_simulation, write_simulated
 from survq.simulation.gene_sets import draw_gene_sets
@@ -227,9 +227,9 @@ def test_round_trip_through_the_data_folder(tmp_path, demo):
     assert "24 of 24 pathways, 8 of 8 eight_families, 12 of 12 hallmarks, 6 of 6 six_groups" in cohort.summary()
     assert set(cohort.slides["slide_id"]) == set(demo.sections)
     np.testing.assert_array_equal(cohort.has_slides, demo.truth["has_slides"].sort_index())
-    store = FeatureStore(cohort.features)
+    store = SlideStore(cohort.features)
     for slide in list(demo.slides())[::25]:
-        np.testing.assert_array_equal(store.read([slide.slide_id]), slide.features)
+        np.testing.assert_array_equal(store.read(slide.slide_id), slide.features)
         np.testing.assert_array_equal(store.coordinates(slide.slide_id), slide.coordinates)
 
     truth = pd.read_parquet(folder / "truth.parquet").set_index("case_id")
@@ -297,10 +297,10 @@ def test_the_truth_is_told_of_drawn_outcomes_only(tmp_path, small):
 
 def test_the_demo_is_made_once_and_again_by_another_simulator(tmp_path, monkeypatch):
     def made() -> int:
-        folder = module._demo(StudySettings(results=tmp_path))
+        folder = demo_data(tmp_path)
         return os.stat(folder.local / "SIM" / "cases.parquet").st_ino
 
     first = made()
     assert made() == first
-    monkeypatch.setattr(module, "simulator", lambda: "another")
+    monkeypatch.setattr(survq.demo, "simulator", lambda: "another")
     assert made() != first

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from slide_files import flat, stained, write_tiff
+from slide_store import SlideStore
 
-from survq.data.feature_store import FeatureStore
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_cohort, write_slide
 from survq.slides.encoder import load_encoder
@@ -71,13 +71,13 @@ def test_slides_become_features_of_the_cohort(slides, data, tiny):
         name(CASES[2]): "failed",
         name("TCGA-ZZ-9999"): "skipped",
     }
-    index = FeatureStore(data / "X" / "features").index
+    index = SlideStore(data / "X" / "features").index
     assert list(index["case_id"]) == CASES[:2]
     assert list(index["patch_size"]) == [224, 448]
     assert list(index["magnification"]) == [20, 40]
     assert set(index["encoder"]) == {tiny.name}
     assert (index["patches"] > 3).all()
-    store = FeatureStore(data / "X" / "features")
+    store = SlideStore(data / "X" / "features")
     coordinates = store.coordinates(name(CASES[1]))
     assert (coordinates % 448 == 0).all()
     pictures = sorted(os.listdir(data / "X" / "overviews"))
@@ -146,7 +146,7 @@ def test_an_incomplete_slide_is_not_written(slides, data, tiny):
     outcomes = extract(slides, data, "X", tiny, lost)
     assert states(outcomes)[name(CASES[0])] == "failed"
     assert "start the same command again" in outcomes[0].reason
-    assert list(FeatureStore(data / "X" / "features").index.index) == [name(CASES[1])]
+    assert list(SlideStore(data / "X" / "features").index.index) == [name(CASES[1])]
 
 
 def test_non_finite_features_are_not_written(slides, data, tiny):
@@ -183,7 +183,7 @@ def test_a_table_gives_cases_and_pixel_sizes(tmp_path, data, tiny):
     table.write_text(f"slide_id,case_id,mpp\nbiopsy 7.tiff,{CASES[0]},0.25\nS-12.b,{CASES[1]},\nelse,{CASES[2]},\n")
     outcomes = extract(tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny), table=table, mpp=0.5)
     assert states(outcomes) == {"S-12.b": "written", "biopsy 7": "written", "other": "skipped"}
-    index = FeatureStore(data / "X" / "features").index
+    index = SlideStore(data / "X" / "features").index
     assert index.loc["biopsy 7", ["case_id", "patch_size"]].tolist() == [CASES[0], 448]
     assert index.loc["S-12.b", ["case_id", "patch_size"]].tolist() == [CASES[1], 224]
 
@@ -193,7 +193,7 @@ def test_a_table_gives_cases_and_pixel_sizes(tmp_path, data, tiny):
     assert extract_again(mpp=0.5)["S-12.b"] == "found"
     assert extract_again(mpp=0.25)["S-12.b"] == "written"  # another pixel size, other patches
     assert extract_again()["S-12.b"] == "failed"  # no pixel size is stated anywhere
-    assert FeatureStore(data / "X" / "features").index.loc["S-12.b", "patch_size"] == 448
+    assert SlideStore(data / "X" / "features").index.loc["S-12.b", "patch_size"] == 448
     skipped = pd.read_csv(data / "X" / "features" / "skipped.csv").set_index("slide_id")
     assert skipped.loc["S-12.b", "reason"].endswith("The store keeps its earlier features.")
 

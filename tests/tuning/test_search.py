@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.feature_store import FeatureStore
 from survq.data.folds import make_folds
 from survq.simulation.data_folder import write_simulated
 from survq.training.config import TrainConfig
@@ -54,11 +53,7 @@ def cohort(tmp_path_factory) -> Cohort:
 
 @pytest.fixture(scope="module")
 def bags(cohort) -> dict:
-    store = FeatureStore(cohort.features)
-    return {
-        case: torch.from_numpy(store.read(list(slides["slide_id"])).copy())
-        for case, slides in cohort.slides.groupby("case_id")
-    }
+    return cohort.bags()
 
 
 def make_queue(cohort, folder, outer=None, seeds=1) -> RunQueue:
