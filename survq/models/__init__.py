@@ -1,12 +1,12 @@
-"""MODELS: one line a model."""
+"""MODELS: one line per model."""
 
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.pibd import PIBD
 from survq.models.survq import SurvQ
 
 MODELS: dict[str, type[SurvivalModel]] = {
-    "survq": SurvQ,
     "pibd": PIBD,
+    "survq": SurvQ,
 }
 
 __all__ = ["MODELS", "Prediction", "SurvivalModel"]
