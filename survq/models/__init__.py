@@ -1,10 +1,12 @@
 """MODELS: one line per model."""
 
 from survq.models.base import Prediction, SurvivalModel
+from survq.models.mlp import MLP
 from survq.models.pibd import PIBD
 from survq.models.survq import SurvQ
 
 MODELS: dict[str, type[SurvivalModel]] = {
+    "mlp": MLP,
     "pibd": PIBD,
     "survq": SurvQ,
 }
