@@ -3,10 +3,12 @@
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.mlp import MLP
 from survq.models.pibd import PIBD
+from survq.models.snn import SNN
 from survq.models.survq import SurvQ
 
 MODELS: dict[str, type[SurvivalModel]] = {
     "mlp": MLP,
+    "snn": SNN,
     "pibd": PIBD,
     "survq": SurvQ,
 }
