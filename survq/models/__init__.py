@@ -1,5 +1,6 @@
 """MODELS: one line per model."""
 
+from survq.models.abmil import ABMIL
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.mlp import MLP
 from survq.models.pibd import PIBD
@@ -9,6 +10,7 @@ from survq.models.survq import SurvQ
 MODELS: dict[str, type[SurvivalModel]] = {
     "mlp": MLP,
     "snn": SNN,
+    "abmil": ABMIL,
     "pibd": PIBD,
     "survq": SurvQ,
 }
