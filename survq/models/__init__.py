@@ -1,6 +1,7 @@
 """MODELS: one line per model."""
 
 from survq.models.abmil import ABMIL
+from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.mlp import MLP
 from survq.models.pibd import PIBD
@@ -10,6 +11,7 @@ from survq.models.survq import SurvQ
 MODELS: dict[str, type[SurvivalModel]] = {
     "mlp": MLP,
     "snn": SNN,
+    "amisl": AMISL,
     "abmil": ABMIL,
     "pibd": PIBD,
     "survq": SurvQ,
