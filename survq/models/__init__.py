@@ -5,6 +5,7 @@ from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.mlp import MLP
 from survq.models.pibd import PIBD
+from survq.models.porpoise import Porpoise
 from survq.models.snn import SNN
 from survq.models.survq import SurvQ
 
@@ -13,6 +14,7 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "snn": SNN,
     "amisl": AMISL,
     "abmil": ABMIL,
+    "porpoise": Porpoise,
     "pibd": PIBD,
     "survq": SurvQ,
 }
