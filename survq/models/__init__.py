@@ -7,6 +7,7 @@ from survq.models.mlp import MLP
 from survq.models.pibd import PIBD
 from survq.models.porpoise import Porpoise
 from survq.models.snn import SNN
+from survq.models.survpath import SurvPath
 from survq.models.survq import SurvQ
 
 MODELS: dict[str, type[SurvivalModel]] = {
@@ -15,6 +16,7 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "amisl": AMISL,
     "abmil": ABMIL,
     "porpoise": Porpoise,
+    "survpath": SurvPath,
     "pibd": PIBD,
     "survq": SurvQ,
 }
