@@ -4,6 +4,7 @@ from survq.models.abmil import ABMIL
 from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.mlp import MLP
+from survq.models.mmp import MMP
 from survq.models.pibd import PIBD
 from survq.models.porpoise import Porpoise
 from survq.models.snn import SNN
@@ -18,6 +19,7 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "porpoise": Porpoise,
     "survpath": SurvPath,
     "pibd": PIBD,
+    "mmp": MMP,
     "survq": SurvQ,
 }
 
