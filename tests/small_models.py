@@ -13,16 +13,30 @@ from survq.models import MODELS, Prediction, SurvivalModel
 from survq.training.config import hyperparameters_of
 
 SPEC = InputSpec(
-    patch_features=12, genes=10, gene_sets={"pathways": ((0, 1, 2), (3,), (5, 4), (6, 7, 8), (1, 9), (2,))}, intervals=4
+    patch_features=16,
+    genes=10,
+    gene_sets={
+        "pathways": ((0, 1, 2), (3,), (5, 4), (6, 7, 8), (1, 9), (2,)),
+        "six_groups": ((3, 8), (0, 1, 4), (2,), (5, 9, 6), (7,), (9, 3)),
+        "eight_families": ((1,), (4, 2), (0, 3, 5), (6,), (8, 7, 9), (2, 9), (5,), (6, 1)),
+        "hallmarks": ((2, 0), (9, 4, 6), (1,), (8, 3), (7, 5)),
+    },
+    intervals=4,
 )
+"""Every collection of gene sets that a model reads, and a number of features that can be cut into eight parts."""
+
 SMALL = {"width": 16, "histology_queries": 5, "genomic_queries": 3}
 """Hyperparameters that make a model small, where it has them."""
 
 
+def small_of(name: str) -> dict:
+    """The hyperparameters of SMALL that a model has."""
+    return {key: value for key, value in SMALL.items() if key in hyperparameters_of(name)}
+
+
 def build(name: str, spec: InputSpec = SPEC, seed: int = 0, **hyperparameters) -> SurvivalModel:
-    small = {key: value for key, value in SMALL.items() if key in hyperparameters_of(name)}
     torch.manual_seed(seed)
-    return MODELS[name](spec, **{**small, **hyperparameters})
+    return MODELS[name](spec, **{**small_of(name), **hyperparameters})
 
 
 def make_batch(sizes=(7, 1, 4, 9), has_expression=None, seed: int = 0, spec: InputSpec = SPEC) -> Batch:
@@ -41,6 +55,14 @@ def make_batch(sizes=(7, 1, 4, 9), has_expression=None, seed: int = 0, spec: Inp
         event=torch.arange(n) % 2 == 0,
         interval=torch.arange(n) % spec.intervals,
     )
+
+
+def seen(model: SurvivalModel, batch: Batch) -> Batch:
+    """The batch as the loop hands it to this model: with condensed bags, where the model condenses them."""
+    if model.condense is None:
+        return batch
+    with torch.no_grad():
+        return replace(batch, bags=tuple(model.condense(bag) if len(bag) else bag for bag in batch.bags))
 
 
 def loss_of(prediction: Prediction, batch: Batch) -> Tensor:

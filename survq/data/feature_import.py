@@ -1,7 +1,7 @@
-"""Filling the feature store of a cohort, whoever fills it: who may, what fits into it, and what was left out.
+"""Adding slides to the feature store of a cohort: locking it, finding conflicts, and recording what was skipped.
 
-One process at a time. A slide stands in the store whole or not at all, under a name that comes from its id, with what
-it was made from; so a killed run is continued by starting it again, and ends in the same bytes.
+One process adds slides at a time. A slide is written atomically, under a name derived from its id, with a note of its
+source: an interrupted import is continued by the same command and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SKIPPED = "skipped.csv"
 SKIPPED_COLUMNS = ["slide_id", "case_id", "file", "reason"]
 
 
-class Kind(NamedTuple):
-    """What the features of a cohort must have in common."""
+class FeatureKind(NamedTuple):
+    """What all features of a cohort must have in common."""
 
     encoder: str
     width: int
@@ -40,29 +40,29 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class SlideOutcome:
-    """What became of one slide: what a task hands back instead of features."""
+    """The outcome of one slide. Tasks return it instead of the features."""
 
     slide_id: str
     case_id: str
-    file: str  # that it was made from
+    file: str  # its source
     state: Literal["written", "found", "failed", "skipped", "unwritten"]
     reason: str = ""
     patches: int = 0
     bytes: int = 0  # of features, as stored
-    rounding: float = 0.0  # the most that a value was moved by being made a half float
+    rounding: float = 0.0  # largest rounding error of the conversion to half precision
 
     def row(self) -> dict:
         return asdict(self)
 
 
 def case_ids(root: Location, cohort: str) -> set[str]:
-    """The cases of a cohort that is to get slides. Raises DataError where there are none yet."""
+    """The cases of a cohort. Raises DataError if the cohort does not exist yet."""
     folder = cohort_folder(root, cohort)
     if not (folder / "cases.parquet").is_file():
         raise DataError(
             [
-                f"{root}: no cohort {cohort!r} to put slides into; it has: {preview(cohort_names(root), 9) or 'none'}. "
-                f"Fix: bring its labels first, with `survq import labels` or `survq import survpath`."
+                f"{root}: no cohort {cohort!r} to add slides to; it has: {preview(cohort_names(root), 9) or 'none'}. "
+                f"Fix: import its labels first, with `survq import labels` or `survq import survpath`."
             ]
         )
     return set(read_cases(folder).index)
@@ -70,13 +70,13 @@ def case_ids(root: Location, cohort: str) -> set[str]:
 
 @contextmanager
 def locked_store(cohort: Location) -> Iterator[Location]:
-    """The features of a cohort, for this process alone; what killed ones left half written is swept away.
+    """The feature store of a cohort, locked for this process; unfinished files of killed processes are removed.
 
-    In a bucket nothing is ever seen half written, and nothing can be locked: two runs at once do the work twice.
-    Raises InUse; DataError where it could not be noted in the end who was left out.
+    A bucket has no unfinished files and no locks: two runs at the same time do the work twice.
+    Raises InUse; DataError if a list of excluded cases or skipped slides is invalid.
     """
     features = cohort / "features"
-    # what is wrong with these lists is told before the slides are read, not after
+    # these lists are updated at the end: their problems are reported before hours of work
     read_dropped(cohort)
     _skipped(features)
     if cohort.local is None:
@@ -85,70 +85,71 @@ def locked_store(cohort: Location) -> Iterator[Location]:
     with locked(cohort.local / ".features.lock", features, "wait for it to end"):
         features.sweep()
         yield features
-        features.sweep()  # a task of a killed run may have lived a little longer than it
+        features.sweep()  # a task of a killed run may outlive it for a moment
 
 
 def readable_index(features: Location) -> pd.DataFrame:
-    """The index of what can be read of a store; what cannot be read is as good as not there, and is written again."""
+    """The index of the readable slides of a store. An unreadable slide counts as missing and is written again."""
     index, _ = read_index(features)
     return index
 
 
-def is_there(index: pd.DataFrame, slide_id: str, case_id: str, source: str) -> bool:
-    """Whether a store holds this slide, of this case, as made from this source."""
+def contains(index: pd.DataFrame, slide_id: str, case_id: str, source: str) -> bool:
+    """Whether a store contains this slide of this case, made from this source."""
     return slide_id in index.index and tuple(index.loc[slide_id, ["case_id", "source"]]) == (case_id, source)
 
 
-def in_the_way(index: pd.DataFrame, slide_ids: Collection[str]) -> list[str]:
-    """The slides that share a file with others, so that one that comes cannot take their place."""
-    comes = index["slide_id"].isin(list(slide_ids))
-    alone = [
+def conflicts(index: pd.DataFrame, slide_ids: Collection[str]) -> list[str]:
+    """Messages on stored slides that cannot be replaced, because they share a file with other slides."""
+    is_new = index["slide_id"].isin(list(slide_ids))
+    has_own_file = [
         file.rsplit("/", 1)[-1] == file_name(slide) for file, slide in zip(index["file"], index.index, strict=True)
     ]
     return [
-        f"{file}: holds {preview(rows['slide_id'])}, which come again. Fix: move this file away first."
-        for file, rows in index[comes & ~np.array(alone, dtype=bool)].groupby("file")
+        f"{file}: contains {preview(rows['slide_id'])}, which would be imported again. Fix: move this file away first."
+        for file, rows in index[is_new & ~np.array(has_own_file, dtype=bool)].groupby("file")
     ]
 
 
-def strangers(index: pd.DataFrame, coming: Mapping[str, Kind]) -> dict[str, str]:
-    """Of the slides that come, by name, those that do not go with the others, and why.
+def incompatible(index: pd.DataFrame, new: Mapping[str, FeatureKind]) -> dict[str, str]:
+    """The new slides whose features differ in kind from the others, with reasons. `new` has the kind by slide id.
 
-    The store says what goes, and where it is empty, most of those that come. Raises DataError where there is no most.
+    The store decides which kind is right; for an empty store, the majority of the new slides does. Raises DataError if
+    there is no majority.
     """
-    inside = Counter(Kind(row.encoder, row.width) for row in index.itertuples() if row.slide_id not in coming)
-    kinds = inside or Counter(coming.values())
-    if len(set(kinds) | set(coming.values())) <= 1:
+    stored = Counter(FeatureKind(row.encoder, row.width) for row in index.itertuples() if row.slide_id not in new)
+    kinds = stored or Counter(new.values())
+    if len(set(kinds) | set(new.values())) <= 1:
         return {}
     right, count = kinds.most_common(1)[0]
     if 2 * count <= kinds.total():
         groups = "; ".join(
-            f"{kind} ({number} slides, the first {min(name for name, its in coming.items() if its == kind)})"
+            f"{kind} ({number} slides, the first {min(slide for slide, its in new.items() if its == kind)})"
             for kind, number in kinds.most_common()
         )
-        raise DataError([f"mixed patch encoders: {groups}. Fix: bring one kind, the same for all slides of a cohort."])
-    whose = f"the {count} slides of the store" if inside else f"{count} others"
+        raise DataError([f"mixed patch encoders: {groups}. Fix: import one kind for all slides of a cohort."])
+    others = f"the {count} slides of the store" if stored else f"{count} others"
     return {
-        name: f"its features are of {kind}; those of {whose} are of {right}. Fix: use one encoder for all slides"
-        for name, kind in coming.items()
+        slide: f"its features are of {kind}; those of {others} are of {right}. Fix: use one encoder for all slides"
+        for slide, kind in new.items()
         if kind != right
     }
 
 
 def record_features(cohort: Location, unlabelled: Collection[str] = ()) -> pd.DataFrame:
-    """Note what the store of a cohort holds now; who has slides is no longer left out for want of them.
+    """Record the content of the store in the cohort's source.json, and update dropped.csv. Returns the index.
 
-    `unlabelled` are the cases of slides that came and were not written, for they have no label. Returns the index.
+    `unlabelled` are the cases of slides that were not written because they have no label.
     """
     index = readable_index(cohort / "features")
-    kinds = sorted({str(Kind(row.encoder, row.width)) for row in index.itertuples()})
+    kinds = sorted({str(FeatureKind(row.encoder, row.width)) for row in index.itertuples()})
     facts = {"slides": len(index), "patches": int(index["patches"].sum()), "encoders": kinds}
     update_cohort(cohort, {"features": facts}, unlabelled={"features": unlabelled})
     return index
 
 
 def list_skipped(features: Location, outcomes: Sequence[SlideOutcome]) -> Location | None:
-    """Write who was left out, and why, beside the slides. What earlier runs left out stays until it is there."""
+    """Write skipped.csv beside the slides, with reasons. Entries of earlier runs stay until the slide is written."""
     file, old = features / SKIPPED, _skipped(features)
     out = pd.DataFrame(
         [outcome.row() for outcome in outcomes if outcome.state in ("failed", "skipped")],

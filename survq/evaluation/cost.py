@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -68,10 +69,12 @@ def _milliseconds(model: nn.Module, batch: Batch) -> float:
 
 @torch.no_grad()
 def _forward(model: nn.Module, batch: Batch) -> None:
-    """A forward pass as in evaluation: in bf16 on a GPU."""
-    device = batch.expression.device.type
+    """A forward pass as in evaluation of a new case: its patches condensed where the model does so; bf16 on a GPU."""
+    device, model = batch.expression.device.type, model.eval()
+    if (condense := getattr(model, "condense", None)) is not None:
+        batch = replace(batch, bags=tuple(map(condense, batch.bags)))
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
-        model.eval()(batch)
+        model(batch)
 
 
 def _synchronize(batch: Batch) -> None:

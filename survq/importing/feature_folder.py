@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from survq.data.feature_import import Kind, SlideOutcome, in_the_way, is_there, strangers
+from survq.data.feature_import import FeatureKind, SlideOutcome, conflicts, contains, incompatible
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
@@ -122,7 +122,7 @@ def make_plan(
             unused += [file.label for file in files if file is not best]
 
     problems = _common_problems(chosen, ambiguous, encoder)
-    problems += in_the_way(index, {file.name.slide_id for file in chosen})
+    problems += conflicts(index, {file.name.slide_id for file in chosen})
     if not problems:
         for file, reason in _incompatible_files(chosen, index):
             chosen.remove(file)
@@ -190,7 +190,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _is_stored(file: _File, index: pd.DataFrame, encoder: str | None) -> bool:
     slide = file.name.slide_id
-    stored = is_there(index, slide, file.name.case_id, file.source)
+    stored = contains(index, slide, file.name.case_id, file.source)
     return stored and encoder in (None, index.loc[slide, "encoder"])
 
 
@@ -261,9 +261,10 @@ def _common_problems(chosen: Sequence[_File], ambiguous: Sequence[list[_File]], 
 def _incompatible_files(chosen: Sequence[_File], index: pd.DataFrame) -> list[tuple[_File, str]]:
     """The files that do not match the others, with reasons. Raises DataError if there is no majority."""
     by_slide = {file.name.slide_id: file for file in chosen}
-    kinds = {slide: Kind(file.encoder, file.info.width) for slide, file in by_slide.items() if file.info is not None}
-    reasons = {slide: reason for slide, reason in strangers(index, kinds).items()}
-    located = [slide for slide, file in by_slide.items() if file.info is not None and file.info.located]
+    infos = {slide: (file.encoder, file.info) for slide, file in by_slide.items() if file.info is not None}
+    kinds = {slide: FeatureKind(encoder, info.width) for slide, (encoder, info) in infos.items()}
+    reasons = incompatible(index, kinds)
+    located = [slide for slide, (_, info) in infos.items() if info.located]
     if 2 * len(located) > len(chosen):
         for slide in set(by_slide) - set(located) - set(reasons):
             reasons[slide] = (

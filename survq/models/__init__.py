@@ -1,12 +1,26 @@
-"""MODELS: one line a model."""
+"""MODELS: one line per model."""
 
+from survq.models.abmil import ABMIL
+from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
+from survq.models.mlp import MLP
+from survq.models.mmp import MMP
 from survq.models.pibd import PIBD
+from survq.models.porpoise import Porpoise
+from survq.models.snn import SNN
+from survq.models.survpath import SurvPath
 from survq.models.survq import SurvQ
 
 MODELS: dict[str, type[SurvivalModel]] = {
-    "survq": SurvQ,
+    "mlp": MLP,
+    "snn": SNN,
+    "amisl": AMISL,
+    "abmil": ABMIL,
+    "porpoise": Porpoise,
+    "survpath": SurvPath,
     "pibd": PIBD,
+    "mmp": MMP,
+    "survq": SurvQ,
 }
 
 __all__ = ["MODELS", "Prediction", "SurvivalModel"]

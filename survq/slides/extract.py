@@ -20,8 +20,8 @@ import pandas as pd
 from survq.data.feature_import import (
     SlideOutcome,
     case_ids,
-    in_the_way,
-    is_there,
+    conflicts,
+    contains,
     list_skipped,
     locked_store,
     readable_index,
@@ -73,7 +73,7 @@ def extract(
         todo = []
         for source in sources:
             if any(
-                is_there(index, source.slide_id, source.case_id, made_from(source, encoder, used))
+                contains(index, source.slide_id, source.case_id, made_from(source, encoder, used))
                 for used in {None, source.mpp}
             ):
                 patches = int(index.loc[source.slide_id, "patches"])
@@ -98,7 +98,7 @@ def made_from(source: Source, encoder: PatchEncoder, mpp: float | None) -> str:
 
 
 def _refuse_conflicts(index: pd.DataFrame, slide_ids: list[str], encoder: PatchEncoder, features: Location) -> None:
-    problems = in_the_way(index, slide_ids)
+    problems = conflicts(index, slide_ids)
     if others := sorted(set(index["encoder"]) - {encoder.name}):
         problems.append(
             f"{features}: holds features of {preview(others)}; this encoder, with these weights, is {encoder.name!r}. "

@@ -1,4 +1,4 @@
-"""What locked_store a store has in common: one at a time, one encoder, nothing half written, nobody lost."""
+"""Adding slides to a store: one process at a time, one encoder, no unfinished files, and every skipped slide listed."""
 
 import os
 import subprocess
@@ -12,16 +12,16 @@ from slide_store import SlideStore
 
 from survq.data.cohort import Cohort
 from survq.data.feature_import import (
-    Kind,
+    FeatureKind,
     SlideOutcome,
     case_ids,
-    in_the_way,
-    is_there,
+    conflicts,
+    contains,
+    incompatible,
     list_skipped,
     locked_store,
     readable_index,
     record_features,
-    strangers,
 )
 from survq.data.location import Location
 from survq.data.lock import InUse
@@ -66,7 +66,7 @@ def test_filling_is_for_one_process_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_what_was_left_half_written_is_swept_and_nothing_else(tmp_path):
+def test_unfinished_files_are_removed_and_nothing_else(tmp_path):
     features = tmp_path / "features"
     write_slide(features, slide("A"))
     (features / ".A.parquet.x1.unfinished").write_text("half")
@@ -83,15 +83,15 @@ def test_a_bucket_cannot_be_locked(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_what_is_there_is_known_by_case_and_source(tmp_path):
+def test_a_slide_is_recognised_by_its_case_and_source(tmp_path):
     index = store_of(tmp_path, slide("A"))
-    assert is_there(index, "A", "CASE-A", "from there")
-    assert not is_there(index, "A", "CASE-A", "changed")
-    assert not is_there(index, "A", "CASE-B", "from there")
-    assert not is_there(index, "B", "CASE-B", "from there")
+    assert contains(index, "A", "CASE-A", "from there")
+    assert not contains(index, "A", "CASE-A", "changed")
+    assert not contains(index, "A", "CASE-B", "from there")
+    assert not contains(index, "B", "CASE-B", "from there")
 
 
-def test_a_damaged_slide_is_as_good_as_not_there(tmp_path):
+def test_a_damaged_slide_counts_as_missing(tmp_path):
     store_of(tmp_path, slide("A"), slide("B"))
     (damaged,) = tmp_path.glob("A-*.parquet")
     damaged.write_bytes(damaged.read_bytes()[:-7])
@@ -100,37 +100,38 @@ def test_a_damaged_slide_is_as_good_as_not_there(tmp_path):
         SlideStore(tmp_path)
 
 
-def test_slides_that_share_a_file_are_in_the_way(tmp_path):
+def test_slides_that_share_a_file_cannot_be_replaced(tmp_path):
     store_of(tmp_path, slide("A"), slide("B"))
     (tmp_path / "all.parquet").write_bytes(next(tmp_path.glob("B-*")).read_bytes())
     next(tmp_path.glob("B-*")).unlink()
     index = readable_index(Location.at(tmp_path))
-    assert in_the_way(index, {"A", "C"}) == []
-    (problem,) = in_the_way(index, {"A", "B"})
-    assert "all.parquet: holds 'B', which come again. Fix" in problem
+    assert conflicts(index, {"A", "C"}) == []
+    (problem,) = conflicts(index, {"A", "B"})
+    assert "all.parquet: contains 'B', which would be imported again. Fix" in problem
 
 
-def test_the_store_says_which_kind_goes_with_it(tmp_path):
+UNI, CONCH, WIDE = FeatureKind("uni", 4), FeatureKind("conch", 4), FeatureKind("uni", 8)
+
+
+def test_the_store_decides_which_kind_is_right(tmp_path):
     index = store_of(tmp_path, slide("A"), slide("B"))
-    coming = {"C": Kind("uni", 4), "D": Kind("conch", 4), "E": Kind("uni", 8), "F": Kind("conch", 4)}
-    found = strangers(index, coming)
-    assert set(found) == {"D", "E", "F"}
-    assert "of conch, 4 wide; those of the 2 slides of the store are of uni, 4 wide. Fix" in found["D"]
-    # what takes the place of all that is there need not go with it
-    assert strangers(index, {"A": Kind("conch", 4), "B": Kind("conch", 4)}) == {}
+    reasons = incompatible(index, {"C": UNI, "D": CONCH, "E": WIDE, "F": CONCH})
+    assert set(reasons) == {"D", "E", "F"}
+    assert "of conch, 4 wide; those of the 2 slides of the store are of uni, 4 wide. Fix" in reasons["D"]
+    # slides that replace the whole store need not match it
+    assert incompatible(index, {"A": CONCH, "B": CONCH}) == {}
 
 
-def test_in_an_empty_store_most_of_those_that_come_do():
+def test_for_an_empty_store_the_majority_decides():
     none = readable_index(Location.at("/nowhere"))
-    coming = {"A": Kind("uni", 4), "B": Kind("uni", 4), "C": Kind("uni", 8)}
-    (reason,) = strangers(none, coming).values()
+    (reason,) = incompatible(none, {"A": UNI, "B": UNI, "C": WIDE}).values()
     assert reason.startswith("its features are of uni, 8 wide; those of 2 others are of uni, 4 wide. Fix: ")
-    assert strangers(none, {}) == {} == strangers(none, {"A": Kind("uni", 4)})
+    assert incompatible(none, {}) == {} == incompatible(none, {"A": UNI})
     with pytest.raises(DataError, match=r"mixed.*uni, 4 wide \(1 slides, the first A\); uni, 8 wide \(1 .*C\)"):
-        strangers(none, {"A": Kind("uni", 4), "C": Kind("uni", 8)})
+        incompatible(none, {"A": UNI, "C": WIDE})
 
 
-def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
+def test_a_skipped_slide_is_listed_until_it_is_written(tmp_path):
     folder = Location.at(tmp_path)
     bad = SlideOutcome("A", "CASE-A", "a.h5", "failed", "no patches")
     other = SlideOutcome("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
@@ -144,12 +145,12 @@ def test_who_was_left_out_is_listed_until_it_is_there(tmp_path):
         "file": ["a.h5", "b.h5"],
         "reason": ["no patches", "not a case, of 'X'"],
     }
-    assert SlideStore(tmp_path).index.empty  # it is no slide
+    assert SlideStore(tmp_path).index.empty  # skipped.csv is not a slide
     assert list_skipped(folder, [SlideOutcome(name, "", "", "written") for name in "AB"]) is None
     assert os.listdir(tmp_path) == []
 
 
-def test_who_gets_slides_is_no_longer_left_out(tmp_path, small):
+def test_a_case_with_new_slides_is_no_longer_excluded(tmp_path, small):
     """CASE-23 lacks expression; without its slides it has nothing, until they come back."""
     small["slides"] = [each for each in small["slides"] if each.case_id != "CASE-23"]
     write_cohort(tmp_path, "X", **small)
@@ -172,7 +173,7 @@ def test_who_gets_slides_is_no_longer_left_out(tmp_path, small):
 
 @pytest.mark.parametrize("file", ["dropped.csv", "features/skipped.csv"])
 @pytest.mark.parametrize("text", ["", "slide,why\nA,B\n"], ids=["empty", "edited"])
-def test_lists_that_cannot_be_kept_are_told_before_the_work_begins(tmp_path, file, text):
+def test_invalid_lists_are_reported_before_the_work_begins(tmp_path, file, text):
     (tmp_path / "features").mkdir()
     (tmp_path / file).write_text(text)
     with (

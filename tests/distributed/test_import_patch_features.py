@@ -143,7 +143,7 @@ def test_one_import_at_a_time(ray_session, source, tmp_path, tree, capsys):
 
 def test_labels_must_be_imported_first(tmp_path, source, capsys, tree):
     assert main(command(source, tmp_path)) == 65
-    assert "bring its labels first, with `survq import labels`" in capsys.readouterr().err
+    assert "import its labels first, with `survq import labels`" in capsys.readouterr().err
     assert tree(tmp_path) == {}
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from small_models import SPEC, build
 from torch import nn
 
-from survq.data.cohort import InputSpec
 from survq.evaluation.cost import milliseconds, peak_memory, random_case
 from survq.models import MODELS, Prediction
 
-SPEC = InputSpec(patch_features=8, genes=5, gene_sets={"pathways": ((0, 1), (2, 3, 4))})
 MB = 1e6
 
 
@@ -64,7 +63,7 @@ def test_memory_covers_weights_and_activations():
 def test_random_case_suits_every_model():
     case = random_case(SPEC, 20)
     assert torch.equal(case.bags[0], random_case(SPEC, 20).bags[0])
-    times = milliseconds({name: model(SPEC) for name, model in MODELS.items()}, case, repeats=1, warm_up=0)
+    times = milliseconds({name: build(name) for name in MODELS}, case, repeats=1, warm_up=0)
     assert list(times) == list(MODELS)
     assert (times > 0).all(axis=None)
 

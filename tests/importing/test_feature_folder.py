@@ -283,7 +283,7 @@ def test_a_tie_of_two_encoders_is_refused(source, store):
         (source / "aside.h5").unlink()
     tools.trident(source, slide(3), bag(), grid(), encoder="conch_v1")
     (problem,) = problems_of(source, store, skip_bad=True)
-    assert problem.startswith("mixed patch encoders: ") and "Fix: bring one kind" in problem
+    assert problem.startswith("mixed patch encoders: ") and "Fix: import one kind" in problem
 
 
 def test_a_folder_with_two_encoders_of_all_slides_is_one_problem(source, store):

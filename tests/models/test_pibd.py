@@ -292,7 +292,7 @@ def test_noise_is_the_mean_of_draws():
 @torch.no_grad()
 def test_experts():
     model, batch = pibd(samples=10**12), make_batch((3,))  # without noise
-    h = model.histology(torch.randn(5, 4, 12), torch.randn(8, 8), torch.tensor([0, 1, 2, 3, 4]))
+    h = model.histology(torch.randn(5, 4, 16), torch.randn(8, 8), torch.tensor([0, 1, 2, 3, 4]))
     g = model.genomics(torch.randn(5, 6, 8), torch.randn(8, 8), torch.tensor([4, 3, 2, 1, 0]))
     alike = replace(g, sigma=h.sigma)
     assert torch.allclose(model._product_of_experts(h, alike), (h.mu + g.mu) / 2, atol=1e-5)
