@@ -97,7 +97,7 @@ def compare(name: str, spec: InputSpec, settings: InferenceCost) -> None:
     )
     print(f"Table 5: cost of a forward pass, sizes: {name}\n\n{table}\n\n{caption}\n", flush=True)
 
-    folder = settings.results.expanduser() / "inference_cost"
+    folder = settings.results.expanduser() / "inference_cost" / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / f"table_5_{name}.md", f"{table}\n\n{caption}\n".encode())
     replace_file(folder / f"milliseconds_{name}.csv", times.to_csv(index_label="repeat").encode())

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 import survq
 from survq import demo
-from survq.data.cohort import Cohort, cohort_names
+from survq.data.cohort import Cohort, load_cohorts
 from survq.data.location import Location, replace_file
-from survq.data.problems import DataError, raise_if_any
+from survq.data.problems import raise_if_any
 from survq.exits import exit_on_user_error, exit_with
 from survq.reporting.configurations import index_table, short_labels
 from survq.reporting.run_progress import Progress
@@ -51,7 +51,8 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
     """
     results = Results(Path(settings.results).expanduser() / name)
     with exit_on_user_error(interrupted=RESUME_HINT), results.lock():
-        study = Study(name, settings, results, _load(settings))
+        root = Location.at(settings.data) if settings.data else demo.demo_data(settings.results)
+        study = Study(name, settings, results, load_cohorts(root, settings.cohorts))
         study.introduce(protocol)
         yield study
         study.farewell()
@@ -185,20 +186,3 @@ class Study:
     def _is_not_applicable(self, run: Run) -> bool:
         comparison = self._comparisons.get(run.cohort)
         return comparison is not None and run.model in comparison.not_applicable
-
-
-def _load(settings: StudySettings) -> dict[str, Cohort]:
-    """All cohorts asked for; what is wrong with any of them is said together."""
-    root = Location.at(settings.data) if settings.data else demo.demo_data(settings.results)
-    names = settings.cohorts or tuple(cohort_names(root))
-    if not names:
-        raise DataError([f"{root}: no cohorts; expected <COHORT>/cases.parquet. Fix: make one with `survq import`."])
-    cohorts, problems = {}, []
-    for name in names:
-        try:
-            cohorts[name] = Cohort.load(root, name)
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
-    return cohorts

@@ -234,6 +234,21 @@ class Cohort:
         return f"{self.name}: " + ", ".join(parts)
 
 
+def load_cohorts(root: str | Path | Location, names: Sequence[str] = ()) -> dict[str, Cohort]:
+    """These cohorts of a data folder, or all of them. Raises DataError with all problems of all cohorts."""
+    names = names or cohort_names(root)
+    if not names:
+        raise DataError([f"{root}: no cohorts; expected <COHORT>/cases.parquet. Fix: make one with `survq import`."])
+    cohorts, problems = {}, []
+    for name in names:
+        try:
+            cohorts[name] = Cohort.load(root, name)
+        except DataError as error:
+            problems += error.problems
+    raise_if_any(problems)
+    return cohorts
+
+
 def cohort_names(root: str | Path | Location) -> list[str]:
     """The cohorts of a data folder."""
     root = Location.at(root)

@@ -13,6 +13,7 @@ from survq.training.queue import Schedule
 from survq.training.record import Record
 
 EVERY = 15.0  # seconds between lines on what is running
+AT_ONCE = 0.05  # seconds: epochs that follow each other faster were trained before, and come from a checkpoint
 
 
 @dataclass
@@ -20,6 +21,7 @@ class _Running:
     """A run that was started and has not ended."""
 
     epochs: int  # in all
+    last: float  # when it was last heard of
     epoch: int = 0
     c_index: float = math.nan
     pretraining: int = 0  # epochs
@@ -40,18 +42,18 @@ class Progress:
         self._ended = self._epochs_done = 0
 
     def started(self, path: str, epochs: int) -> None:
-        self._running[path] = _Running(epochs)
+        self._running[path] = _Running(epochs, time.monotonic())
 
     def pretraining(self, path: str, epoch: PretrainingEpoch) -> None:
         self._running[path].pretraining = epoch.epoch
         self._print_running()
 
     def epoch(self, path: str, epoch: Epoch) -> None:
-        run = self._running[path]
-        run.epoch, run.c_index = epoch.epoch, epoch.mean_c_index
-        if not self._epochs_done:
-            self._first_epoch = time.monotonic()
-        self._epochs_done += 1
+        run, now = self._running[path], time.monotonic()
+        if now - run.last > AT_ONCE:
+            self._first_epoch = self._first_epoch if self._epochs_done else now
+            self._epochs_done += 1
+        run.epoch, run.c_index, run.last = epoch.epoch, epoch.mean_c_index, now
         self._print_running()
 
     def ended(self, path: str, record: Record, *, found: bool) -> None:

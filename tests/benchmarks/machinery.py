@@ -69,6 +69,8 @@ class Watch:
     def started(self, path: str, epochs: int) -> None:
         self.runs.append(path)
 
+    def pretraining(self, path: str, epoch) -> None: ...
+
     def epoch(self, path: str, epoch) -> None:
         if epoch.epoch == 1:
             self.events[path, 1] = Snapshot(self.me)

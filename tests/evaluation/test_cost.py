@@ -84,7 +84,7 @@ def test_the_study(tmp_path, monkeypatch, capsys):
     study.main(study.InferenceCost(results=tmp_path, patches=50, repeats=2))
 
     printed = capsys.readouterr().out
-    table = (tmp_path / "inference_cost" / "table_5_paper.md").read_text()
+    table = (tmp_path / "inference_cost" / "tables" / "table_5_paper.md").read_text()
     assert table in printed
     assert "50 patches x 1024 features, 331 pathways" in table
     lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines()}
@@ -92,7 +92,7 @@ def test_the_study(tmp_path, monkeypatch, capsys):
     assert "| 25,715,460 |" in lines["survq"]
     assert lines["survq"].endswith("| 1.00 | 106 | 1.21 |")
     assert lines["pibd"].endswith("| 1.00 | 172 | 1.42 |")
-    times = pd.read_csv(tmp_path / "inference_cost" / "milliseconds_paper.csv", index_col="repeat")
+    times = pd.read_csv(tmp_path / "inference_cost" / "tables" / "milliseconds_paper.csv", index_col="repeat")
     assert times.shape == (2, len(MODELS))
 
     with pytest.raises(SystemExit) as end:

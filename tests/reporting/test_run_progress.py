@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import pytest
@@ -8,6 +7,7 @@ from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.evaluation.measure import FoldConcordance, Measured
 from survq.reporting import run_progress
 from survq.reporting.run_progress import Progress
+from survq.text import clock as as_clock
 from survq.training.record import Record
 from survq.training.report import Report
 
@@ -18,37 +18,54 @@ class Schedule:
     total, epochs_ahead = 3, 60
 
 
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def progress(monkeypatch):
-    """Its clock ticks 20 s whenever it is looked at."""
-    ticks = itertools.count(0, 20)
-    monkeypatch.setattr(run_progress.time, "monotonic", lambda: next(ticks))
-    return Progress(Schedule(), {"a": "the short run", "b": "the long run"}.get)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(run_progress.time, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def progress(clock):
+    progress = Progress(Schedule(), {"a": "the short run", "b": "the long run"}.get)
+    clock.now += 20
+    return progress
 
 
 def epoch(number: int) -> Epoch:
     return Epoch(number, (1.0,), (1.0,), (0.625,))
 
 
-def test_what_runs_is_shown_with_the_time_that_is_left(progress, capsys):
+def test_what_runs_is_shown_with_the_time_that_is_left(progress, clock, capsys):
     """In the pace of the epochs so far, over those of all runs, however many each has."""
     progress.started("a", 10)
     progress.started("b", 40)
-    progress.epoch("a", epoch(1))
-    progress.epoch("b", epoch(1))
-    for number in (2, 3):
+    for path, number in [("a", 1), ("b", 1), ("b", 2), ("b", 3)]:
+        clock.now += 20
+        progress.epoch(path, epoch(number))
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"  ... 0 of 3 done, 1:40 elapsed, about {as_clock(20 * (60 + 9 + 37))} left  |  "
+        "the short run: epoch 1 of 10, C 0.625; the long run: epoch 3 of 40, C 0.625"
+    )
+
+
+def test_epochs_of_a_checkpoint_do_not_count_for_the_pace(progress, clock, capsys):
+    progress.started("b", 40)
+    clock.now += 20
+    for number in range(1, 31):  # it continues after epoch 30
         progress.epoch("b", epoch(number))
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert "the short run: epoch 1 of 10, C 0.625; the long run: epoch 3 of 40, C 0.625" in line
-    assert "0 of 3 done" in line and ", about " in line
-    progress._epochs_done, progress._first_epoch = 5, 0.0
-    minutes = progress._left().split()[2]
-    seconds_per_epoch = (next_tick(progress) - 20) / 4
-    assert minutes == run_progress.clock(seconds_per_epoch * (60 + 9 + 37))
-
-
-def next_tick(progress) -> float:
-    return run_progress.time.monotonic()
+    for number in (31, 32):
+        clock.now += 60
+        progress.epoch("b", epoch(number))
+    assert f"about {as_clock(60 * (60 + 8))} left" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_pretraining_is_shown_as_such_and_is_no_epoch(progress, capsys):
