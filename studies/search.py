@@ -9,13 +9,14 @@ setting, and an epoch, that only its training cases chose.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import tyro
 
 from survq import demo
 from survq.data.cohort import Cohort
+from survq.models import MODELS
 from survq.reporting.figures import kaplan_meier_figure
 from survq.reporting.nested_table import nested_table
 from survq.settings import StudySettings
@@ -28,6 +29,7 @@ from survq.tuning.search import (
     nested_searches,
     outer_predictions,
     outer_table,
+    suggest,
     sweep,
     trials_table,
     write_optuna_view,
@@ -60,6 +62,7 @@ class SearchSettings(StudySettings):
 
 def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
     """What is searched, from the paper's setting onwards. A small cohort gets a small model and fewer queries."""
+    ranges = MODELS["survq"].space
     most = demo.SEARCH_QUERIES if small else 400
     paper = {"histology_queries": min(300, most), "genomic_queries": min(128, most)}
     present = {
@@ -68,11 +71,12 @@ def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
     }
 
     def configure(trial) -> TrainConfig:
-        depth = trial.suggest_int("depth", 1, 3)
-        counts = {name: trial.suggest_int(name, 4, most, log=True) if present[name] else 0 for name in paper}
-        block = {"depth": depth, "block": "plain" if depth == 1 else "residual"}
+        depth = {"depth": suggest(trial, "depth", ranges["depth"])}
+        counts = {
+            name: suggest(trial, name, replace(ranges[name], high=most)) if present[name] else 0 for name in paper
+        }
         return TrainConfig(
-            hyperparameters=counts | block | (demo.HYPERPARAMETERS if small else {}),
+            hyperparameters=counts | depth | (demo.HYPERPARAMETERS if small else {}),
             learning_rate=trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
             weight_decay=trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
             epochs=epochs,
@@ -99,7 +103,13 @@ def main(settings: SearchSettings) -> None:
             else:
                 inner = settings.inner_folds
                 searches += nested_searches(
-                    cohort, folds, searched, trials=trials, inner_folds=inner, seeds=settings.seeds
+                    cohort,
+                    folds,
+                    searched,
+                    trials=trials,
+                    inner_folds=inner,
+                    seeds=settings.seeds,
+                    keep_weights=settings.keep_weights,
                 )
         print(f"  {trials} trials in each of {len(searches)} searches\n")
         schedule = Searches(searches)

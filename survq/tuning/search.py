@@ -23,6 +23,7 @@ from survq.data.folds import Fold, make_folds
 from survq.data.problems import DataError, raise_if_any
 from survq.data.streams import torch_seed
 from survq.evaluation.epochs import Epoch
+from survq.models.space import Choices, Floats, Integers, Range
 from survq.training.config import TrainConfig
 from survq.training.record import Record
 from survq.training.run import Run
@@ -38,6 +39,17 @@ class Space:
     configure: Callable[[optuna.trial.BaseTrial], TrainConfig]  # asks the trial for values
     first: Mapping[str, Any]  # what the first trial tries: a setting known to be sound
     complexity: Callable[[TrainConfig], float]  # of settings that are equally good the simplest is taken
+
+
+def suggest(trial: optuna.trial.BaseTrial, name: str, values: Range) -> Any:
+    """Ask a trial for a value of a model's search space."""
+    match values:
+        case Integers(low, high, log):
+            return trial.suggest_int(name, low, high, log=log)
+        case Floats(low, high, log):
+            return trial.suggest_float(name, low, high, log=log)
+        case Choices(choices):
+            return trial.suggest_categorical(name, choices)
 
 
 @dataclass

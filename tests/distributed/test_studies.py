@@ -108,11 +108,19 @@ def test_started_again_it_recomputes_nothing(undisturbed, tiny_folder):
     assert finished(results) == before
 
 
+def checkpoints(results: Path) -> set[str]:
+    """The runs that have a checkpoint."""
+    folder = results / "query_counts/checkpoints"
+    return {str(file.parents[2].relative_to(folder)) for file in folder.rglob("checkpoint.json")}
+
+
 def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder, tmp_path):
+    """A run that was under way goes on after the last epoch that it saved."""
     chance = random.Random(4)
     seen: dict[str, tuple[int, str]] = {}
     kills, children = 0, []
-    arguments = command("query_counts", tiny_folder, tmp_path)
+    arguments = command("query_counts", tiny_folder, tmp_path, "--checkpoint-minutes", "0", "--keep-weights")
+    interrupted: set[str] = set()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
     while kills < 3:
         driver = subprocess.Popen(
@@ -122,10 +130,14 @@ def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder
         for line in driver.stdout:  # at a random moment after training began: starting up is not what is tested
             if line.startswith("ray on"):
                 break
-        time.sleep(chance.uniform(2, 12))
+        if kills:
+            time.sleep(chance.uniform(2, 12))
+        while not kills and not checkpoints(tmp_path):
+            time.sleep(0.05)
         children += psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
         driver.send_signal(signal.SIGKILL)
         driver.wait()
+        interrupted = interrupted if kills else checkpoints(tmp_path)
         kills += 1
         now = finished(tmp_path)
         assert seen.items() <= now.items(), "a finished run was lost or done again"
@@ -136,6 +148,11 @@ def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder
     ours, theirs = (pd.read_csv(folder / "query_counts/tables/table_3.csv") for folder in (tmp_path, undisturbed[0]))
     pd.testing.assert_frame_equal(ours, theirs)
     assert not list(tmp_path.rglob(".*.unfinished"))
+    for path in interrupted:
+        report = json.loads((tmp_path / "query_counts/runs" / path / "report.json").read_text())
+        assert report["resumed_after_epochs"] == 1
+    assert interrupted and not (tmp_path / "query_counts/checkpoints").exists()
+    assert len(list((tmp_path / "query_counts/runs").rglob("fold-0-*.safetensors"))) == 5 * 3
     # Ray's agents first try for a while to tell the dead driver that its node died
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive, f"left behind by the killed study: {alive}"

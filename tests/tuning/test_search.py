@@ -5,14 +5,16 @@ import random
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
 
 from survq.data.cohort import Cohort
 from survq.data.folds import make_folds
+from survq.models import MODELS
 from survq.simulation.data_folder import write_simulated
-from survq.training.config import TrainConfig
+from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.queue import RunQueue
 from survq.training.results import Results
 from survq.tuning.search import (
@@ -22,6 +24,7 @@ from survq.tuning.search import (
     nested_searches,
     outer_predictions,
     outer_table,
+    suggest,
     sweep,
     trials_table,
     write_optuna_view,
@@ -216,3 +219,12 @@ def test_a_sweep_reports_on_the_folds_that_chose(cohort, bags, tmp_path, run_her
     assert queue.exhausted and len(queue.records) == 5 and not search.refits
     assert all(trial.record.config["folds"]["count"] == 3 for trial in search.trials)
     assert outer_table([search]).empty
+
+
+def test_every_model_declares_a_space_of_hyperparameters_that_it_has():
+    for name, model in MODELS.items():
+        assert set(model.space) <= set(hyperparameters_of(name)), name
+        for suggested in (0, 1):
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=suggested))
+            trial = study.ask()
+            TrainConfig(name, {key: suggest(trial, key, values) for key, values in model.space.items()})
