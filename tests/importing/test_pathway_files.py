@@ -7,7 +7,7 @@ import pytest
 
 from survq.data.cohort import Cohort
 from survq.data.cohort_files import update_cohort
-from survq.data.gene_sets import GeneSets, read_collections
+from survq.data.gene_sets import GeneSets, least_coverage, read_collections
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.importing.pathways import identical, import_gene_sets, read_file
@@ -140,3 +140,14 @@ def test_the_real_sets(real_data, root):
 def test_the_real_official_files(real_data, root):
     files = [real_data / "pathways" / name for name in ("h.all.v7.0.symbols.gmt", "ReactomePathways.gmt")]
     assert len(import_gene_sets(files, root).sets) == 50 + 2546
+
+
+def test_the_real_groups_and_families_all_count(real_data, root):
+    """Of the public table: 24 of 82 tumour suppressors, 50 of 1536 transcription factors. A rule of 90 % keeps none."""
+    header = (real_data / "survpath/datasets_csv/raw_rna_data/xena/blca/rna_clean.csv").open().readline()
+    genes = header.strip().replace('"', "").split(",")
+    for name, count in (("six_groups", 6), ("eight_families", 8)):
+        sets = import_gene_sets([real_data / "gene_sets" / f"{name}.gmt"], root, name).sets
+        assert len(sets) == count
+        assert len(sets.covered_by(genes, least_coverage(name))) == count
+        assert len(sets.covered_by(genes, least_coverage("pathways"))) == 0
