@@ -31,7 +31,7 @@ UNSUPPORTED = {
     ".pkl": "is a pickle, which survq never loads. Fix: save the features as tensors, one .pt file per slide",
     ".pickle": "is a pickle, which survq never loads. Fix: save the features as tensors, one .pt file per slide",
 }
-"""Files that are no patch features but often found in their place, by suffix."""
+"""Suffix -> message for files that are not patch features but often occur in their place."""
 
 
 @dataclass(frozen=True)
