@@ -3,8 +3,10 @@
 from survq.models.abmil import ABMIL
 from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
+from survq.models.mcat import MCAT
 from survq.models.mlp import MLP
 from survq.models.mmp import MMP
+from survq.models.motcat import MOTCat
 from survq.models.pibd import PIBD
 from survq.models.porpoise import Porpoise
 from survq.models.snn import SNN
@@ -17,6 +19,8 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "amisl": AMISL,
     "abmil": ABMIL,
     "porpoise": Porpoise,
+    "mcat": MCAT,
+    "motcat": MOTCat,
     "survpath": SurvPath,
     "pibd": PIBD,
     "mmp": MMP,
