@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 ITERATIONS = 6  # of the pseudo-inverse
 
@@ -36,16 +39,42 @@ class NystromAttention(nn.Module):
         self.output = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
 
     def forward(self, X: Float[Tensor, "case token width"]) -> Float[Tensor, "case token width"]:
-        split = self.query_key_value(X).unflatten(-1, (3, self.heads, -1))
-        q, k, v = split.permute(2, 0, 3, 1, 4)  # (case, head, token, part)
-        if X.shape[1] <= self.landmarks:
-            read = F.scaled_dot_product_attention(q, k, v)
-        else:
-            dtype = torch.promote_types(v.dtype, torch.float32)  # half the digits are too few for the inverse
-            with torch.autocast(X.device.type, enabled=False):
-                read = self._by_landmarks(q.to(dtype), k.to(dtype), v.to(dtype))
-        read = read + self.convolve(v)
-        return self.output(read.transpose(1, 2).flatten(2))
+        q, k, v = self.query_key_value(X).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.output(self._read(q, k, v).transpose(1, 2).flatten(2))
+
+    def over_bags(self, X: Float[Tensor, "row width"], sizes: Sequence[int]) -> Float[Tensor, "row width"]:
+        """The same for ragged bags of tokens that lie in X one after another; none of them is empty."""
+        bags = self.query_key_value(X).unflatten(-1, (3, self.heads, -1)).split(list(sizes))
+        reads: list[Tensor] = [X] * len(bags)  # (token, head, part) each
+        small = [number for number, size in enumerate(sizes) if size <= self.landmarks]
+        if small:  # side by side: what a bag is filled up with is attended to by none, and is 0 to the convolution
+            padded = pad_sequence([bags[number] for number in small], batch_first=True)
+            present = pad_sequence([X.new_ones(sizes[number]) for number in small], batch_first=True) > 0
+            q, k, v = padded.permute(2, 0, 3, 1, 4)
+            read = self._read(q, k, v, present).transpose(1, 2)
+            for number, of_bag in zip(small, read, strict=True):
+                reads[number] = of_bag[: sizes[number]]
+        for number, bag in enumerate(bags):
+            if sizes[number] > self.landmarks:
+                q, k, v = bag[None].permute(2, 0, 3, 1, 4)
+                reads[number] = self._read(q, k, v)[0].transpose(0, 1)
+        return self.output(torch.cat(reads).flatten(1))
+
+    def _read(
+        self,
+        q: Float[Tensor, "case head token part"],
+        k: Float[Tensor, "case head token part"],
+        v: Float[Tensor, "case head token part"],
+        present: Bool[Tensor, "case token"] | None = None,
+    ) -> Float[Tensor, "case head token part"]:
+        """A V + conv(V). Where some tokens are not present, there are no more of them than landmarks."""
+        if q.shape[2] <= self.landmarks:
+            mask = None if present is None else present[:, None, None, :]
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask) + self.convolve(v)
+        dtype = torch.promote_types(v.dtype, torch.float32)  # half the digits are too few for the inverse
+        with torch.autocast(v.device.type, enabled=False):
+            read = self._by_landmarks(q.to(dtype), k.to(dtype), v.to(dtype))
+        return read + self.convolve(v)
 
     def _by_landmarks(
         self, q: Float[Tensor, "*head token part"], k: Tensor, v: Tensor

@@ -6,6 +6,7 @@ from survq.models.base import Prediction, SurvivalModel
 from survq.models.mcat import MCAT
 from survq.models.mlp import MLP
 from survq.models.mmp import MMP
+from survq.models.mome import MoME
 from survq.models.motcat import MOTCat
 from survq.models.pibd import PIBD
 from survq.models.porpoise import Porpoise
@@ -24,6 +25,7 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "survpath": SurvPath,
     "pibd": PIBD,
     "mmp": MMP,
+    "mome": MoME,
     "survq": SurvQ,
 }
 

@@ -19,8 +19,8 @@ Differences from the authors' code, as our notes describe it:
 - The patches' keys and values are not computed: W_k moves to the six queries, W_v to the six tokens. The result is the
   same, and so is the number of parameters.
 
-Left out: the bilinear fusion that it offers beside the concatenation, and its penalty on the absolute weights. The variant
-with pathways is this model on a data folder whose collection `six_groups` holds pathways.
+Left out: the bilinear fusion that it offers beside the concatenation, and its penalty on the absolute weights. Its
+variant with pathways is this model on a data folder whose collection `six_groups` holds pathways.
 """
 
 from __future__ import annotations

@@ -40,6 +40,16 @@ def test_up_to_as_many_tokens_as_landmarks_it_is_attention(layer, tokens):
 
 
 @torch.no_grad()
+def test_ragged_bags(layer):
+    """Of fewer tokens than landmarks, of as many and of more, in one call."""
+    sizes = (3, 1, 20, 8, 9)
+    bags = torch.randn(sum(sizes), 16, dtype=torch.double).split(sizes)
+    together = layer.over_bags(torch.cat(bags), sizes).split(sizes)
+    for bag, found in zip(bags, together, strict=True):
+        assert torch.allclose(found, layer(bag[None])[0], atol=1e-10)
+
+
+@torch.no_grad()
 def test_the_formula(layer):
     """21 tokens, 8 landmarks: five runs of three tokens, then three of two."""
     X = torch.randn(1, 21, 16, dtype=torch.double)
