@@ -3,6 +3,7 @@
 from survq.models.abmil import ABMIL
 from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
+from survq.models.hsfsurv import HSFSurv
 from survq.models.mcat import MCAT
 from survq.models.mlp import MLP
 from survq.models.mmp import MMP
@@ -25,6 +26,7 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "survpath": SurvPath,
     "pibd": PIBD,
     "mmp": MMP,
+    "hsfsurv": HSFSurv,
     "mome": MoME,
     "survq": SurvQ,
 }
