@@ -3,6 +3,7 @@
 from survq.models.abmil import ABMIL
 from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
+from survq.models.ccl import CCL
 from survq.models.hsfsurv import HSFSurv
 from survq.models.mcat import MCAT
 from survq.models.mlp import MLP
@@ -26,6 +27,7 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "survpath": SurvPath,
     "pibd": PIBD,
     "mmp": MMP,
+    "ccl": CCL,
     "hsfsurv": HSFSurv,
     "mome": MoME,
     "survq": SurvQ,
