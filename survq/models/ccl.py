@@ -142,7 +142,7 @@ class CCL(SurvivalModel):
         M = self.memory
         X = bag.to(M.dtype)
         with torch.autocast(X.device.type, enabled=False):  # half the digits would make ties
-            # rows of M start from different patches; a case of fewer has each of them several times
+            # rows of M start from different patches; where a case has fewer, from each as often as need be at most
             starts = X if len(X) >= len(M) else X.repeat(-(-len(M) // len(X)), 1)
             _, nearest = linear_sum_assignment((starts.square().sum(dim=1) - 2 * M @ starts.T).cpu().numpy())
             centres = k_means(X, starts[torch.from_numpy(nearest).to(X.device)])

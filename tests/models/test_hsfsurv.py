@@ -87,10 +87,10 @@ def test_momentum_grows():
 
 def test_pretraining_lowers_its_loss():
     torch.manual_seed(0)
-    model, batch = build("hsfsurv").train(), make_batch((7, 1, 4, 9, 5, 5, 5, 5))
+    model, batch = build("hsfsurv").train(), make_batch()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     totals = []
-    for epoch in range(1, 21):
+    for epoch in range(1, 13):
         model.start_epoch(epoch)
         optimizer.zero_grad()
         loss = sum(model.pretraining_loss(batch).values())
