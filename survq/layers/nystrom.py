@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 ITERATIONS = 6  # of the pseudo-inverse
+ROWS = 8192  # tokens that are read side by side
 
 
 class NystromAttention(nn.Module):
@@ -39,64 +41,69 @@ class NystromAttention(nn.Module):
         self.output = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
 
     def forward(self, X: Float[Tensor, "case token width"]) -> Float[Tensor, "case token width"]:
-        q, k, v = self.query_key_value(X).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.output(self._read(q, k, v).transpose(1, 2).flatten(2))
+        return self.over_bags(X.flatten(0, 1), [X.shape[1]] * len(X)).view_as(X)
 
     def over_bags(self, X: Float[Tensor, "row width"], sizes: Sequence[int]) -> Float[Tensor, "row width"]:
-        """The same for ragged bags of tokens that lie in X one after another; none of them is empty."""
+        """The same for ragged bags of tokens that lie in X one after another; none of them is empty.
+
+        Bags of about the same size are read side by side: what fills them up is attended to by none, and is 0 to conv.
+        """
         bags = self.query_key_value(X).unflatten(-1, (3, self.heads, -1)).split(list(sizes))
         reads: list[Tensor] = [X] * len(bags)  # (token, head, part) each
-        small = [number for number, size in enumerate(sizes) if size <= self.landmarks]
-        if small:  # side by side: what a bag is filled up with is attended to by none, and is 0 to the convolution
-            padded = pad_sequence([bags[number] for number in small], batch_first=True)
-            present = pad_sequence([X.new_ones(sizes[number]) for number in small], batch_first=True) > 0
-            q, k, v = padded.permute(2, 0, 3, 1, 4)
-            read = self._read(q, k, v, present).transpose(1, 2)
-            for number, of_bag in zip(small, read, strict=True):
-                reads[number] = of_bag[: sizes[number]]
-        for number, bag in enumerate(bags):
-            if sizes[number] > self.landmarks:
-                q, k, v = bag[None].permute(2, 0, 3, 1, 4)
-                reads[number] = self._read(q, k, v)[0].transpose(0, 1)
+        for group in self._groups(sizes):
+            padded = pad_sequence([bags[bag] for bag in group], batch_first=True)
+            q, k, v = padded.permute(2, 0, 3, 1, 4)  # (bag, head, token, part)
+            size = torch.tensor([sizes[bag] for bag in group], device=X.device)
+            present = (torch.arange(padded.shape[1], device=X.device) < size[:, None])[:, None, None, :]
+            if sizes[group[0]] <= self.landmarks:
+                read = F.scaled_dot_product_attention(q, k, v, attn_mask=present)
+            else:
+                landmarks = torch.stack([means_of_runs(bags[bag][:, :2], self.landmarks) for bag in group])
+                read = _by_landmarks(q, k, v, landmarks, present)
+            for bag, of_bag in zip(group, (read + self.convolve(v)).transpose(1, 2), strict=True):
+                reads[bag] = of_bag[: sizes[bag]]
         return self.output(torch.cat(reads).flatten(1))
 
-    def _read(
-        self,
-        q: Float[Tensor, "case head token part"],
-        k: Float[Tensor, "case head token part"],
-        v: Float[Tensor, "case head token part"],
-        present: Bool[Tensor, "case token"] | None = None,
-    ) -> Float[Tensor, "case head token part"]:
-        """A V + conv(V). Where some tokens are not present, there are no more of them than landmarks."""
-        if q.shape[2] <= self.landmarks:
-            mask = None if present is None else present[:, None, None, :]
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask) + self.convolve(v)
-        dtype = torch.promote_types(v.dtype, torch.float32)  # half the digits are too few for the inverse
-        with torch.autocast(v.device.type, enabled=False):
-            read = self._by_landmarks(q.to(dtype), k.to(dtype), v.to(dtype))
-        return read + self.convolve(v)
+    def _groups(self, sizes: Sequence[int]) -> Iterator[list[int]]:
+        """Bags of about the same size, and all with more tokens than landmarks or none."""
+        group: list[int] = []
+        for bag in sorted(range(len(sizes)), key=sizes.__getitem__):
+            crosses = group and sizes[group[0]] <= self.landmarks < sizes[bag]
+            if group and (crosses or (len(group) + 1) * sizes[bag] > ROWS):
+                yield group
+                group = []
+            group.append(bag)
+        if group:
+            yield group
 
-    def _by_landmarks(
-        self, q: Float[Tensor, "*head token part"], k: Tensor, v: Tensor
-    ) -> Float[Tensor, "*head token part"]:
-        q = q / q.shape[-1] ** 0.5
-        q_l, k_l = means_of_runs(q, self.landmarks), means_of_runs(k, self.landmarks)
-        left = (q @ k_l.mT).softmax(dim=-1)  # (*head, token, landmark)
+
+def _by_landmarks(
+    q: Float[Tensor, "bag head token part"],
+    k: Float[Tensor, "bag head token part"],
+    v: Float[Tensor, "bag head token part"],
+    landmarks: Float[Tensor, "bag landmark 2 head part"],
+    present: Bool[Tensor, "bag 1 1 token"],
+) -> Float[Tensor, "bag head token part"]:
+    dtype = torch.promote_types(v.dtype, torch.float32)  # half the digits are too few for the inverse
+    with torch.autocast(v.device.type, enabled=False):
+        q, k, v = q.to(dtype) / q.shape[-1] ** 0.5, k.to(dtype), v.to(dtype)
+        q_l, k_l = landmarks.to(dtype).permute(2, 0, 3, 1, 4)  # (bag, head, landmark, part)
+        q_l = q_l / q.shape[-1] ** 0.5
+        left = (q @ k_l.mT).softmax(dim=-1)  # (bag, head, token, landmark)
         middle = (q_l @ k_l.mT).softmax(dim=-1)
-        right = (q_l @ k.mT).softmax(dim=-1)
+        right = (q_l @ k.mT).masked_fill(~present, -math.inf).softmax(dim=-1)
         return left @ (pseudo_inverse(middle) @ (right @ v))
 
 
-def means_of_runs(X: Float[Tensor, "*head token part"], runs: int) -> Float[Tensor, "*head _ part"]:
+def means_of_runs(X: Float[Tensor, "token ..."], runs: int) -> Float[Tensor, "run ..."]:
     """The means of so many runs of neighbouring tokens, the first of which are longer by one where need be."""
-    length, longer = divmod(X.shape[-2], runs)
+    length, longer = divmod(len(X), runs)
     cut = longer * (length + 1)
-    first = X[..., :cut, :].unflatten(-2, (longer, length + 1)).mean(dim=-2) if longer else X[..., :0, :]
-    rest = X[..., cut:, :].unflatten(-2, (runs - longer, length)).mean(dim=-2)
-    return torch.cat([first, rest], dim=-2)
+    rest = X[cut:].unflatten(0, (runs - longer, length)).mean(dim=1)
+    return torch.cat([X[:cut].unflatten(0, (longer, length + 1)).mean(dim=1), rest]) if longer else rest
 
 
-def pseudo_inverse(A: Float[Tensor, "*head row column"]) -> Float[Tensor, "*head column row"]:
+def pseudo_inverse(A: Float[Tensor, "*head row row"]) -> Float[Tensor, "*head row row"]:
     """The Moore-Penrose inverse, by iterations of third order (Razavi et al., 2014)."""
     norms = A.abs().sum(dim=-1).amax(dim=-1) * A.abs().sum(dim=-2).amax(dim=-1)
     Z = A.mT / norms[..., None, None]

@@ -39,7 +39,7 @@ Left out: its soft gate, which would add all experts unweighted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -62,6 +62,7 @@ OMEGA = math.sqrt(9 / math.log(9) - 1)  # of the residual
 BOTTLENECKS = 2
 
 Bags = Sequence[Float[Tensor, "_ width"]]  # the tokens of each micro-bag
+Expert = Callable[[Bags, Bags], Bags]
 
 
 class MoME(SurvivalModel):
@@ -146,31 +147,38 @@ class MixtureLayer(nn.Module):
         self.learns = learns
 
     @property
-    def experts(self) -> tuple[Callable[[Bags, Bags], Bags], ...]:
+    def experts(self) -> tuple[Expert, ...]:
         """E_0 to E_3."""
         return self._all, self._bottleneck, self._sum, _identity
 
     def forward(self, x: Bags, y: Bags) -> Bags:
         p = self.router(x, y)  # (micro-bag, expert)
         chosen = p.argmax(dim=1).tolist()
-        out: list[Tensor] = list(x)
+        out = list(x)
+        made_by: list[list[Tensor]] = [[] for _ in x]  # what each expert makes of a micro-bag
+        straight_through = self.training and self.learns
         for number, expert in enumerate(self.experts):
-            members = [bag for bag, choice in enumerate(chosen) if choice == number]
-            for bag, made in zip(members, _of(expert, x, y, members), strict=True):
+            for bag, made in self._made(expert, x, y, [bag for bag, choice in enumerate(chosen) if choice == number]):
                 out[bag] = made
-        if not (self.training and self.learns):
+                made_by[bag].append(made.detach())
+            if straight_through:
+                others = [bag for bag, choice in enumerate(chosen) if choice != number]
+                with torch.no_grad():
+                    for bag, made in self._made(expert, x, y, others):
+                        made_by[bag].append(made)
+        if not straight_through:
             return out
-        # straight-through: the gate is 0 for all but the chosen expert, yet its gradient is that of p
-        gate = p - p.detach()
-        made_by: list[list[Tensor]] = [[] for _ in x]
-        for expert in self.experts:
-            with torch.no_grad():
-                for bag, made in enumerate(expert(x, y)):
-                    made_by[bag].append(made)
+        gate = p - p.detach()  # 0, yet its gradient is that of p
         return [
-            tokens + torch.einsum("e,etw->tw", g.to(tokens.dtype), torch.stack(made).to(tokens.dtype))
+            tokens + (g.to(tokens.dtype) @ torch.stack(made).to(tokens.dtype).flatten(1)).view_as(tokens)
             for tokens, g, made in zip(out, gate, made_by, strict=True)
         ]
+
+    @staticmethod
+    def _made(expert: Expert, x: Bags, y: Bags, chosen: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Some of the micro-bags, and what an expert makes of each."""
+        if chosen:
+            yield from zip(chosen, expert([x[bag] for bag in chosen], [y[bag] for bag in chosen]), strict=True)
 
     def _all(self, x: Bags, y: Bags) -> Bags:
         mixed = self.mix([torch.cat(pair) for pair in zip(x, y, strict=True)])
@@ -225,8 +233,3 @@ class Attend(nn.Module):
 
 def _identity(x: Bags, y: Bags) -> Bags:
     return x
-
-
-def _of(expert: Callable[[Bags, Bags], Bags], x: Bags, y: Bags, members: Sequence[int]) -> Bags:
-    """What an expert makes of some of the micro-bags."""
-    return expert([x[bag] for bag in members], [y[bag] for bag in members]) if members else []
