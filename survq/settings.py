@@ -14,24 +14,23 @@ class StudySettings:
     """Options shared by all studies."""
 
     data: str | None = None
-    """Data folder made by `survq import`, or its bucket URI. Default: a small simulated cohort."""
+    """Data folder made by `survq import`, or its bucket URI. If omitted: a small simulated cohort."""
     cohorts: tuple[str, ...] = ()
-    """Cohorts in the data folder, such as BLCA COADREAD. Default: all cohorts."""
+    """Cohorts in the data folder, such as BLCA COADREAD. If omitted: all cohorts."""
     results: Path = Path("results")
     """Folder for results, with one subfolder per study. Run the same command again to resume."""
     epochs: int | None = None
-    """Training epochs. Default: 50 as in the paper, or the study's own number for simulated data."""
+    """Training epochs. If omitted: 50 as in the paper, or the study's own number for simulated data."""
     folds: int | None = None
-    """Number of new folds, stratified by event and grouped by site. Default: the folds of the data folder, else 5."""
+    """New folds, stratified by event and grouped by site. If omitted: the folds of the data folder, or 5 new ones."""
     repeats: int = 1
     """Repeats of the cross-validation, each with a new split. Not available for folds of the data folder."""
     seeds: int = 1
     """Seeds per configuration."""
     cpus: int | None = None
-    """CPUs for the private Ray on this machine. Default: all."""
+    """CPUs for the private Ray on this machine. If omitted: all."""
     gpus_per_trial: float | None = None
-    """GPUs per trial, or per Ray Train worker; 0.5 lets two trials share a GPU, 0 uses none. Default: 1 if there are
-    GPUs."""
+    """GPUs per trial or Ray Train worker; with 0.5 two share a GPU, 0 uses none. If omitted: 1, if there are GPUs."""
     workers_per_trial: int = 0
     """Ray Train workers that share the folds of a trial; a multiple of the number of folds also divides each fold's
     batches. 0: one process trains all folds."""

@@ -61,6 +61,24 @@ def test_a_cohort_from_single_tables(real_data, tmp_path, capsys):
     assert "No problems found" in capsys.readouterr().out
 
 
+def test_gene_sets_of_several_collections(small_survpath, tmp_path, capsys, tree):
+    data, groups = str(tmp_path / "data"), tmp_path / "groups.gmt"
+    assert main(["import", "survpath", str(small_survpath), data]) == 0
+    groups.write_text("half\t\tG1\tX\nnone\t\tY\n")
+    capsys.readouterr()
+    assert main(["import", "pathways", str(groups), data, "--set", "six_groups"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("2 six_groups from 1 files\n")
+    assert "BLCA: 1 covered by at least one gene; 1 excluded" in out
+    assert f"Written to {data}/gene_sets/six_groups.gmt; coverage in {data}/coverage.csv." in out
+    assert main(["check", data]) == 0
+    assert re.search(r"pathways +2 of 2\nsix_groups +1 of 2\n", capsys.readouterr().out)
+    before = tree(tmp_path)
+    assert main(["import", "pathways", str(groups), data, "--set", "../x"]) == 65
+    assert "'../x' cannot be the name of a collection of gene sets. Fix: use letters" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+
+
 def test_a_clinical_table_with_stated_columns(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("id,days,status\nP1,60,dead\nP2,90,alive\nP3,,dead\n")
     stated = ["--case-column", "id", "--time-column", "days", "--time-unit", "days", "--event-column", "status"]

@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from survq.exits import DATA, UsageError
 
 if TYPE_CHECKING:
-    from survq.data.feature_import import SlideOutcome
+    from survq.data.feature_import import SlideResult
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Extract:
     encoder: str = "uni"
     """uni; timm:NAME for any image model of timm; or tiny, plain colours, which needs no weights."""
     weights: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Weights of the encoder, .safetensors or .bin. Default: the local cache of the Hugging Face hub."""
+    """Weights of the encoder, .safetensors or .bin. If omitted: the local cache of the Hugging Face hub."""
     download: bool = False
     """Download missing weights from the hub. UNI's are gated: request access at huggingface.co/MahmoodLab/UNI."""
     cases: Annotated[Path | None, arg(metavar="TABLE")] = None
@@ -73,25 +73,25 @@ class Extract:
             identity=encoder.name,
             timeout=self.timeout,
         )
-        outcomes = extract(self.slides, self.data, self.cohort, encoder, encode, table=self.cases, mpp=self.mpp)
-        self._print_summary(outcomes, encoder.name, time.monotonic() - start)
-        return DATA if any(outcome.state == "failed" for outcome in outcomes) else 0
+        results = extract(self.slides, self.data, self.cohort, encoder, encode, table=self.cases, mpp=self.mpp)
+        self._print_summary(results, encoder.name, time.monotonic() - start)
+        return DATA if any(result.state == "failed" for result in results) else 0
 
-    def _print_summary(self, outcomes: list[SlideOutcome], encoder: str, seconds: float) -> None:
+    def _print_summary(self, results: list[SlideResult], encoder: str, seconds: float) -> None:
         from survq.text import clock, itemised
 
-        by_state: dict[str, list[SlideOutcome]] = {state: [] for state in ("written", "found", "failed", "skipped")}
-        for outcome in outcomes:
-            by_state[outcome.state].append(outcome)
+        by_state: dict[str, list[SlideResult]] = {state: [] for state in ("written", "found", "failed", "skipped")}
+        for result in results:
+            by_state[result.state].append(result)
         for state, heading in (
             ("skipped", "Skipped, because they belong to no case of the cohort"),
             ("failed", "Failed"),
         ):
             if unused := by_state[state]:
                 print(f"{heading}:")
-                print("\n".join(itemised([f"{outcome.slide_id}: {outcome.reason}" for outcome in unused])))
+                print("\n".join(itemised([f"{result.slide_id}: {result.reason}" for result in unused])))
         written = by_state["written"]
-        patches, size = sum(outcome.patches for outcome in written), sum(outcome.bytes for outcome in written)
+        patches, size = sum(result.patches for result in written), sum(result.bytes for result in written)
         counts = ", ".join(
             f"{len(by_state[state])} {name}"
             for state, name in (
@@ -102,7 +102,7 @@ class Extract:
             )
         )
         folder = f"{self.data.rstrip('/')}/{self.cohort}"
-        print(f"{self.cohort}: {len(outcomes)} slides: {counts}; {encoder}.")
+        print(f"{self.cohort}: {len(results)} slides: {counts}; {encoder}.")
         print(
             f"    {patches:,} patches, {size / 1e6:,.1f} MB, in {clock(seconds)}: "
             f"{patches / seconds:,.1f} patches/s, {len(written) / seconds:.2g} slides/s"

@@ -16,9 +16,9 @@ from survq.exits import DATA
 class ImportFeatures:
     """Import patch features of TRIDENT, CLAM, STAMP, MMP, SurvPath or slide2vec: a folder of .h5 or .pt files.
 
-    Detects the tool from the content of each file. Slides are matched to cases by TCGA barcode, or by the table of
-    --cases. All files are inspected first: if there are problems, all are listed and nothing is written. Run the same
-    command again to resume an interrupted import or to add new slides.
+    Detects the tool from the content of each file. Matches slides to cases by TCGA barcode, or by the table of --cases.
+    All files are inspected first: if there are problems, all are listed and nothing is written. Run the same command
+    again to resume an interrupted import or to add new slides.
 
     example:  survq import features ~/trident/20x_224px_0px_overlap/features_uni_v1 data --cohort BLCA
 

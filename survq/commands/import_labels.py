@@ -34,10 +34,9 @@ class ImportLabels:
     cohort: Annotated[str, arg(metavar="NAME")]
     """Cohort to create, or to update with new labels."""
     outcome: Literal["DSS", "OS", "PFI", "DFI"] = "DSS"
-    """Endpoint: disease-specific survival, as in the paper; overall survival; progression-free or disease-free
-    interval."""
+    """Endpoint: disease-specific (as in the paper) or overall survival, progression- or disease-free interval."""
     types: Annotated[tuple[str, ...], arg(metavar="TYPE ...")] = ()
-    """Cancer types to import from a pan-cancer table. Default: the name of the cohort."""
+    """Cancer types to import from a pan-cancer table. If omitted: the name of the cohort."""
     sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
     """Sample types to import, by characters 14-15 of the TCGA barcode: 01 primary tumour, 03 blood, 06 metastasis."""
     case_column: Annotated[str | None, arg(metavar="COLUMN")] = None

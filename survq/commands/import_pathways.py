@@ -15,9 +15,8 @@ from survq.exits import UsageError
 class ImportPathways:
     """Import gene sets from GMT files of MSigDB or Reactome, or from signature tables; several files are combined.
 
-    All cohorts of the data folder share them. As in the paper, a cohort uses the pathways of which it measures at
-    least 90 % of the genes. Of any other collection it uses the sets of which it measures at least one gene.
-    coverage.csv lists the missing genes.
+    All cohorts of the data folder share them. As in the paper, a cohort uses only pathways of which it measures at
+    least 90 % of the genes; in other collections, one measured gene suffices. coverage.csv lists the missing genes.
 
     example:  survq import pathways h.all.v2023.1.Hs.symbols.gmt c2.cp.reactome.v2023.1.Hs.symbols.gmt data
               survq import pathways functional_groups.csv data --set six_groups
@@ -28,7 +27,7 @@ class ImportPathways:
     files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ... DATA")]
     """Files of gene sets, in the order to keep, followed by the data folder."""
     collection: Annotated[str, arg(name="set", metavar="NAME")] = "pathways"
-    """Collection to write: pathways, or another that a model reads, such as six_groups."""
+    """Collection to write: pathways, or another collection that a model needs, such as six_groups."""
 
     def run(self) -> int:
         from survq.data.gene_sets import collection_path, least_coverage

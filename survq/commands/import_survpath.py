@@ -28,7 +28,7 @@ class ImportSurvPath:
     dest: Annotated[Positional[Path], arg(metavar="DEST")]
     """Data folder to write. Existing cohorts of the same name are replaced."""
     cohorts: Annotated[tuple[str, ...], arg(metavar="COHORT ...")] = ()
-    """Cohorts to import. Default: all with labels and expression."""
+    """Cohorts to import. If omitted: all with labels and expression."""
     expression: str = "xena"
     """Subfolder of datasets_csv/raw_rna_data with the expression."""
     pathways: str = "combine"

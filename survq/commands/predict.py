@@ -31,7 +31,7 @@ class Predict:
     cohort: str
     """The cohort in it."""
     output: Path | None = None
-    """File of the predictions, .csv or .parquet. Default: predictions-<COHORT>.csv in the current folder."""
+    """File of the predictions, .csv or .parquet. If omitted: predictions-<COHORT>.csv in the current folder."""
 
     def run(self) -> int:
         from survq.data.cohort import Cohort

@@ -29,7 +29,7 @@ class Simulate:
     preset: Literal["demo", "test", "rare", "bulk", "interaction"] = "demo"
     """Simulation to draw the cases from."""
     cases: int | None = None
-    """Number of cases. Default: the preset's."""
+    """Number of cases. If omitted: the preset's."""
     seed: int = 0
     """Random seed; other seeds draw other cases from the same simulation."""
     name: str = "SIM"

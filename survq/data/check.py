@@ -172,7 +172,7 @@ def _check_modalities(
     }
     neither = cases.index[~(histology | genomics)]
     if len(neither) == len(cases):
-        checked.problems.append(f"{folder}: no case has slides or expression. Fix: import either.")
+        checked.problems.append(f"{folder}: no case has slides or expression. Fix: import either of them.")
     elif len(neither):
         checked.notes.append(
             f"{len(neither)} cases have neither slides nor expression; studies exclude them: {preview(neither)}"

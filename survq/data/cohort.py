@@ -1,4 +1,4 @@
-"""Cohort: the cases of one cancer type, and what is known of each. All tables are joined by case id."""
+"""Cohort: the cases of one cancer type with their labels, expression and slides, joined by case id."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The sizes a model is built from. They come from the data."""
+    """The sizes of the input, from which a model is built."""
 
-    patch_features: int  # width of a patch's feature vector; 0 where the cohort has no slides
-    genes: int  # columns of the expression matrix; 0 where the cohort has no expression
-    gene_sets: Mapping[str, tuple[tuple[int, ...], ...]]  # by collection: the expression columns of each set's genes
+    patch_features: int  # width of a patch's feature vector; 0 if the cohort has no slides
+    genes: int  # columns of the expression matrix; 0 if the cohort has no expression
+    gene_sets: Mapping[str, tuple[tuple[int, ...], ...]]  # collection -> expression columns of the genes of each set
     intervals: int = 4
 
     @property
     def pathways(self) -> tuple[tuple[int, ...], ...]:
-        """The expression columns of each pathway's genes; none where the cohort has no pathways."""
+        """The expression columns of each pathway's genes; empty if the cohort has no pathways."""
         return self.gene_sets.get(PATHWAYS, ())
 
 
@@ -44,29 +44,29 @@ class Cohort:
 
     name: str
     cases: pd.DataFrame  # indexed by case_id: time (months), event, site, ...
-    expression: pd.DataFrame | None  # case_id x gene, float32; may lack some of the cases
-    slides: pd.DataFrame  # the index of the feature store; may lack some of the cases
-    gene_sets: Mapping[str, GeneSets]  # by collection: the sets that the expression covers, cut to its genes
+    expression: pd.DataFrame | None  # case_id x gene, float32; may lack some cases
+    slides: pd.DataFrame  # the index of the feature store; may lack some cases
+    gene_sets: Mapping[str, GeneSets]  # collection -> the sets that the expression covers, with only its genes
     splits: pd.DataFrame | None  # repeat, fold, case_id, role
     dropped: pd.DataFrame  # case_id, reason
     folder: Location
-    sets_given: Mapping[str, int] = field(default_factory=dict)  # by collection: sets before the coverage rule
+    sets_given: Mapping[str, int] = field(default_factory=dict)  # collection -> number of sets before the coverage rule
 
     @classmethod
     def load(cls, root: str | Path | Location, name: str) -> Cohort:
-        """Read one cohort of a data folder; cases with neither slides nor expression are left out and listed.
+        """Read a cohort. Cases with neither slides nor expression are excluded and listed in `dropped`.
 
-        Raises DataError with everything that is wrong with it.
+        Raises DataError with all problems of its tables.
         """
         root = Location.at(root)
         folder = root / name
         if not (folder / "cases.parquet").is_file():
-            there = cohort_names(root)
+            existing = cohort_names(root)
             raise DataError(
                 [
                     f"{root}: no cohort {name!r}; expected {name}/cases.parquet. It has: "
-                    f"{preview(there, 9) or 'none'}. "
-                    f"Fix: name one of them, or make a data folder with `survq import`."
+                    f"{preview(existing, 9) or 'none'}. "
+                    f"Fix: use one of them, or create a data folder with `survq import`."
                 ]
             )
         tables, problems = read_tables(folder)
@@ -100,12 +100,12 @@ class Cohort:
             )
         if empty.empty:
             return self
-        gone = pd.DataFrame({"case_id": empty, "reason": NEITHER})
+        excluded = pd.DataFrame({"case_id": empty, "reason": NEITHER})
         kept = self.select([case for case in self.cases.index if case not in set(empty)])
-        return replace(kept, dropped=pd.concat([other_reasons(self.dropped), gone], ignore_index=True))
+        return replace(kept, dropped=pd.concat([other_reasons(self.dropped), excluded], ignore_index=True))
 
     def select(self, case_ids: Sequence[str]) -> Cohort:
-        """The same cohort with these cases only."""
+        """The cohort with only these cases."""
         case_ids = list(case_ids)
         if unknown := [case for case in case_ids if case not in self.cases.index]:
             raise DataError([f"cohort {self.name} has no case {preview(unknown)}."])
@@ -117,7 +117,7 @@ class Cohort:
 
     @property
     def features(self) -> Location:
-        """Its feature store."""
+        """The folder of the feature store."""
         return self.folder / "features"
 
     def bags(self) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ class Cohort:
 
         They are read into the memory of this process. Studies share theirs through Ray, see survq/data/shared_bags.py.
         """
-        import torch  # takes seconds, and tables do without
+        import torch  # slow to import, and not needed for tables
 
         return {
             case: torch.from_numpy(np.require(read_slides(self.features, rows), requirements="W"))
@@ -138,10 +138,10 @@ class Cohort:
         return {str(case): rows.to_dict("records") for case, rows in self.slides.groupby("case_id")}
 
     def patch_positions(self, case_id: str) -> pd.DataFrame:
-        """Where the patches of a case lie: row i is for row i of its bag.
+        """The positions of a case's patches: row i belongs to row i of its bag.
 
-        Columns: slide_id; x and y, the top-left corner in pixels of level 0; patch_size, the side in pixels of level 0.
-        What the feature store does not know is NA.
+        Columns: slide_id; x and y, the top-left corner in level-0 pixels; patch_size, the side in level-0 pixels.
+        Unknown values are NA.
         """
         rows = self.slides_by_case.get(case_id)
         if rows is None:
@@ -168,7 +168,7 @@ class Cohort:
 
     @property
     def pathways(self) -> GeneSets:
-        """The pathways that the expression covers; none where there are none."""
+        """The pathways that the expression covers; empty without pathways."""
         return self.gene_sets.get(PATHWAYS, GeneSets())
 
     @property
@@ -199,8 +199,8 @@ class Cohort:
             gene set NAME    the sets of this collection that the expression covers, and their genes
             features         case_id, slide_id and the checksum of the slide's features
 
-        Folds are no part: they belong to a run. A part that is missing has the hash of nothing; a collection that is
-        missing has no entry.
+        Folds are not included: they belong to a run. A missing part has the hash of empty content; a missing collection
+        has no entry.
         """
         expression = b""
         if self.expression is not None:
@@ -228,9 +228,9 @@ class Cohort:
             parts += [f"{lacking} cases without expression"] if lacking else []
         if len(self.modalities) == 1:
             missing = "no slides" if self.modalities == ("genomics",) else "no expression"
-            parts.append(f"{missing}: {self.modalities[0]} alone")
+            parts.append(f"{missing}: {self.modalities[0]} only")
         if len(self.dropped):
-            parts.append(f"{len(self.dropped)} cases left out")
+            parts.append(f"{len(self.dropped)} cases excluded")
         return f"{self.name}: " + ", ".join(parts)
 
 
@@ -238,7 +238,7 @@ def load_cohorts(root: str | Path | Location, names: Sequence[str] = ()) -> dict
     """These cohorts of a data folder, or all of them. Raises DataError with all problems of all cohorts."""
     names = names or cohort_names(root)
     if not names:
-        raise DataError([f"{root}: no cohorts; expected <COHORT>/cases.parquet. Fix: make one with `survq import`."])
+        raise DataError([f"{root}: no cohorts; expected <COHORT>/cases.parquet. Fix: create one with `survq import`."])
     cohorts, problems = {}, []
     for name in names:
         try:

@@ -58,7 +58,7 @@ def update_cohort(
 ) -> pd.DataFrame:
     """Replace the given tables of the cohort at `folder`; keep its other tables and its features.
 
-    `folder` must come from `cohort_folder`, which makes sure that a name given by the user is no other path.
+    `folder` must come from `cohort_folder`, which makes sure that a name given by the user cannot be another path.
 
     `source` describes the origin of each part (labels, expression, splits or features) for source.json. `cases` and
     `expression` are indexed by case id. `dropped` maps the ids that the labels exclude to their reasons; pass it with

@@ -39,8 +39,8 @@ class FeatureKind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SlideOutcome:
-    """The outcome of one slide. Tasks return it instead of the features."""
+class SlideResult:
+    """The result of importing or extracting one slide. Tasks return it instead of the features."""
 
     slide_id: str
     case_id: str
@@ -148,15 +148,15 @@ def record_features(cohort: Location, unlabelled: Collection[str] = ()) -> pd.Da
     return index
 
 
-def list_skipped(features: Location, outcomes: Sequence[SlideOutcome]) -> Location | None:
+def list_skipped(features: Location, results: Sequence[SlideResult]) -> Location | None:
     """Write skipped.csv beside the slides, with reasons. Entries of earlier runs stay until the slide is written."""
     file, old = features / SKIPPED, _skipped(features)
     out = pd.DataFrame(
-        [outcome.row() for outcome in outcomes if outcome.state in ("failed", "skipped")],
+        [result.row() for result in results if result.state in ("failed", "skipped")],
         columns=SKIPPED_COLUMNS,
         dtype=str,
     )
-    seen = {outcome.slide_id for outcome in outcomes}
+    seen = {result.slide_id for result in results}
     table = pd.concat([old[~old["slide_id"].isin(seen)], out]).sort_values(["slide_id", "file"])
     if table.empty:
         if file.is_file():

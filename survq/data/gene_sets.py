@@ -1,7 +1,7 @@
-"""Gene sets: named collections of them, from GMT files or signature tables.
+"""Collections of gene sets, from GMT files or signature tables.
 
-A data folder has any number of collections. The one called `pathways` is the file pathways.gmt, any other NAME is
-gene_sets/NAME.gmt. A set of a collection counts for a cohort where enough of its genes were measured, see `COVERAGE`.
+A data folder has any number of collections: `pathways` is the file pathways.gmt, any other NAME is gene_sets/NAME.gmt.
+A cohort uses the sets of a collection of which it measures enough genes, see `COVERAGE`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PATHWAYS = "pathways"
 """The name of the collection in pathways.gmt."""
 
 COVERAGE = {PATHWAYS: 0.9}
-"""The share of a set's genes that must have been measured, by collection: 0.9 for pathways (section 4.1 of the paper).
+"""Collection -> share of a set's genes that must have been measured: 0.9 for pathways (section 4.1 of the paper).
 
-Of a collection that is not listed, a set counts where at least one of its genes was measured. Such collections are a
-few large groups, all of which a model reads (one group of the usual six has 53 of 82 genes measured).
+In other collections one measured gene suffices: they are a few large groups, all of which a model reads (in one of the
+usual six groups, 53 of 82 genes are measured).
 """
 
 FOLDER = "gene_sets"
-"""The folder of all collections but the pathways, in a data folder."""
+"""The subfolder of a data folder with all other collections."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class GeneSets:
             else:
                 sets[name] = genes
         if not sets and not problems:
-            problems.append(f"{file}: holds no gene set.")
+            problems.append(f"{file}: holds no gene sets.")
         raise_if_any(problems)
         return cls(tuple(sets), tuple(sets.values()))
 
@@ -101,7 +101,7 @@ class GeneSets:
         return [len(measured.intersection(members)) / len(members) for members in self.genes]
 
     def covered_by(self, genes: Collection[str], share: float) -> GeneSets:
-        """The sets of whose genes at least this share was measured, and at least one gene; cut to measured genes."""
+        """The sets with at least this share of measured genes, and at least one; without their other genes."""
         measured = set(genes)
         kept = [
             (name, tuple(gene for gene in members if gene in measured))
@@ -117,7 +117,7 @@ def least_coverage(collection: str) -> float:
 
 
 def collection_path(collection: str) -> str:
-    """Where the GMT file of a collection is, below the data folder. Raises DataError for a name that is not allowed."""
+    """The path of a collection's GMT file, relative to the data folder. Raises DataError for an invalid name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", collection):
         raise DataError(
             [
@@ -129,7 +129,7 @@ def collection_path(collection: str) -> str:
 
 
 def read_collections(root: Location) -> tuple[dict[str, GeneSets], list[str]]:
-    """The collections of a data folder that can be read, by name, pathways first; and what is wrong with the others."""
+    """The readable collections of a data folder, by name, pathways first; and the problems of the others."""
     others = [name.removesuffix(".gmt") for name in (root / FOLDER).names() if name.endswith(".gmt")]
     collections: dict[str, GeneSets] = {}
     problems = []

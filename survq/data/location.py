@@ -136,7 +136,7 @@ class Location:
     def read_table(self) -> pd.DataFrame:
         """A Parquet table. Raises DataError if it cannot be read or fails its checksums."""
         try:
-            # partitioning=None: a folder named `a=b` in the path is no partition
+            # partitioning=None: a folder named `a=b` in the path is not a partition
             table = pq.read_table(
                 self.path, filesystem=self.filesystem, partitioning=None, page_checksum_verification=True
             )

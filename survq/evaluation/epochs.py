@@ -1,4 +1,4 @@
-"""How all folds of a run stand after an epoch."""
+"""The losses and C-indices of all folds of a run after an epoch."""
 
 from __future__ import annotations
 

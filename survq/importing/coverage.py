@@ -1,7 +1,7 @@
-"""How much of each gene set the cohorts of a data folder measure, as a table beside pathways.gmt.
+"""The coverage of each gene set by the genes that the cohorts of a data folder measure, as a table.
 
-DIR/coverage.csv    cohort, collection, gene_set, genes, measured, coverage, kept, missing: a row per gene set of
-                    every collection, and cohort with expression
+DIR/coverage.csv    cohort, collection, gene_set, genes, measured, coverage, kept, missing: one row per cohort with
+                    expression, collection and gene set
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ COLUMNS = ["cohort", "collection", "gene_set", "genes", "measured", "coverage", 
 
 
 def given_gene_sets(root: Location) -> dict[str, GeneSets]:
-    """The collections of a data folder, before the coverage rule. Raises DataError with all that is wrong with any."""
+    """The collections of a data folder, before the coverage rule. Raises DataError with the problems of all of them."""
     collections, problems = read_collections(root)
     raise_if_any(problems)
     return collections
 
 
 def genes_of(collections: Mapping[str, GeneSets]) -> set[str]:
-    """The genes of all their sets."""
+    """The genes of all sets of these collections."""
     return {gene for sets in collections.values() for members in sets.genes for gene in members}
 
 
 def measured_genes(root: Location) -> dict[str, list[str]]:
-    """The genes of every cohort that has expression."""
+    """The measured genes of every cohort with expression."""
     genes = {}
     for name in cohort_names(root):
         file = root / name / "expression.parquet"
@@ -46,9 +46,9 @@ def measured_genes(root: Location) -> dict[str, list[str]]:
 
 
 def write_coverage(root: Location) -> dict[str, dict[str, int]]:
-    """Write coverage.csv; returns how many gene sets each cohort covers, by cohort and collection.
+    """Write coverage.csv. Returns the number of covered gene sets by cohort and collection.
 
-    Names of gene sets are free text and may begin like a formula: a blank stands before those.
+    Names of gene sets are free text; a blank is put before names that a spreadsheet would take for a formula.
     """
     with locked_files(root, FILE):
         collections = given_gene_sets(root)
@@ -69,7 +69,7 @@ def write_coverage(root: Location) -> dict[str, dict[str, int]]:
 
 
 def _coverage(sets: GeneSets, measured: set[str], kept: Collection[str]) -> Iterator[list]:
-    """The rows of a cohort and collection, from the third column on."""
+    """The rows of a cohort and collection, without the first two columns."""
     for name, members, share in zip(sets.names, sets.genes, sets.coverage(measured), strict=True):
         missing = " ".join(gene for gene in members if gene not in measured)
         safe = f" {name}" if name.startswith(("=", "+", "-", "@")) else name

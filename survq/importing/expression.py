@@ -61,7 +61,7 @@ def import_expression(
     ids_to_symbols = GeneMap.read(gene_map) if gene_map else None
     names = Aliases.read(aliases, ids_to_symbols) if aliases else None
     if names and not collections:
-        raise DataError([f"{root}: has no gene sets, whose genes the aliases are for. Fix: import gene sets first."])
+        raise DataError([f"{root}: has no gene sets, and aliases are for their genes. Fix: import gene sets first."])
     wanted = genes_of(collections)
     read = read_expression(
         file,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from survq.data.feature_import import FeatureKind, SlideOutcome, conflicts, contains, incompatible
+from survq.data.feature_import import FeatureKind, SlideResult, conflicts, contains, incompatible
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
@@ -31,7 +31,7 @@ UNSUPPORTED = {
     ".pkl": "is a pickle, which survq never loads. Fix: save the features as tensors, one .pt file per slide",
     ".pickle": "is a pickle, which survq never loads. Fix: save the features as tensors, one .pt file per slide",
 }
-"""Files that are no patch features but often found in their place, by suffix."""
+"""Suffix -> message for files that are not patch features but often occur in their place."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Job:
 
 @dataclass
 class Plan:
-    """The slides to import, and the outcomes of all other files."""
+    """The slides to import, and the results of all other files."""
 
     jobs: list[Job] = field(default_factory=list)
-    outcomes: list[SlideOutcome] = field(default_factory=list)  # found, skipped, and with skip_bad failed
+    results: list[SlideResult] = field(default_factory=list)  # found, skipped, and with skip_bad failed
     unlabelled: set[str] = field(default_factory=set)  # ids with slides in this folder that are not cases of the cohort
     layouts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ def make_plan(
             continue
         if name is None or name.case_id not in case_ids:
             reason = "the slide is not in the table" if name is None else "the case is not in cases.parquet"
-            plan.outcomes.append(SlideOutcome(slide_id, name.case_id if name else "", label, "skipped", reason))
+            plan.results.append(SlideResult(slide_id, name.case_id if name else "", label, "skipped", reason))
             plan.unlabelled |= {name.case_id} if name else set()
             continue
         by_slide[name.slide_id.lower()].append(_File(path, label, name, source_of(path, name.mpp)))
@@ -108,7 +108,7 @@ def make_plan(
         stored = next((file for file in files if _is_stored(file, index, encoder)), None)
         if stored is not None:
             row = index.loc[stored.name.slide_id]
-            plan.outcomes.append(SlideOutcome(*_identity(stored), "found", patches=int(row["patches"])))
+            plan.results.append(SlideResult(*_identity(stored), "found", patches=int(row["patches"])))
             unused += [file.label for file in files if file is not stored]
             continue
         valid, invalid = _inspect_all(files)
@@ -129,20 +129,20 @@ def make_plan(
             bad[file.label] = (file.name.slide_id, file.name.case_id, [f"{file.path}: {reason}."])
     file_problems = [problem for _, _, its_problems in bad.values() for problem in its_problems]
     raise_if_any(problems + ([] if skip_bad else file_problems))
-    if not chosen and not bad and not plan.outcomes:
+    if not chosen and not bad and not plan.results:
         raise DataError(
             [f"{folder}: holds no features; expected {', '.join(HDF5 + TENSORS)} files. Fix: name another folder."]
         )
 
-    plan.outcomes += [SlideOutcome(slide, case, at, "failed", " ".join(why)) for at, (slide, case, why) in bad.items()]
+    plan.results += [SlideResult(slide, case, at, "failed", " ".join(why)) for at, (slide, case, why) in bad.items()]
     plan.jobs = [_job(file) for file in chosen]
     plan.layouts = Counter(file.info.layout for file in chosen if file.info is not None)
     plan.notes = _notes(chosen, unused)
     return plan
 
 
-def import_slide(job: Job, features: Location) -> SlideOutcome:
-    """Read one file and write its slide. The outcome states problems of the file.
+def import_slide(job: Job, features: Location) -> SlideResult:
+    """Read one file and write its slide. The result states problems of the file.
 
     Raises OSError if the store cannot be written.
     """
@@ -159,8 +159,8 @@ def import_slide(job: Job, features: Location) -> SlideOutcome:
         )
         write_slide(features, slide, job.source)
     except DataError as error:
-        return SlideOutcome(*identity, "failed", " ".join(error.problems))
-    return SlideOutcome(
+        return SlideResult(*identity, "failed", " ".join(error.problems))
+    return SlideResult(
         *identity,
         "written",
         patches=len(patches.features),

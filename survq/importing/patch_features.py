@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from survq.data.feature_import import (
-    SlideOutcome,
+    SlideResult,
     case_ids,
     list_skipped,
     locked_store,
@@ -37,21 +37,21 @@ class Imported:
     cohort: str
     features: Location
     plan: Plan
-    outcomes: list[SlideOutcome]
+    results: list[SlideResult]
     skipped: Location | None  # the list of skipped and failed slides
     cases: tuple[int, int]  # numbers of cases in the cohort: with slides, and all
     kind: str
     seconds: float
 
     @property
-    def failed(self) -> list[SlideOutcome]:
-        return [outcome for outcome in self.outcomes if outcome.state == "failed"]
+    def failed(self) -> list[SlideResult]:
+        return [result for result in self.results if result.state == "failed"]
 
     def summary(self) -> list[str]:
         """Lines for people."""
-        written = [outcome for outcome in self.outcomes if outcome.state == "written"]
-        states = Counter(outcome.state for outcome in self.outcomes)
-        size = sum(outcome.bytes for outcome in written)
+        written = [result for result in self.results if result.state == "written"]
+        states = Counter(result.state for result in self.results)
+        size = sum(result.bytes for result in written)
         layouts = ", ".join(f"{count} {layout}" for layout, count in self.plan.layouts.most_common())
         lines = [f"{self.cohort}: nothing new; {states['found']} slides already stored"]
         if written:
@@ -62,14 +62,14 @@ class Imported:
             ]
         lines += [f"layouts: {layouts}"] if layouts else []
         lines.append(f"{self.kind}; {self.cases[0]} of {self.cases[1]} cases have slides")
-        if rounding := max((outcome.rounding for outcome in written), default=0.0):
+        if rounding := max((result.rounding for result in written), default=0.0):
             lines.append(f"converted to half precision; largest rounding error {rounding:.2g}")
         lines += self.plan.notes
-        for reason, count in Counter(o.reason for o in self.outcomes if o.state == "skipped").items():
+        for reason, count in Counter(o.reason for o in self.results if o.state == "skipped").items():
             lines.append(f"skipped, {reason}: {count}")
         if self.failed:
             lines.append(f"failed: {len(self.failed)}")
-            lines += itemised([outcome.reason for outcome in self.failed])
+            lines += itemised([result.reason for result in self.failed])
         return lines
 
 
@@ -95,21 +95,21 @@ def import_features(
         plan = make_plan(Path(source).expanduser().absolute(), cases, index, name_of, encoder, skip_bad)
         if plan.jobs:
             connect()
-        outcomes = list(plan.outcomes)
+        results = list(plan.results)
         progress = SlideProgress(len(plan.jobs), sum(job.patches for job in plan.jobs))
-        for outcome in run_jobs(plan.jobs, features) if plan.jobs else ():
-            progress.add(outcome)
-            outcomes.append(outcome)
-        skipped = list_skipped(features, outcomes)
+        for result in run_jobs(plan.jobs, features) if plan.jobs else ():
+            progress.add(result)
+            results.append(result)
+        skipped = list_skipped(features, results)
         slides = record_features(root / cohort, plan.unlabelled)
     kinds = slides[["encoder", "width"]].drop_duplicates().to_numpy()
     kind = ", ".join(f"{encoder} features, {width} wide" for encoder, width in kinds) or "no slides"
     with_slides = len(cases.intersection(slides["case_id"]))
-    return Imported(cohort, features, plan, outcomes, skipped, (with_slides, len(cases)), kind, progress.elapsed)
+    return Imported(cohort, features, plan, results, skipped, (with_slides, len(cases)), kind, progress.elapsed)
 
 
-def run_jobs(jobs: Sequence[Job], features: Location) -> Iterator[SlideOutcome]:
-    """Run the jobs as tasks on all nodes; yields the outcome of each slide.
+def run_jobs(jobs: Sequence[Job], features: Location) -> Iterator[SlideResult]:
+    """Run the jobs as tasks on all nodes; yields the result of each slide.
 
     If a process dies, all slides of its task are retried once, each in its own task. A slide whose process dies again
     fails. Raises OSError if the store cannot be written.
@@ -123,10 +123,10 @@ def run_jobs(jobs: Sequence[Job], features: Location) -> Iterator[SlideOutcome]:
             if row["state"] == "unwritten":
                 raise OSError(row["reason"])
             waiting.pop(row.pop("path"))
-            yield SlideOutcome(**row)
+            yield SlideResult(**row)
     for job in waiting.values():
         reason = f"{job.file}: its reader process died repeatedly. Fix: check whether the file is damaged or too large."
-        yield SlideOutcome(job.slide_id, job.case_id, job.label, "failed", reason)
+        yield SlideResult(job.slide_id, job.case_id, job.label, "failed", reason)
 
 
 def _run_batches(batches: list[list[dict]], features: Location) -> Iterator[dict]:
@@ -152,7 +152,7 @@ def _import_batch(row: dict, features: Location) -> list[dict]:
             rows.append({"path": job.file, **import_slide(job, features).row()})
         except OSError as error:
             reason = f"{features}: cannot be written ({error})."
-            return [{"path": job.file, **SlideOutcome(job.slide_id, job.case_id, job.label, "unwritten", reason).row()}]
+            return [{"path": job.file, **SlideResult(job.slide_id, job.case_id, job.label, "unwritten", reason).row()}]
     return rows
 
 

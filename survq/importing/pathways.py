@@ -1,4 +1,4 @@
-"""Gene sets of a data folder, from one file or several: GMT as MSigDB and Reactome have it, or signature tables."""
+"""Import gene sets into a data folder from one or more files: GMT of MSigDB or Reactome, or signature tables."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ImportedGeneSets:
     """A collection of gene sets that was written into a data folder."""
 
     sets: GeneSets
-    covered: dict[str, int]  # how many of them each cohort of the folder covers
+    covered: dict[str, int]  # cohort -> number of sets that it covers
     notes: tuple[str, ...]  # for people
 
 
 def import_gene_sets(files: Sequence[Path], root: Location, collection: str = PATHWAYS) -> ImportedGeneSets:
-    """Write a collection of a data folder, in the order of the files; what it held before is replaced.
+    """Write or replace a collection of a data folder, in the order of the files.
 
-    Raises FileNotFoundError; DataError with everything that is wrong with any of the files, and nothing is written.
+    If it raises FileNotFoundError or DataError, which lists the problems of all files, nothing has been written.
     """
     path = collection_path(collection)
     sets = join_files(files)
@@ -44,19 +44,19 @@ def import_gene_sets(files: Sequence[Path], root: Location, collection: str = PA
     same = [names for names in identical(sets) if len(names) > 1]
     if same:
         pairs = [" = ".join(names) for names in same]
-        notes.append(f"{len(same)} groups of gene sets have the very same genes, all are kept: {preview(pairs)}")
+        notes.append(f"{len(same)} groups of gene sets have identical genes; all are kept: {preview(pairs)}")
     for cohort in measured_genes(root) if genes - before else ():
         if read_source(root / cohort).get("expression", {}).get("genes_kept", "all") != "all":
-            notes.append(f"{cohort}: its expression was cut to the genes of other gene sets. Fix: import it again")
+            notes.append(f"{cohort}: its expression has only the genes of other gene sets. Fix: import it again")
     covered = {cohort: counts[collection] for cohort, counts in write_coverage(root).items()}
     return ImportedGeneSets(sets, covered, tuple(notes))
 
 
 def join_files(files: Sequence[Path]) -> GeneSets:
-    """The gene sets of several files, one after another. Raises DataError with all that is wrong with any of them."""
+    """The gene sets of several files, concatenated. Raises DataError with the problems of all files."""
     problems: list[str] = []
     sets: dict[str, tuple[str, ...]] = {}
-    came_from: dict[str, Path] = {}
+    file_of: dict[str, Path] = {}
     for file in files:
         try:
             read = read_file(file)
@@ -66,15 +66,15 @@ def join_files(files: Sequence[Path]) -> GeneSets:
         for name, genes in zip(read.names, read.genes, strict=True):
             if name in sets:
                 problems.append(
-                    f"{file}: gene set {name!r} is in {came_from[name]}, too. Fix: rename it, or leave out a file."
+                    f"{file}: gene set {name!r} is also in {file_of[name]}. Fix: rename it, or omit one of the files."
                 )
-            sets[name], came_from[name] = genes, file
+            sets[name], file_of[name] = genes, file
     raise_if_any(problems)
     return GeneSets(tuple(sets), tuple(sets.values()))
 
 
 def read_file(file: Path) -> GeneSets:
-    """A GMT file or a signature table, recognised by its name, or else by the tabs of its first line."""
+    """Read a GMT file or a signature table, recognised by its suffix, else by tabs in its first line."""
     text = Location.at(file).read_text()
     is_gmt = file.suffix == ".gmt" or (file.suffix != ".csv" and "\t" in text.partition("\n")[0])
     sets = GeneSets.from_gmt(file) if is_gmt else GeneSets.from_signatures(file)
@@ -82,8 +82,8 @@ def read_file(file: Path) -> GeneSets:
     if sum(gene.isdigit() for gene in genes) > len(genes) / 2:
         raise DataError(
             [
-                f"{file}: names its genes by numbers, such as {preview(genes)}; these are Entrez ids. "
-                f"Fix: take the file of symbols, such as h.all.v2023.1.Hs.symbols.gmt."
+                f"{file}: its genes are Entrez ids, such as {preview(genes)}; expected symbols. "
+                f"Fix: use the file with symbols, such as h.all.v2023.1.Hs.symbols.gmt."
             ]
         )
     return sets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from survq.data.feature_import import SlideOutcome
+from survq.data.feature_import import SlideResult
 from survq.text import clock
 
 INTERVAL = 15.0  # seconds between lines
@@ -21,11 +21,11 @@ class SlideProgress:
         self._started: dict[str, tuple[int, float]] = {}  # slide -> its finished patches, and their share of the slide
         self._start = self._last = time.monotonic()
 
-    def add(self, outcome: SlideOutcome) -> None:
+    def add(self, result: SlideResult) -> None:
         self.done += 1
-        self.failed += outcome.state == "failed"
-        self.patches_done += outcome.patches
-        self._started.pop(outcome.slide_id, None)
+        self.failed += result.state == "failed"
+        self.patches_done += result.patches
+        self._started.pop(result.slide_id, None)
         self._print_at_intervals()
 
     def part(self, slide_id: str, patches: int, of: int | None) -> None:

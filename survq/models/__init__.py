@@ -3,8 +3,13 @@
 from survq.models.abmil import ABMIL
 from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
+from survq.models.ccl import CCL
+from survq.models.hsfsurv import HSFSurv
+from survq.models.mcat import MCAT
 from survq.models.mlp import MLP
 from survq.models.mmp import MMP
+from survq.models.mome import MoME
+from survq.models.motcat import MOTCat
 from survq.models.pibd import PIBD
 from survq.models.porpoise import Porpoise
 from survq.models.snn import SNN
@@ -17,9 +22,14 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "amisl": AMISL,
     "abmil": ABMIL,
     "porpoise": Porpoise,
+    "mcat": MCAT,
+    "motcat": MOTCat,
     "survpath": SurvPath,
     "pibd": PIBD,
     "mmp": MMP,
+    "ccl": CCL,
+    "hsfsurv": HSFSurv,
+    "mome": MoME,
     "survq": SurvQ,
 }
 

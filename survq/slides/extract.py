@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from survq.data.feature_import import (
-    SlideOutcome,
+    SlideResult,
     case_ids,
     conflicts,
     contains,
@@ -54,8 +54,8 @@ def extract(
     *,
     table: Path | None = None,
     mpp: float | None = None,
-) -> list[SlideOutcome]:
-    """Extract the slides of a cohort's cases into its feature store. Returns one outcome per slide, ordered by its id.
+) -> list[SlideResult]:
+    """Extract the slides of a cohort's cases into its feature store. Returns one result per slide, ordered by its id.
 
     `encoder` is the one that `encode` applies. `table` maps slides to cases. `mpp` (micrometres per level-0 pixel)
     is used for slides that do not state their own. A failed slide does not stop the others. Raises DataError where
@@ -64,7 +64,7 @@ def extract(
     root = Location.at(root)
     name_of = by_barcode if table is None else SlideTable.read(table)
     cases = case_ids(root, cohort)
-    sources, outcomes = name_sources(find_files(slides), name_of, cases, mpp)
+    sources, results = name_sources(find_files(slides), name_of, cases, mpp)
     with locked_store(root / cohort) as features:
         overviews = root / cohort / "overviews"
         overviews.sweep()
@@ -77,16 +77,16 @@ def extract(
                 for used in {None, source.mpp}
             ):
                 patches = int(index.loc[source.slide_id, "patches"])
-                outcomes.append(SlideOutcome(source.slide_id, source.case_id, source.file, "found", patches=patches))
+                results.append(SlideResult(source.slide_id, source.case_id, source.file, "found", patches=patches))
             else:
                 todo.append(source)
         if todo:
             todo.sort(key=lambda source: -source.bytes)  # largest first, so that none is left running alone at the end
-            outcomes += _write_slides(features, overviews, todo, encoder, encode)
-        outcomes = [_note_kept_features(outcome, index) for outcome in outcomes]
-        list_skipped(features, outcomes)
-        record_features(root / cohort, {o.case_id for o in outcomes if o.state == "skipped" and o.case_id})
-    return sorted(outcomes, key=lambda outcome: outcome.slide_id)
+            results += _write_slides(features, overviews, todo, encoder, encode)
+        results = [_note_kept_features(result, index) for result in results]
+        list_skipped(features, results)
+        record_features(root / cohort, {o.case_id for o in results if o.state == "skipped" and o.case_id})
+    return sorted(results, key=lambda result: result.slide_id)
 
 
 def made_from(source: Source, encoder: PatchEncoder, mpp: float | None) -> str:
@@ -120,7 +120,7 @@ class _PartialSlide:
 
 def _write_slides(
     features: Location, overviews: Location, sources: Sequence[Source], encoder: PatchEncoder, encode: Encode
-) -> Iterator[SlideOutcome]:
+) -> Iterator[SlideResult]:
     """Write each slide as soon as all its messages have arrived."""
     progress = SlideProgress(len(sources))
     slides: dict[str, _PartialSlide] = {}
@@ -128,10 +128,10 @@ def _write_slides(
         slide = slides.setdefault(source.slide_id, _PartialSlide())
         if slide.closed:
             continue
-        outcome = None
+        result = None
         if facts["kind"] == "failed":
             _write_overview(overviews, source, payload)
-            outcome = _failed(source, facts["problem"])
+            result = _failed(source, facts["problem"])
         elif facts["kind"] == "found":
             coordinates = 8 * facts["patches"]
             slide.found, slide.coordinates = facts, np.frombuffer(payload[:coordinates], np.int32).reshape(-1, 2)
@@ -140,20 +140,20 @@ def _write_slides(
             slide.parts[facts["start"]] = payload
             slide.patches += facts["patches"]
             progress.part(source.slide_id, slide.patches, slide.found.get("patches"))
-        if outcome is None and slide.patches == slide.found.get("patches"):
-            outcome = _write_complete(features, source, slide, encoder)
-        if outcome is not None:
+        if result is None and slide.patches == slide.found.get("patches"):
+            result = _write_complete(features, source, slide, encoder)
+        if result is not None:
             slides[source.slide_id] = _PartialSlide(closed=True)
-            progress.add(outcome)
-            yield outcome
+            progress.add(result)
+            yield result
     for source in sources:
         if not slides.get(source.slide_id, _PartialSlide()).closed:
             lost = "some of its patches were lost with a process that died. Fix: start the same command again."
-            progress.add(outcome := _failed(source, lost))
-            yield outcome
+            progress.add(result := _failed(source, lost))
+            yield result
 
 
-def _write_complete(features: Location, source: Source, slide: _PartialSlide, encoder: PatchEncoder) -> SlideOutcome:
+def _write_complete(features: Location, source: Source, slide: _PartialSlide, encoder: PatchEncoder) -> SlideResult:
     content = b"".join(part for _, part in sorted(slide.parts.items()))
     row = Slide(
         source.slide_id,
@@ -169,17 +169,17 @@ def _write_complete(features: Location, source: Source, slide: _PartialSlide, en
     except DataError as error:
         return _failed(source, " ".join(error.problems))
     size = file.filesystem.get_file_info(file.path).size
-    return SlideOutcome(row.slide_id, row.case_id, source.file, "written", patches=slide.patches, bytes=size)
+    return SlideResult(row.slide_id, row.case_id, source.file, "written", patches=slide.patches, bytes=size)
 
 
-def _note_kept_features(outcome: SlideOutcome, index: pd.DataFrame) -> SlideOutcome:
-    if outcome.state != "failed" or outcome.slide_id not in index.index:
-        return outcome
-    return replace(outcome, reason=f"{outcome.reason} The store keeps its earlier features.")
+def _note_kept_features(result: SlideResult, index: pd.DataFrame) -> SlideResult:
+    if result.state != "failed" or result.slide_id not in index.index:
+        return result
+    return replace(result, reason=f"{result.reason} The store keeps its earlier features.")
 
 
-def _failed(source: Source, reason: str) -> SlideOutcome:
-    return SlideOutcome(source.slide_id, source.case_id, source.file, "failed", reason)
+def _failed(source: Source, reason: str) -> SlideResult:
+    return SlideResult(source.slide_id, source.case_id, source.file, "failed", reason)
 
 
 def _write_overview(overviews: Location, source: Source, picture: bytes) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from survq.data.feature_import import SlideOutcome
+from survq.data.feature_import import SlideResult
 from survq.data.problems import DataError, raise_if_any
 from survq.importing.slide_names import Name, stem
 from survq.slides.slide import SUFFIXES
@@ -51,25 +51,25 @@ def find_files(folder: Path) -> list[Path]:
 
 def name_sources(
     files: Iterable[Path], name_of: Callable[[str], Name | None], cases: Collection[str], mpp: float | None = None
-) -> tuple[list[Source], list[SlideOutcome]]:
+) -> tuple[list[Source], list[SlideResult]]:
     """The files of these cases; and the skipped files, with the reason.
 
     Raises DataError if two files belong to one slide.
     """
     named: list[tuple[Path, Name]] = []
-    skipped: list[SlideOutcome] = []
+    skipped: list[SlideResult] = []
     for file in files:
         slide_id = stem(file.name)
         try:
             name = name_of(slide_id)
         except DataError as error:
-            skipped.append(SlideOutcome(slide_id, "", str(file), "skipped", " ".join(error.problems)))
+            skipped.append(SlideResult(slide_id, "", str(file), "skipped", " ".join(error.problems)))
             continue
         if name is None:
-            skipped.append(SlideOutcome(slide_id, "", str(file), "skipped", "the table has no row for it"))
+            skipped.append(SlideResult(slide_id, "", str(file), "skipped", "the table has no row for it"))
         elif name.case_id not in cases:
             skipped.append(
-                SlideOutcome(slide_id, name.case_id, str(file), "skipped", "its case is not one of the cohort")
+                SlideResult(slide_id, name.case_id, str(file), "skipped", "its case is not one of the cohort")
             )
         else:
             named.append((file, name))

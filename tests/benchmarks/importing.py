@@ -110,7 +110,7 @@ def _data(folder: Path, count: int) -> Path:
 
 def _import(source: Path, data: Path) -> Path:
     imported = import_features(source, data, "X", encoder="uni")
-    assert {outcome.state for outcome in imported.outcomes} == {"written"}
+    assert {result.state for result in imported.results} == {"written"}
     return data / "X/features"
 
 

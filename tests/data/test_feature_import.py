@@ -13,7 +13,7 @@ from slide_store import SlideStore
 from survq.data.cohort import Cohort
 from survq.data.feature_import import (
     FeatureKind,
-    SlideOutcome,
+    SlideResult,
     case_ids,
     conflicts,
     contains,
@@ -39,14 +39,14 @@ def store_of(folder, *slides):
     return readable_index(Location.at(folder))
 
 
-def test_a_cohort_must_have_cases_first(tmp_path, small):
+def test_labels_must_be_imported_first(tmp_path, small):
     write_cohort(tmp_path, "X", **small)
     assert case_ids(Location.at(tmp_path), "X") == set(small["cases"].index)
     with pytest.raises(DataError, match=r"no cohort 'BLCA'.*it has: 'X'.*`survq import labels`"):
         case_ids(Location.at(tmp_path), "BLCA")
 
 
-def test_filling_is_for_one_process_and_leaves_nothing(tmp_path):
+def test_the_store_is_locked_for_one_process(tmp_path):
     code = "import sys; from survq.data.feature_import import locked_store, Location\n"
     code += "with locked_store(Location.at(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
@@ -60,7 +60,7 @@ def test_filling_is_for_one_process_and_leaves_nothing(tmp_path):
         pytest.fail("two processes fill one store")
     holder.kill()
     holder.communicate()
-    assert os.listdir(tmp_path) == [".features.lock"]  # left by the kill, held by nobody
+    assert os.listdir(tmp_path) == [".features.lock"]  # left by the kill, without a holder
     with locked_store(Location.at(tmp_path)):
         pass
     assert os.listdir(tmp_path) == []
@@ -133,9 +133,9 @@ def test_for_an_empty_store_the_majority_decides():
 
 def test_a_skipped_slide_is_listed_until_it_is_written(tmp_path):
     folder = Location.at(tmp_path)
-    bad = SlideOutcome("A", "CASE-A", "a.h5", "failed", "no patches")
-    other = SlideOutcome("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
-    fine = SlideOutcome("C", "CASE-C", "c.h5", "written", patches=3)
+    bad = SlideResult("A", "CASE-A", "a.h5", "failed", "no patches")
+    other = SlideResult("B", "CASE-B", "b.h5", "skipped", "not a case, of 'X'")
+    fine = SlideResult("C", "CASE-C", "c.h5", "written", patches=3)
     list_skipped(folder, [bad, fine])
     file = list_skipped(folder, [other, fine])
     table = pd.read_csv(str(file))
@@ -146,7 +146,7 @@ def test_a_skipped_slide_is_listed_until_it_is_written(tmp_path):
         "reason": ["no patches", "not a case, of 'X'"],
     }
     assert SlideStore(tmp_path).index.empty  # skipped.csv is not a slide
-    assert list_skipped(folder, [SlideOutcome(name, "", "", "written") for name in "AB"]) is None
+    assert list_skipped(folder, [SlideResult(name, "", "", "written") for name in "AB"]) is None
     assert os.listdir(tmp_path) == []
 
 

@@ -1,4 +1,4 @@
-"""Gene sets: read as they are, names never trusted, coverage as in the paper."""
+"""Gene sets: read unchanged, with names that are never trusted, and covered as in the paper."""
 
 import pytest
 
@@ -13,12 +13,12 @@ def gmt(tmp_path, text):
     return file
 
 
-def test_gmt_round_trip_keeps_order_and_odd_names(tmp_path):
+def test_a_gmt_round_trip_preserves_order_and_unusual_names(tmp_path):
     pathways = GeneSets(("z/+-()", "a"), (("HLA-DRB1", "MT-ATP6"), ("B",)))
     assert GeneSets.from_gmt(gmt(tmp_path, pathways.to_gmt())) == pathways
 
 
-def test_genes_stand_once_and_blanks_are_skipped(tmp_path):
+def test_repeated_genes_and_blanks_are_dropped(tmp_path):
     read = GeneSets.from_gmt(gmt(tmp_path, "p\thttp://x\tB\tA\tB\t\t\n\nq\t\tC\n"))
     assert read == GeneSets(("p", "q"), (("B", "A"), ("C",)))
 
@@ -56,14 +56,14 @@ def test_bad_signatures_are_refused(tmp_path, text, message):
     assert message in str(error.value)
 
 
-def test_coverage_keeps_nine_of_ten_and_cuts_to_the_measured():
+def test_pathways_need_90_percent_coverage_and_keep_only_measured_genes():
     ten = tuple("ABCDEFGHIJ")
     pathways = GeneSets(("nine of ten", "eight of ten", "none"), (ten, (*ten[:8], "X", "Y"), ("Z",)))
     covered = pathways.covered_by(ten[:9], least_coverage("pathways"))
     assert covered == GeneSets(("nine of ten",), (ten[:9],))
 
 
-def test_other_collections_keep_a_set_with_one_measured_gene():
+def test_other_collections_need_one_measured_gene():
     """A group of 82 genes, of which 53 were measured, is one of the six groups that a model reads."""
     group = tuple(f"G{number}" for number in range(82))
     groups = GeneSets(("53 of 82", "1 of 2", "none"), (group, ("G0", "X"), ("Z",)))

@@ -67,7 +67,7 @@ def command(source: Path, data: Path, *options: str) -> list[str]:
 def undisturbed(ray_session, source, tmp_path_factory) -> Path:
     data = make_data(tmp_path_factory.mktemp("undisturbed"))
     imported = import_features(source, data, "BLCA")
-    assert {outcome.state for outcome in imported.outcomes} == {"written"}
+    assert {result.state for result in imported.results} == {"written"}
     return data
 
 
@@ -165,7 +165,7 @@ def test_into_a_bucket(ray_session, undisturbed, source, tmp_path, tree):
     import_features(source, bucket, "BLCA")
     assert tree(tmp_path / "inside") == tree(undisturbed)
     again = import_features(source, bucket, "BLCA")
-    assert {outcome.state for outcome in again.outcomes} == {"found"}
+    assert {result.state for result in again.results} == {"found"}
 
 
 class Killer(threading.Thread):

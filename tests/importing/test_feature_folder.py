@@ -66,11 +66,11 @@ def problems_of(source: Path, store: Location, **options) -> list[str]:
 def test_all_slides_of_a_folder_are_imported(source, store):
     found = plan(source, store)
     assert [job.slide_id for job in found.jobs] == sorted([slide(0, 2), *map(slide, range(5))])
-    assert (found.outcomes, found.notes, dict(found.layouts)) == ([], [], {"TRIDENT": 6})
-    outcomes = [import_slide(job, store) for job in found.jobs]
-    assert {outcome.state for outcome in outcomes} == {"written"}
-    assert [(o.patches, o.bytes) for o in outcomes] == [(20, 640)] * 6
-    assert all(0 < outcome.rounding < 0.002 for outcome in outcomes)
+    assert (found.results, found.notes, dict(found.layouts)) == ([], [], {"TRIDENT": 6})
+    results = [import_slide(job, store) for job in found.jobs]
+    assert {result.state for result in results} == {"written"}
+    assert [(o.patches, o.bytes) for o in results] == [(20, 640)] * 6
+    assert all(0 < result.rounding < 0.002 for result in results)
     index = SlideStore(store).index
     assert set(index["case_id"]) == {f"TCGA-AA-{number:04d}" for number in range(5)}
     assert (index["encoder"] == "uni_v1").all() and (index["patch_size"] == 448).all()
@@ -83,7 +83,7 @@ def test_stored_slides_are_not_opened_again(source, store, monkeypatch):
     import_all(source, store)
     monkeypatch.setattr(feature_folder, "inspect", lambda *_: pytest.fail("opened"))
     again = plan(source, store)
-    assert again.jobs == [] and {outcome.state for outcome in again.outcomes} == {"found"}
+    assert again.jobs == [] and {result.state for result in again.results} == {"found"}
 
 
 def test_moved_files_are_not_imported_again(source, store, tmp_path):
@@ -118,15 +118,15 @@ def test_changed_slides_are_imported_again(source, store, changed):
 def test_a_file_that_changes_while_it_is_read_fails(source, store):
     job = plan(source, store).jobs[0]
     os.utime(job.file, (1, 1))
-    outcome = import_slide(job, store)
-    assert outcome.state == "failed" and "changed while it was read. Fix: import again" in outcome.reason
+    result = import_slide(job, store)
+    assert result.state == "failed" and "changed while it was read. Fix: import again" in result.reason
     assert not store.is_folder()
 
 
 def test_slides_of_other_cases_are_skipped_and_listed(source, store):
     found = plan(source, store, cases=CASES - {"TCGA-AA-0003"})
     assert len(found.jobs) == 5
-    (skipped,) = found.outcomes
+    (skipped,) = found.results
     assert (skipped.slide_id, skipped.case_id, skipped.state) == (slide(3), "TCGA-AA-0003", "skipped")
     assert skipped.reason == "the case is not in cases.parquet"
     assert found.unlabelled == {"TCGA-AA-0003"}
@@ -136,7 +136,7 @@ def test_a_table_gives_the_cases(source, store):
     table = SlideTable([Name(slide(0), "P0"), Name(slide(1).split(".")[0], "P1")])
     found = plan(source, store, cases={"P0", "P1"}, name_of=table)
     assert [(job.slide_id, job.case_id) for job in found.jobs] == [(slide(0), "P0"), (slide(1), "P1")]
-    assert [outcome.reason for outcome in found.outcomes] == ["the slide is not in the table"] * 4
+    assert [result.reason for result in found.results] == ["the slide is not in the table"] * 4
 
 
 def test_of_several_copies_one_is_used(tmp_path, store):
@@ -261,7 +261,7 @@ def test_a_bad_file_is_reported_or_skipped(source, store, spoil, message):
     assert not store.is_folder()
 
     found = plan(source, store, skip_bad=True)
-    (failed,) = [outcome for outcome in found.outcomes if outcome.state == "failed"]
+    (failed,) = [result for result in found.results if result.state == "failed"]
     assert message in failed.reason and failed.file and failed.slide_id
     assert len(found.jobs) in (5, 6) and failed.slide_id not in {job.slide_id for job in found.jobs}
 
@@ -320,10 +320,10 @@ def test_slides_must_match_the_store(source, store):
 def test_problems_of_features_fail_only_their_slide(source, store):
     with h5py.File(features_of(source) / f"{slide(1)}.h5", "r+") as file:
         file["features"][7, 3] = np.nan
-    outcomes = import_all(source, store)
-    (failed,) = [outcome for outcome in outcomes if outcome.state == "failed"]
+    results = import_all(source, store)
+    (failed,) = [result for result in results if result.state == "failed"]
     assert failed.reason.startswith(f"{features_of(source)}/{slide(1)}.h5: a feature of patch 7 is not finite. Fix:")
-    assert set(SlideStore(store).index.index) == {job.slide_id for job in outcomes} - {slide(1)}
+    assert set(SlideStore(store).index.index) == {job.slide_id for job in results} - {slide(1)}
 
 
 def test_hidden_files_are_ignored(source, store):

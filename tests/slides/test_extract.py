@@ -59,13 +59,13 @@ def slides(tmp_path):
     return tmp_path / "slides"
 
 
-def states(outcomes) -> dict[str, str]:
-    return {outcome.slide_id: outcome.state for outcome in outcomes}
+def states(results) -> dict[str, str]:
+    return {result.slide_id: result.state for result in results}
 
 
 def test_slides_become_features_of_the_cohort(slides, data, tiny):
-    outcomes = extract(slides, data, "X", tiny, partial(encode_here, tiny))
-    assert states(outcomes) == {
+    results = extract(slides, data, "X", tiny, partial(encode_here, tiny))
+    assert states(results) == {
         name(CASES[0]): "written",
         name(CASES[1]): "written",
         name(CASES[2]): "failed",
@@ -85,7 +85,7 @@ def test_slides_become_features_of_the_cohort(slides, data, tiny):
     skipped = pd.read_csv(data / "X" / "features" / "skipped.csv")
     assert list(skipped["slide_id"]) == [name(CASES[2]), name("TCGA-ZZ-9999")]
     assert skipped["reason"].str.contains("no tissue found|is not one of the cohort").all()
-    written = outcomes[0]
+    written = results[0]
     assert written.patches == index.loc[name(CASES[0]), "patches"]
     assert written.bytes == next((data / "X" / "features").glob(f"{CASES[0]}*")).stat().st_size
 
@@ -143,9 +143,9 @@ def test_an_incomplete_slide_is_not_written(slides, data, tiny):
             if (source.slide_id, message["kind"]) != (name(CASES[0]), "patches"):
                 yield source, message, payload
 
-    outcomes = extract(slides, data, "X", tiny, lost)
-    assert states(outcomes)[name(CASES[0])] == "failed"
-    assert "start the same command again" in outcomes[0].reason
+    results = extract(slides, data, "X", tiny, lost)
+    assert states(results)[name(CASES[0])] == "failed"
+    assert "start the same command again" in results[0].reason
     assert list(SlideStore(data / "X" / "features").index.index) == [name(CASES[1])]
 
 
@@ -158,9 +158,9 @@ def test_non_finite_features_are_not_written(slides, data, tiny):
                 payload.replace(payload[:2], b"\x00\x7e") if message["kind"] == "patches" else payload,
             )
 
-    outcomes = extract(slides, data, "X", tiny, broken)
-    assert {outcome.state for outcome in outcomes} == {"failed", "skipped"}
-    assert "a feature that is not finite" in outcomes[0].reason
+    results = extract(slides, data, "X", tiny, broken)
+    assert {result.state for result in results} == {"failed", "skipped"}
+    assert "a feature that is not finite" in results[0].reason
     assert not list((data / "X" / "features").glob("*.parquet"))
 
 
@@ -181,8 +181,8 @@ def test_a_table_gives_cases_and_pixel_sizes(tmp_path, data, tiny):
         write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(2500, 2500)], mpp)
     table = tmp_path / "slides.csv"
     table.write_text(f"slide_id,case_id,mpp\nbiopsy 7.tiff,{CASES[0]},0.25\nS-12.b,{CASES[1]},\nelse,{CASES[2]},\n")
-    outcomes = extract(tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny), table=table, mpp=0.5)
-    assert states(outcomes) == {"S-12.b": "written", "biopsy 7": "written", "other": "skipped"}
+    results = extract(tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny), table=table, mpp=0.5)
+    assert states(results) == {"S-12.b": "written", "biopsy 7": "written", "other": "skipped"}
     index = SlideStore(data / "X" / "features").index
     assert index.loc["biopsy 7", ["case_id", "patch_size"]].tolist() == [CASES[0], 448]
     assert index.loc["S-12.b", ["case_id", "patch_size"]].tolist() == [CASES[1], 224]
@@ -200,8 +200,8 @@ def test_a_table_gives_cases_and_pixel_sizes(tmp_path, data, tiny):
 
 def test_a_pixel_size_for_other_slides_does_not_invalidate_a_slide(slides, data, tiny):
     extract(slides, data, "X", tiny, partial(encode_here, tiny))
-    outcomes = extract(slides, data, "X", tiny, partial(encode_here, tiny), mpp=0.3)
-    assert states(outcomes)[name(CASES[0])] == states(outcomes)[name(CASES[1])] == "found"
+    results = extract(slides, data, "X", tiny, partial(encode_here, tiny), mpp=0.3)
+    assert states(results)[name(CASES[0])] == states(results)[name(CASES[1])] == "found"
 
 
 def test_two_files_of_one_slide_are_refused(slides, data, tiny, tree):
