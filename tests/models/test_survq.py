@@ -266,9 +266,10 @@ def test_refuses_an_unknown_block():
         survq(block="transformer")
 
 
-def test_refuses_a_cohort_of_nothing():
-    with pytest.raises(ValueError, match="neither"):
-        survq(InputSpec(0, 0, {}))
+def test_is_not_applicable_to_a_cohort_of_nothing():
+    assert SurvQ.not_applicable(InputSpec(0, 0, {})) == "the cohort has no slides and no expression"
+    assert "no gene of the pathways" in SurvQ.not_applicable(InputSpec(0, 9, {}))
+    assert SurvQ.not_applicable(InputSpec(0, 9, {"pathways": ((1, 2),)})) is None
 
 
 def test_queries_of_a_modality_that_the_cohort_lacks_do_not_count():
