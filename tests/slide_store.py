@@ -1,4 +1,4 @@
-"""Single slides of a features folder, to compare with what was written into it."""
+"""Random access to the slides of a features folder, to compare them with what was written."""
 
 from pathlib import Path
 

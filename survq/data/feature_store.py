@@ -83,7 +83,7 @@ def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
 
 def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
     """The features of the slides of these rows of the index, concatenated and verified by their sha256."""
-    bags, problems = [], []
+    slides, problems = [], []
     for row in rows:
         file = file_of(folder, row)
         buffer = _read_cell(file, row, "features")
@@ -98,9 +98,9 @@ def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
                 f"patches x {row['width']} features x 2 bytes. Fix: import the slide again."
             )
         else:
-            bags.append(np.frombuffer(buffer, np.float16).reshape(row["patches"], row["width"]))
+            slides.append(np.frombuffer(buffer, np.float16).reshape(row["patches"], row["width"]))
     raise_if_any(problems)
-    return bags[0] if len(bags) == 1 else np.concatenate(bags)
+    return slides[0] if len(slides) == 1 else np.concatenate(slides)
 
 
 def read_case(cases: pa.Table, folder: Location) -> pa.Table:

@@ -1,4 +1,4 @@
-"""A cohort comes back as it was written, joined by case id, or not at all."""
+"""A cohort is read as it was written and joined by case id, or refused with all problems."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def test_tables_are_joined_by_case_id_and_not_by_position(tmp_path, small):
         ("a slide more", {"features"}),
     ],
 )
-def test_a_change_shows_in_the_parts_that_it_concerns(tmp_path, small, change, parts):
+def test_a_change_affects_the_hashes_of_its_parts_only(tmp_path, small, change, parts):
     write_cohort(tmp_path / "before", "X", **small)
     case = small["cases"].index[5]
     slide = small["slides"][0]
@@ -120,8 +120,8 @@ def test_parts_may_be_missing(tmp_path, small, lacking):
 
 
 @pytest.mark.parametrize("gene_sets", [{}, {"pathways": GeneSets(("p",), (("X", "Y"),))}], ids=["none", "of others"])
-def test_expression_counts_without_a_pathway_that_it_covers(tmp_path, small, gene_sets):
-    """There are models that read genes as they are; those that read pathways say that they cannot be applied."""
+def test_expression_counts_even_if_it_covers_no_pathway(tmp_path, small, gene_sets):
+    """Some models read genes directly; models that read pathways state that they are not applicable."""
     write_cohort(tmp_path, "X", **small | {"gene_sets": gene_sets, "slides": []})
     cohort = Cohort.load(tmp_path, "X")
     assert cohort.modalities == ("genomics",) and cohort.has_expression.all()
@@ -134,7 +134,7 @@ def test_expression_counts_without_a_pathway_that_it_covers(tmp_path, small, gen
 
 
 def self_describing_slide(case: str, slide: str, patches: int, located: bool = True) -> Slide:
-    """The features of a patch are its case, its slide and its coordinates."""
+    """The features of each patch encode its case, slide and coordinates."""
     coordinates = np.random.default_rng(patches).permutation(2048)[: 2 * patches].reshape(patches, 2).astype(np.int32)
     who = np.full((patches, 2), (int(case[-2:]), int(slide[-1])))
     features = np.concatenate([who, coordinates], axis=1).astype(np.float16)  # whole numbers to 2048 are exact
@@ -143,7 +143,7 @@ def self_describing_slide(case: str, slide: str, patches: int, located: bool = T
 
 @pytest.fixture
 def located(small):
-    """Cases of one to three slides, which were written in an order of their own."""
+    """Cases of one to three slides, written in another order."""
     slides = [
         self_describing_slide(case, f"{case}-DX{number}", patches=1 + (7 * number + int(case[-2:])) % 11)
         for case in small["cases"].index[:12]
@@ -152,7 +152,7 @@ def located(small):
     return small | {"slides": [slides[i] for i in np.random.default_rng(0).permutation(len(slides))]}
 
 
-def test_a_patch_in_memory_leads_back_to_its_slide(tmp_path, located):
+def test_patch_positions_match_the_rows_of_bags(tmp_path, located):
     write_cohort(tmp_path, "X", **located)
     cohort = Cohort.load(tmp_path, "X")
     bags = cohort.bags()
@@ -231,7 +231,7 @@ BAD = {
     "no events": (part("cases", lambda c: c.assign(event=False)), "no case has an event"),
     "no cases": (part("cases", lambda c: c.iloc[:0]), "holds no case"),
     "no time column": (part("cases", lambda c: c.drop(columns="time")), "lacks the columns ['time']"),
-    "case twice": (part("cases", lambda c: pd.concat([c, c.iloc[:1]])), "cases listed more than once: 'CASE-00'"),
+    "duplicated case": (part("cases", lambda c: pd.concat([c, c.iloc[:1]])), "cases listed more than once: 'CASE-00'"),
     "id is a path": (rename("cases", to="../../x"), "row 6: case id '../../x'; expected up to 200 printable"),
     "id is a formula": (rename("cases", to="=HYPERLINK()"), "row 6: case id '=HYPERLINK()'; expected"),
     "id with a zero byte": (rename("cases", to="A\0B"), r"row 6: case id 'A\x00B'; expected"),
@@ -254,21 +254,21 @@ BAD = {
         "gene 'B': not a finite number for 'CASE-00'",
     ),
     "expression without genes": (part("expression", lambda e: e[[]]), "holds 23 cases and 0 genes"),
-    "gene twice": (part("expression", lambda e: e.rename(columns={"A": "B"})), "genes listed more than once: 'B'"),
-    "expression of strangers": (
+    "duplicated gene": (part("expression", lambda e: e.rename(columns={"A": "B"})), "genes listed more than once: 'B'"),
+    "expression of unknown cases": (
         rename("expression", to="CASE-5"),
         "expression.parquet: ids that are not in cases.parquet: 'CASE-5'",
     ),
-    "expression of strangers only": (
+    "expression of unknown cases only": (
         part("expression", lambda e: e.set_axis([f"P{i}" for i in range(len(e))])),
         "none of the 23 ids is in cases.parquet",
     ),
-    "expression twice": (
+    "duplicated expression": (
         part("expression", lambda e: pd.concat([e, e.iloc[:1]])),
         "cases listed more than once: 'CASE-00'",
     ),
-    "slide of a stranger": (slide(case_id="CASE-2"), "features: ids that are not in cases.parquet: 'CASE-2'"),
-    "slide twice": (slide(slide_id="CASE-03-DX0"), "slides listed more than once: 'CASE-03-DX0'"),
+    "slide of an unknown case": (slide(case_id="CASE-2"), "features: ids that are not in cases.parquet: 'CASE-2'"),
+    "duplicated slide": (slide(slide_id="CASE-03-DX0"), "slides listed more than once: 'CASE-03-DX0'"),
     "slide id is a path": (slide(slide_id="../x"), "slide ids"),
     "other encoder": (slide(encoder="resnet50"), "mixed patch encoders: uni (32 slides), resnet50 (1 slides)"),
     "other width": (slide(features=np.zeros((3, 8), np.float16)), "mixed feature widths: 16 (32 slides), 8 (1 slides)"),
@@ -286,7 +286,7 @@ BAD = {
         part("splits", lambda s: s.assign(fold=s["fold"].where(s.index > 0))),
         "fold is float64; expected whole",
     ),
-    "splits of a stranger": (
+    "splits of an unknown case": (
         part("splits", lambda s: s.replace({"case_id": {"CASE-05": "CASE-5"}})),
         "splits.parquet: ids that are not in cases.parquet: 'CASE-5'",
     ),
@@ -313,7 +313,7 @@ def test_bad_parts_are_refused_and_nothing_is_written(tmp_path, small, tree, spo
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\0b", "=x", "x" * 200, "gene_sets"]
 )
-def test_names_that_are_no_plain_names_are_refused(tmp_path, small, tree, name):
+def test_unsafe_names_are_refused(tmp_path, small, tree, name):
     before = tree(tmp_path)
     with pytest.raises(DataError, match="cannot be the name of a cohort"):
         write_cohort(tmp_path, name, **small)
@@ -321,7 +321,7 @@ def test_names_that_are_no_plain_names_are_refused(tmp_path, small, tree, name):
 
 
 def test_ids_never_become_paths(tmp_path, small, tree):
-    """Ids inside the allowed alphabet that look like paths are data like any other."""
+    """Ids of allowed characters that look like paths are treated as data."""
     evil = "C/../../../escaped"
     small["cases"] = small["cases"].rename(index={"CASE-05": evil})
     small["expression"] = small["expression"].rename(index={"CASE-05": evil})
@@ -335,7 +335,7 @@ def test_ids_never_become_paths(tmp_path, small, tree):
     assert not any("escaped" in part.split("_") for path in tree(tmp_path) for part in path.split("/")[:-1])
 
 
-def test_all_problems_come_at_once(tmp_path, small):
+def test_all_problems_are_listed_at_once(tmp_path, small):
     for name in ("time missing", "expression infinite", "unknown role"):
         BAD[name][0](small)
     with pytest.raises(DataError) as error:
@@ -371,7 +371,7 @@ def test_a_failed_replacement_keeps_the_old_cohort(tmp_path, small, tree, monkey
 
 
 @pytest.mark.parametrize("collection", ["pathways", "groups"])
-def test_gene_sets_are_shared_and_not_changed_under_other_cohorts(tmp_path, small, collection):
+def test_gene_sets_of_other_cohorts_are_not_replaced(tmp_path, small, collection):
     write_cohort(tmp_path, "A", **small)
     other = small | {"gene_sets": {collection: GeneSets(("p",), (("A",),))}}
     with pytest.raises(DataError, match=rf"{collection}\.gmt: exists with other gene sets, and 'A' need them"):
@@ -383,7 +383,7 @@ def test_gene_sets_are_shared_and_not_changed_under_other_cohorts(tmp_path, smal
     assert len(Cohort.load(tmp_path, "A").gene_sets[collection]) == 1
 
 
-def test_unknown_cohort_and_no_join(tmp_path, small):
+def test_an_unknown_cohort_and_a_failed_join(tmp_path, small):
     write_cohort(tmp_path, "A", **small)
     with pytest.raises(DataError, match=r"no cohort 'B'; expected B/cases\.parquet\. It has: 'A'"):
         Cohort.load(tmp_path, "B")
@@ -393,7 +393,7 @@ def test_unknown_cohort_and_no_join(tmp_path, small):
         Cohort.load(tmp_path, "B")
 
 
-def test_damaged_tables_are_refused_together(tmp_path, small):
+def test_all_damaged_tables_are_listed(tmp_path, small):
     write_cohort(tmp_path, "A", **small)
     for table in ("cases", "splits"):
         file = tmp_path / "A" / f"{table}.parquet"
@@ -407,13 +407,13 @@ def test_damaged_tables_are_refused_together(tmp_path, small):
     assert all("cannot be read" in problem for problem in error.value.problems)
 
 
-def test_a_table_with_case_id_as_pandas_index_is_read(tmp_path, small):
+def test_a_table_with_case_id_as_index_is_read(tmp_path, small):
     write_cohort(tmp_path, "A", **small)
     small["cases"].to_parquet(tmp_path / "A" / "cases.parquet")
     assert len(Cohort.load(tmp_path, "A").cases) == 24
 
 
-def test_a_uri_reads_as_a_path_does(small, tmp_path):
+def test_a_uri_and_a_path_give_the_same_cohort(small, tmp_path):
     write_cohort(tmp_path, "SMALL", **small)
     by_uri = Cohort.load(f"file://{tmp_path}", "SMALL")
     assert by_uri.parts == Cohort.load(tmp_path, "SMALL").parts

@@ -18,8 +18,8 @@ def test_shared_bags_equal_the_store(ray_session, cohort, bags):
         assert torch.equal(shared[case], bag), case
 
 
-def test_a_patch_leads_back_to_its_slide(ray_session, cohort):
-    """A shared bag is, slide by slide, the features of the slides that `patch_positions` names for its rows."""
+def test_patch_positions_match_the_rows_of_shared_bags(ray_session, cohort):
+    """A shared bag holds the features of the slides that `patch_positions` gives for its rows."""
     store = SlideStore(cohort.features)
     shared = share_bags(cohort)
     several = [case for case, rows in cohort.slides_by_case.items() if len(rows) > 1]

@@ -27,7 +27,7 @@ def slide(number: int, part: int = 1) -> str:
     return f"TCGA-AA-{number:04d}-01Z-00-DX{part}.UUID-{number}"
 
 
-def bag(patches: int = 20, width: int = 16) -> np.ndarray:
+def random_features(patches: int = 20, width: int = 16) -> np.ndarray:
     return random.normal(size=(patches, width)).astype(np.float32)
 
 
@@ -39,8 +39,8 @@ def grid(patches: int = 20) -> np.ndarray:
 def source(tmp_path) -> Path:
     """Six slides by TRIDENT; case 0 has two."""
     for number in range(5):
-        tools.trident(tmp_path / "job", slide(number), bag(), grid())
-    tools.trident(tmp_path / "job", slide(0, part=2), bag(), grid())
+        tools.trident(tmp_path / "job", slide(number), random_features(), grid())
+    tools.trident(tmp_path / "job", slide(0, part=2), random_features(), grid())
     return tmp_path / "job"
 
 
@@ -95,12 +95,12 @@ def test_moved_files_are_not_imported_again(source, store, tmp_path):
 @pytest.mark.parametrize("changed", ["content", "touched", "coordinates", "case", "encoder", "store"])
 def test_changed_slides_are_imported_again(source, store, changed):
     options = {}
-    tools.clam(source / "clam", slide(5), bag(), grid())
+    tools.clam(source / "clam", slide(5), random_features(), grid())
     shutil.rmtree(source / "20x_224px_0px_overlap")
     import_all(source, store, encoder="uni_v1")
     file = source / "clam/h5_files" / f"{slide(5)}.h5"
     if changed == "content":
-        tools.clam(source / "clam", slide(5), bag(), grid())
+        tools.clam(source / "clam", slide(5), random_features(), grid())
     elif changed == "touched":
         os.utime(file, (1, 1))
     elif changed == "coordinates":
@@ -141,7 +141,7 @@ def test_a_table_gives_the_cases(source, store):
 
 def test_of_several_copies_one_is_used(tmp_path, store):
     for number in range(3):
-        tools.clam(tmp_path / "clam", slide(number), bag(), grid())
+        tools.clam(tmp_path / "clam", slide(number), random_features(), grid())
     found = plan(tmp_path / "clam", store, encoder="resnet50")
     assert [job.label for job in found.jobs] == [f"h5_files/{slide(number)}.h5" for number in range(3)]
     assert found.notes == [f"3 further files of the same slides were not used; the first is pt_files/{slide(0)}.pt"]
@@ -151,7 +151,7 @@ def test_of_several_copies_one_is_used(tmp_path, store):
 
 def test_slide_embeddings_in_the_same_folder_are_ignored(source, store):
     for number in range(5):
-        file = tools.trident(source, slide(number), bag()[0], grid(), encoder="titan")
+        file = tools.trident(source, slide(number), random_features()[0], grid(), encoder="titan")
         (file.parent.parent / "slide_features_titan").mkdir(exist_ok=True)
         file.rename(file.parent.parent / "slide_features_titan" / file.name)
     found = plan(source, store)
@@ -161,7 +161,7 @@ def test_slide_embeddings_in_the_same_folder_are_ignored(source, store):
 
 def test_a_table_converts_coordinates_of_stamp_to_pixels(tmp_path, store):
     for number in range(2):
-        tools.stamp(tmp_path / "stamp", slide(number), bag(), grid() * 1.0)
+        tools.stamp(tmp_path / "stamp", slide(number), random_features(), grid() * 1.0)
     notes = plan(tmp_path / "stamp", store).notes
     assert "2 slides have no coordinates in level-0 pixels" in notes[0]
     assert "a column mpp in the table of --cases converts them" in notes[1]
@@ -193,11 +193,11 @@ def features_of(source: Path) -> Path:
 
 
 def another_encoder(source):
-    tools.trident(source, slide(5), bag(), grid(), encoder="conch_v1")
+    tools.trident(source, slide(5), random_features(), grid(), encoder="conch_v1")
 
 
 def another_width(source):
-    tools.trident(source, slide(5), bag(width=8), grid())
+    tools.trident(source, slide(5), random_features(width=8), grid())
 
 
 def truncated(source):
@@ -205,7 +205,7 @@ def truncated(source):
 
 
 def empty(source):
-    tools.trident(source, slide(1), bag(0), grid(0))
+    tools.trident(source, slide(1), random_features(0), grid(0))
 
 
 def without_coordinates(source):
@@ -215,7 +215,7 @@ def without_coordinates(source):
 
 
 def no_barcode(source):
-    tools.trident(source, "C3L-00001-21", bag(), grid())
+    tools.trident(source, "C3L-00001-21", random_features(), grid())
 
 
 def odd_id(source):
@@ -235,7 +235,7 @@ def only_coordinates(source):
 
 
 def slide_embedding(source):
-    tools.trident(source, slide(5), bag()[0], grid())
+    tools.trident(source, slide(5), random_features()[0], grid())
 
 
 PROBLEMS = {
@@ -271,7 +271,7 @@ def test_all_problems_are_listed_at_once(source, store):
     another_width(source)
     a_pickle(source)
     no_barcode(source)
-    tools.trident(source, slide(2), bag(0), grid(0))
+    tools.trident(source, slide(2), random_features(0), grid(0))
     text = "\n".join(problems_of(source, store))
     for message in ("cannot be read", "8 wide", "graph.pkl", "C3L-00001-21", "no tissue was found"):
         assert message in text
@@ -281,14 +281,14 @@ def test_a_tie_of_two_encoders_is_refused(source, store):
     for number in range(5):
         shutil.move(features_of(source) / f"{slide(number)}.h5", source / "aside.h5")
         (source / "aside.h5").unlink()
-    tools.trident(source, slide(3), bag(), grid(), encoder="conch_v1")
+    tools.trident(source, slide(3), random_features(), grid(), encoder="conch_v1")
     (problem,) = problems_of(source, store, skip_bad=True)
     assert problem.startswith("mixed patch encoders: ") and "Fix: import one kind" in problem
 
 
 def test_a_folder_with_two_encoders_of_all_slides_is_one_problem(source, store):
     for number in range(5):
-        tools.trident(source, slide(number), bag(), grid(), encoder="conch_v1")
+        tools.trident(source, slide(number), random_features(), grid(), encoder="conch_v1")
     (problem,) = problems_of(source, store, skip_bad=True)
     assert problem.startswith(f"5 slides have several files, such as {slide(0)!r} in ")
     assert "features_conch_v1/" in problem and "features_uni_v1/" in problem
@@ -297,7 +297,7 @@ def test_a_folder_with_two_encoders_of_all_slides_is_one_problem(source, store):
 
 def test_an_unstated_encoder_must_be_given(tmp_path, store):
     for number in range(3):
-        tools.tensor(tmp_path / "pt", slide(number), bag())
+        tools.tensor(tmp_path / "pt", slide(number), random_features())
     (problem,) = problems_of(tmp_path / "pt", store, skip_bad=True)
     assert "3 files do not state their patch encoder" in problem and "--encoder uni_v1" in problem
     assert {job.encoder for job in plan(tmp_path / "pt", store, encoder="ctranspath").jobs} == {"ctranspath"}
@@ -306,7 +306,7 @@ def test_an_unstated_encoder_must_be_given(tmp_path, store):
 def test_a_given_encoder_must_match_the_files(source, store, tmp_path):
     (problem,) = problems_of(source, store, encoder="conch")
     assert "6 files were made with another encoder than 'conch': " in problem and "'uni_v1'. Fix" in problem
-    tools.mmp(tmp_path / "mmp", slide(0), bag(), grid())  # the name of a folder is only a hint
+    tools.mmp(tmp_path / "mmp", slide(0), random_features(), grid())  # the name of a folder is only a hint
     assert plan(tmp_path / "mmp", store, encoder="uni").jobs[0].encoder == "uni"
 
 
