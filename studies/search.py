@@ -113,7 +113,7 @@ def main(settings: SearchSettings) -> None:
                 )
         print(f"  {trials} trials in each of {len(searches)} searches\n")
         schedule = Searches(searches)
-        study.do(schedule, schedule.label)
+        study.run(schedule, schedule.label)
         study.missing |= schedule.missing
 
         tried = trials_table(searches)

@@ -122,7 +122,7 @@ class Study:
         todo = [run for path, run in by_path.items() if path not in problems]
         uncut = [problem for run in todo for problem in run.problems(self.cohorts[run.cohort].cases)]
         raise_if_any(list(dict.fromkeys(uncut)))
-        records = self.do(Grid(todo), short_labels(todo))
+        records = self.run(Grid(todo), short_labels(todo))
         self.missing |= {
             path: f"{record.state}: {record.report.reason}"
             for path, record in records.items()
@@ -131,7 +131,7 @@ class Study:
         failed = {run.path: "failed" for run in todo if run.path not in records}
         return Trained(list(by_path.values()), records, problems | failed, self.cohorts)
 
-    def do(self, schedule: Schedule, label: Callable[[str], str] = str) -> dict[str, Record]:
+    def run(self, schedule: Schedule, label: Callable[[str], str] = str) -> dict[str, Record]:
         """Do what a schedule asks for. Returns the records of what ended, by path; `label` is what people see of it."""
         monitors: list[Monitor] = [Progress(schedule, label), Board(self.results.views / "tensorboard")]
         queue = RunQueue(schedule, self.results, self.cohorts, monitors)

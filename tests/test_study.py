@@ -127,7 +127,7 @@ def searched(make_study):
         while (run := schedule.next()) is not None:
             state = "finished" if "trial" in run.group or run.config.seed else states[run.group.split("/")[0]]
             write(study, run, state)
-            schedule.ended(run, study.results.find(run.path, run.describe(cohort.parts)))
+            schedule.on_finished(run, study.results.find(run.path, run.describe(cohort.parts)))
         return study, schedule
 
     return search
@@ -165,7 +165,7 @@ def test_a_search_that_chooses_nothing_is_named(make_study):
     schedule = Searches(nested_searches(cohort, study.folds(cohort).folds[:1], SPACE, trials=1, inner_folds=2))
     run = schedule.next()
     write(study, run, "diverged")
-    schedule.ended(run, study.results.find(run.path, run.describe(cohort.parts)))
+    schedule.on_finished(run, study.results.find(run.path, run.describe(cohort.parts)))
     assert schedule.next() is None and schedule.exhausted
     assert schedule.missing == {"TINY outer-0-0": "chose nothing, for no trial ended with a C-index"}
     assert nested_table(schedule.searches, seeds=1).cells["problem"].tolist() == ["0 of 1 outer folds"]

@@ -41,14 +41,14 @@ class Progress:
         self._running: dict[str, _Running] = {}
         self._ended = self._epochs_done = 0
 
-    def started(self, path: str, epochs: int) -> None:
+    def on_started(self, path: str, epochs: int) -> None:
         self._running[path] = _Running(epochs, time.monotonic())
 
-    def pretraining(self, path: str, epoch: PretrainingEpoch) -> None:
+    def on_pretraining_epoch(self, path: str, epoch: PretrainingEpoch) -> None:
         self._running[path].pretraining = epoch.epoch
         self._print_running()
 
-    def epoch(self, path: str, epoch: Epoch) -> None:
+    def on_epoch(self, path: str, epoch: Epoch) -> None:
         run, now = self._running[path], time.monotonic()
         if now - run.last > AT_ONCE:
             self._first_epoch = self._first_epoch if self._epochs_done else now
@@ -56,18 +56,18 @@ class Progress:
         run.epoch, run.c_index, run.last = epoch.epoch, epoch.mean_c_index, now
         self._print_running()
 
-    def ended(self, path: str, record: Record, *, found: bool) -> None:
+    def on_finished(self, path: str, record: Record, *, found: bool) -> None:
         self._running.pop(path, None)
         self._ended += 1
         seconds = record.report.seconds
         how = "found" if found else "" if math.isnan(seconds) else clock(seconds)
         print(f"  {self._done():>14}  {_outcome(record):<22} {how:>6}  {self._label(path)}", flush=True)
 
-    def failed(self, path: str, reason: str) -> None:
+    def on_failed(self, path: str, reason: str) -> None:
         self._running.pop(path, None)
         print(f"  FAILED {self._label(path)}\n    {reason.strip().splitlines()[-1]}", flush=True)
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         print(text, flush=True)
 
     def _print_running(self) -> None:
@@ -86,7 +86,7 @@ class Progress:
         if self._epochs_done < 3:
             return ""
         pace = (time.monotonic() - self._first_epoch) / (self._epochs_done - 1)
-        epochs = self._schedule.epochs_ahead + sum(run.epochs - run.epoch for run in self._running.values())
+        epochs = self._schedule.remaining_epochs + sum(run.epochs - run.epoch for run in self._running.values())
         return f", about {clock(pace * epochs)} left"
 
 

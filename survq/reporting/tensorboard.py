@@ -24,17 +24,17 @@ class Board:
         self.folder = folder
         self._writers: dict[str, SummaryWriter] = {}
 
-    def started(self, path: str, epochs: int) -> None:
+    def on_started(self, path: str, epochs: int) -> None:
         """An earlier try of the same run leaves no curve behind."""
         if writer := self._writers.pop(path, None):
             writer.close()
         shutil.rmtree(self.folder / path, ignore_errors=True)
         self._writers[path] = SummaryWriter(str(self.folder / path), flush_secs=10)
 
-    def pretraining(self, path: str, epoch: PretrainingEpoch) -> None:
+    def on_pretraining_epoch(self, path: str, epoch: PretrainingEpoch) -> None:
         self._draw(path, epoch.epoch, {f"pretraining {name}": values for name, values in epoch.losses.items()})
 
-    def epoch(self, path: str, epoch: Epoch) -> None:
+    def on_epoch(self, path: str, epoch: Epoch) -> None:
         curves = {
             "C-index": epoch.c_index,
             "validation loss": epoch.validation_loss,
@@ -50,17 +50,17 @@ class Board:
             for fold, value in enumerate(values):
                 writer.add_scalar(f"{name}/fold {fold}", value, step)
 
-    def ended(self, path: str, record: Record, *, found: bool) -> None:
+    def on_finished(self, path: str, record: Record, *, found: bool) -> None:
         """One that is found is drawn where the study was killed before it was, or its curves were deleted."""
         drawn = self.folder / path / DRAWN
         if found:
             if drawn.exists():
                 return
-            self.started(path, len(record.epochs))
+            self.on_started(path, len(record.epochs))
             for before in record.report.pretraining:
-                self.pretraining(path, before)
+                self.on_pretraining_epoch(path, before)
             for epoch in record.epochs:
-                self.epoch(path, epoch)
+                self.on_epoch(path, epoch)
         writer = self._writers.pop(path)
         if record.predictions is not None:
             figure = kaplan_meier_figure(record.predictions, title=record.cohort)
@@ -72,8 +72,8 @@ class Board:
         writer.close()
         drawn.touch()
 
-    def failed(self, path: str, reason: str) -> None:
+    def on_failed(self, path: str, reason: str) -> None:
         if writer := self._writers.pop(path, None):
             writer.close()
 
-    def say(self, text: str) -> None: ...
+    def notify(self, text: str) -> None: ...

@@ -63,7 +63,7 @@ def train_over_workers(
     ).fit()
 
 
-def spread_problem(workers: int, folds: int) -> str | None:
+def worker_problem(workers: int, folds: int) -> str | None:
     """Why so many folds cannot be spread over so many workers, or None."""
     if workers <= folds or workers % folds == 0:
         return None
@@ -73,7 +73,7 @@ def spread_problem(workers: int, folds: int) -> str | None:
     )
 
 
-def free_workers(result: dict | None) -> None:
+def release_workers(result: dict | None) -> None:
     """Give back the places of a trial's workers. Ray leaks them when a trial is stopped early."""
     place = (result or {}).get("place")
     if place:

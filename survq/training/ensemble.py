@@ -44,7 +44,7 @@ def load_run(folder: Path) -> tuple[Record, list[FittedFold]]:
     return record, [read_fold(folder / name)[0] for name in files]
 
 
-def misfits(fold: FittedFold, cohort: Cohort) -> list[str]:
+def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:
     """Why the model of a fold cannot read a cohort: other genes, another scale of expression, other patch features."""
     problems = []
     if fold.spec.patch_features and len(cohort.slides):
@@ -79,7 +79,7 @@ def predict(record: Record, folds: Sequence[FittedFold], cohort: Cohort, bags: B
     `seen` tells whether the run's folds knew the case: "new", or "held out" by this model. Raises DataError where the
     models cannot read the cohort.
     """
-    raise_if_any(misfits(folds[0], cohort))
+    raise_if_any(incompatibilities(folds[0], cohort))
     readable = cohort.cases.index[type(folds[0].model).readable(cohort, folds[0].spec)]
     digests = {case: digest_of(case) for case in readable}
     seen = {case for case in readable if any(digests[case] in fold.trained_on for fold in folds)}

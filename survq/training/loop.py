@@ -69,7 +69,7 @@ def train_folds(
     """
     config, device, start = run.config, device or best_device(), time.monotonic()
     share = share or Share(folds=tuple(range(len(run.folds))))
-    _refuse_unreadable(run, cohort)
+    _check_readable(run, cohort)
     bags = _resident(bags, cohort, device)
     learners = [FoldLearner(config, cohort, run.folds[position], device) for position in share.folds]
     history = checkpoints.restore(learners, share) if checkpoints else History()
@@ -125,7 +125,7 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _refuse_unreadable(run: Run, cohort: Cohort) -> None:
+def _check_readable(run: Run, cohort: Cohort) -> None:
     """The one place that asks whether a model can predict the cases it is given."""
     model = MODELS[run.config.model]
     if reason := model.not_applicable(cohort.spec):

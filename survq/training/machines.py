@@ -15,7 +15,7 @@ from survq.exits import UsageError, terminate
 from survq.ray_session import ON_CLUSTER, await_machine, connect, resources
 from survq.settings import StudySettings
 from survq.text import clock
-from survq.training.distributed import spread_problem
+from survq.training.distributed import worker_problem
 from survq.training.queue import RunQueue
 from survq.training.ray_runs import TrialResources, execute
 
@@ -30,7 +30,7 @@ class Machines:
     def execute(self, queue: RunQueue) -> None:
         """Do all runs of a queue. Raises UsageError where they cannot be spread over workers as asked."""
         for folds in queue.schedule.fold_counts:
-            if problem := spread_problem(self._settings.workers_per_trial, folds):
+            if problem := worker_problem(self._settings.workers_per_trial, folds):
                 raise UsageError(problem)
         connect(self._settings.cpus, self._settings.verbose)
         signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which aborts

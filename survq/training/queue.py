@@ -34,11 +34,11 @@ class Schedule(Protocol):
     def exhausted(self) -> bool:
         """Nothing is left, whatever may still end."""
 
-    def ended(self, run: Run, record: Record) -> None: ...
+    def on_finished(self, run: Run, record: Record) -> None: ...
 
-    def failed(self, run: Run) -> None: ...
+    def on_failed(self, run: Run) -> None: ...
 
-    def stops(self, run: Run, epochs: Sequence[Epoch]) -> bool:
+    def should_stop(self, run: Run, epochs: Sequence[Epoch]) -> bool:
         """Whether a run is to be stopped after the last of these epochs."""
 
     @property
@@ -46,7 +46,7 @@ class Schedule(Protocol):
         """How many runs it has in all."""
 
     @property
-    def epochs_ahead(self) -> int:
+    def remaining_epochs(self) -> int:
         """How many epochs the runs have that it has not handed out yet; where that is open, at most how many."""
 
     @property
@@ -70,14 +70,14 @@ class Grid:
         return not self._waiting
 
     @property
-    def epochs_ahead(self) -> int:
+    def remaining_epochs(self) -> int:
         return sum(run.config.epochs for run in self._waiting)
 
-    def ended(self, run: Run, record: Record) -> None: ...
+    def on_finished(self, run: Run, record: Record) -> None: ...
 
-    def failed(self, run: Run) -> None: ...
+    def on_failed(self, run: Run) -> None: ...
 
-    def stops(self, run: Run, epochs: Sequence[Epoch]) -> bool:
+    def should_stop(self, run: Run, epochs: Sequence[Epoch]) -> bool:
         return False
 
 
@@ -85,17 +85,17 @@ class Grid:
 class Monitor(Protocol):
     """Who watches a study."""
 
-    def started(self, path: str, epochs: int) -> None: ...
+    def on_started(self, path: str, epochs: int) -> None: ...
 
-    def pretraining(self, path: str, epoch: PretrainingEpoch) -> None: ...
+    def on_pretraining_epoch(self, path: str, epoch: PretrainingEpoch) -> None: ...
 
-    def epoch(self, path: str, epoch: Epoch) -> None: ...
+    def on_epoch(self, path: str, epoch: Epoch) -> None: ...
 
-    def ended(self, path: str, record: Record, *, found: bool) -> None: ...
+    def on_finished(self, path: str, record: Record, *, found: bool) -> None: ...
 
-    def failed(self, path: str, reason: str) -> None: ...
+    def on_failed(self, path: str, reason: str) -> None: ...
 
-    def say(self, text: str) -> None: ...
+    def notify(self, text: str) -> None: ...
 
 
 class RunQueue:
@@ -113,27 +113,27 @@ class RunQueue:
         self.failures: dict[str, str] = {}
         self._epochs: dict[str, list[Epoch]] = {}
         self._pretraining: dict[str, list[PretrainingEpoch]] = {}
-        self._ahead: Run | None = None
-        self._out: set[str] = set()  # paths of what was handed out and has not ended
+        self._prefetched: Run | None = None
+        self._running: set[str] = set()  # paths of what was handed out and has not ended
 
     def has_work(self) -> bool:
         """Whether there is a run to do, so that machines need be started at all."""
-        self._ahead = self.take()
-        return self._ahead is not None
+        self._prefetched = self.take()
+        return self._prefetched is not None
 
     def take(self) -> Run | None:
         """The next run to do; those that are finished on disk are passed over."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            return ahead
+        prefetched, self._prefetched = self._prefetched, None
+        if prefetched is not None:
+            return prefetched
         while (run := self.schedule.next()) is not None:
             needed = run.weights_files if run.keep_weights else ()
-            record = self.results.find(run.path, self._describe(run), needed, self._say)
+            record = self.results.find(run.path, self._describe(run), needed, self._notify)
             if record is None:
-                self._out.add(run.path)
-                self._tell(lambda monitor: monitor.started(run.path, run.config.epochs))
+                self._running.add(run.path)
+                self._broadcast(lambda monitor: monitor.on_started(run.path, run.config.epochs))
                 return run
-            self._ended(run, record, found=True)
+            self._finish(run, record, found=True)
         return None
 
     def checkpoints(self, run: Run) -> Path:
@@ -147,11 +147,11 @@ class RunQueue:
     @property
     def done(self) -> bool:
         """Nothing is left, and all that was handed out has ended."""
-        return self.exhausted and not self._out
+        return self.exhausted and not self._running
 
-    def is_out(self, run: Run) -> bool:
+    def is_running(self, run: Run) -> bool:
         """Whether a run was handed out and has not ended."""
-        return run.path in self._out
+        return run.path in self._running
 
     def pretraining(self, run: Run, epoch: PretrainingEpoch) -> None:
         """Take note of an epoch of pretraining. None of them is counted among the epochs."""
@@ -159,7 +159,7 @@ class RunQueue:
         if epoch.epoch == 1:
             epochs.clear()
         epochs.append(epoch)
-        self._tell(lambda monitor: monitor.pretraining(run.path, epoch))
+        self._broadcast(lambda monitor: monitor.on_pretraining_epoch(run.path, epoch))
 
     def epoch(self, run: Run, epoch: Epoch) -> bool:
         """Take note of an epoch. True: the run is to stop, and its record is written."""
@@ -167,8 +167,8 @@ class RunQueue:
         if epoch.epoch == 1:
             epochs.clear()  # a run that died and was tried again starts from the beginning
         epochs.append(epoch)
-        self._tell(lambda monitor: monitor.epoch(run.path, epoch))
-        if epoch.epoch < run.config.epochs and self.schedule.stops(run, epochs):
+        self._broadcast(lambda monitor: monitor.on_epoch(run.path, epoch))
+        if epoch.epoch < run.config.epochs and self.schedule.should_stop(run, epochs):
             pretraining = self._pretraining.get(run.path, [])
             self.end(run, RunOutcome("stopped", epochs, pretraining=pretraining))
             return True
@@ -177,32 +177,32 @@ class RunQueue:
     def end(self, run: Run, outcome: RunOutcome) -> None:
         """Write the record of a run; one that failed leaves none."""
         if outcome.state == "failed":
-            self._out.discard(run.path)
+            self._running.discard(run.path)
             self.failures[run.path] = outcome.details["reason"]
-            self.schedule.failed(run)
-            self._tell(lambda monitor: monitor.failed(run.path, outcome.details["reason"]))
+            self.schedule.on_failed(run)
+            self._broadcast(lambda monitor: monitor.on_failed(run.path, outcome.details["reason"]))
             return
         files = {} if outcome.predictions is None else {PREDICTIONS: parquet(outcome.predictions)}
         record = self.results.save(run.path, self._describe(run), report_of(outcome), {**files, **outcome.files})
         outcome.files.clear()  # weights are large
         self.results.remove_checkpoints(run.path)
-        self._ended(run, record, found=False)
+        self._finish(run, record, found=False)
 
-    def _ended(self, run: Run, record: Record, *, found: bool) -> None:
-        self._out.discard(run.path)
+    def _finish(self, run: Run, record: Record, *, found: bool) -> None:
+        self._running.discard(run.path)
         self.records[run.path] = record
-        self.schedule.ended(run, record)
-        self._tell(lambda monitor: monitor.ended(run.path, record, found=found))
+        self.schedule.on_finished(run, record)
+        self._broadcast(lambda monitor: monitor.on_finished(run.path, record, found=found))
 
     def _describe(self, run: Run) -> dict:
         return run.describe(self.cohorts[run.cohort].parts)
 
-    def _tell(self, what: Callable[[Monitor], None]) -> None:
+    def _broadcast(self, event: Callable[[Monitor], None]) -> None:
         for monitor in self.monitors:
-            what(monitor)
+            event(monitor)
 
-    def _say(self, text: str) -> None:
-        self._tell(lambda monitor: monitor.say(text))
+    def _notify(self, text: str) -> None:
+        self._broadcast(lambda monitor: monitor.notify(text))
 
 
 def report_of(outcome: RunOutcome) -> Report:

@@ -18,7 +18,7 @@ from survq.exits import UsageError
 from survq.ray_session import resources as session_resources
 from survq.settings import StudySettings
 from survq.training.checkpoints import Checkpoints, checkpoints_at
-from survq.training.distributed import free_workers, spread_problem, train_over_workers
+from survq.training.distributed import release_workers, train_over_workers, worker_problem
 from survq.training.loop import RunOutcome, best_device, train_folds
 from survq.training.queue import RunQueue
 from survq.training.run import Run
@@ -148,7 +148,7 @@ def _trial(
     cohort, its_bags = cohorts[run.cohort], bags[run.cohort]
     if not resources.workers:
         outcome = _train_here(run, cohort, its_bags, resources.device, checkpoints)
-    elif problem := spread_problem(resources.workers, len(run.folds)):
+    elif problem := worker_problem(resources.workers, len(run.folds)):
         outcome = _failed(problem)
     else:
         # what goes wrong there is mostly a worker that died: left to Tune, which tries again
@@ -199,7 +199,7 @@ class _Searcher(_OfThisProcess, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         run = self._runs[trial_id]
         # Tune gives up without a word to the scheduler where a process dies while it is made ready for another run
-        if error and self._queue.is_out(run):
+        if error and self._queue.is_running(run):
             self._queue.end(run, _failed("its process died"))
 
     def save(self, checkpoint_path: str) -> None: ...
@@ -223,7 +223,7 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
             elif isinstance(message, PretrainingEpoch):
                 self._queue.pretraining(run, message)
             elif isinstance(message, Epoch) and self._queue.epoch(run, message):
-                free_workers(result)
+                release_workers(result)
                 return self.STOP
         except Exception as error:
             self.error = error
@@ -231,7 +231,7 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
         return self.CONTINUE
 
     def on_trial_error(self, controller, trial) -> None:
-        free_workers(trial.last_result)
+        release_workers(trial.last_result)
         if not trial.should_recover():  # else it is only queued again
             reason = Path(trial.error_file).read_text() if trial.error_file else "its process died"
             self._queue.end(trial.config["run"], _failed(reason))

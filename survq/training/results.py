@@ -56,7 +56,7 @@ class Results:
             yield
 
     def find(
-        self, path: str, config: dict, needed: Collection[str] = (), say: Callable[[str], None] = print
+        self, path: str, config: dict, needed: Collection[str] = (), notify: Callable[[str], None] = print
     ) -> Record | None:
         """The run at `path` with exactly this configuration, or None if it has to be done.
 
@@ -72,13 +72,13 @@ class Results:
             changed = _changes(record.config, json.loads(to_json(config)))
         except UNREADABLE as error:
             aside = _set_aside(folder, DAMAGED)
-            say(f"  {path} is damaged ({error}); kept as {aside.name}, it is done again")
+            notify(f"  {path} is damaged ({error}); kept as {aside.name}, it is done again")
             return None
         lacking = [name for name in needed if name not in record.report.files] if record.state == "finished" else []
         if changed or lacking:
             why = f"was made with other {'; '.join(changed)}" if changed else f"has no {preview(lacking)}"
             aside = _set_aside(folder, STALE)
-            say(f"  {path} {why}; kept as {aside.name}, it is done again")
+            notify(f"  {path} {why}; kept as {aside.name}, it is done again")
             return None
         return record
 

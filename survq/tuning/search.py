@@ -148,7 +148,7 @@ class Search:
         """Why the folds that it sees cannot be trained on. No setting that is searched changes it."""
         return Run(self.cohort.name, self._first, self.inner, self.name).problems(self.cohort.cases)
 
-    def stops(self, trial: Trial, epochs: Sequence[Epoch]) -> bool:
+    def should_stop(self, trial: Trial, epochs: Sequence[Epoch]) -> bool:
         """Whether a trial's loss is above the median that trials of earlier generations had reached by this epoch."""
         now = len(epochs)
         earlier = [t.epochs[:now] for t in self._before(trial.number) if t.state == "finished"]
@@ -161,7 +161,7 @@ class Search:
         return self.trials_wanted + (self.seeds if self.outer else 0)
 
     @property
-    def epochs_ahead(self) -> int:
+    def remaining_epochs(self) -> int:
         """At most how many epochs the runs have that were not handed out yet."""
         if self.exhausted:
             return 0
@@ -231,13 +231,13 @@ class Searches:
     def __init__(self, searches: Sequence[Search]):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.searches = list(searches)
-        self._out: dict[str, tuple[Search, Trial | int]] = {}  # by path: the trial, or the seed of a refit
+        self._running: dict[str, tuple[Search, Trial | int]] = {}  # by path: the trial, or the seed of a refit
 
     def next(self) -> Run | None:
         for search in self.searches:
             if (found := search.next()) is not None:
                 run, what = found
-                self._out[run.path] = search, what
+                self._running[run.path] = search, what
                 return run
         return None
 
@@ -245,29 +245,29 @@ class Searches:
     def exhausted(self) -> bool:
         return all(search.exhausted for search in self.searches)
 
-    def ended(self, run: Run, record: Record) -> None:
-        search, what = self._out[run.path]
+    def on_finished(self, run: Run, record: Record) -> None:
+        search, what = self._running[run.path]
         if isinstance(what, Trial):
             what.record = record
         else:
             search.refits[what] = record
 
-    def failed(self, run: Run) -> None:
+    def on_failed(self, run: Run) -> None:
         # what comes after would depend on a result that is not there
-        search, _ = self._out[run.path]
+        search, _ = self._running[run.path]
         search.abandoned = True
 
-    def stops(self, run: Run, epochs: Sequence[Epoch]) -> bool:
-        search, what = self._out[run.path]
-        return isinstance(what, Trial) and search.stops(what, epochs)
+    def should_stop(self, run: Run, epochs: Sequence[Epoch]) -> bool:
+        search, what = self._running[run.path]
+        return isinstance(what, Trial) and search.should_stop(what, epochs)
 
     @property
     def total(self) -> int:
         return sum(search.total for search in self.searches)
 
     @property
-    def epochs_ahead(self) -> int:
-        return sum(search.epochs_ahead for search in self.searches)
+    def remaining_epochs(self) -> int:
+        return sum(search.remaining_epochs for search in self.searches)
 
     @property
     def fold_counts(self) -> set[int]:
@@ -280,7 +280,7 @@ class Searches:
 
     def label(self, path: str) -> str:
         """A run for people: which search, and what it tries."""
-        search, what = self._out[path]
+        search, what = self._running[path]
         whose = f"{search.cohort.name} {search.name}"
         if not isinstance(what, Trial):
             return f"{whose} chosen" + (f", seed {what}" if search.seeds > 1 else "")

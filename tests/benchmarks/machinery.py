@@ -66,22 +66,22 @@ class Watch:
         self.begun = Snapshot(self.me)
         self.runs: list[str] = []
 
-    def started(self, path: str, epochs: int) -> None:
+    def on_started(self, path: str, epochs: int) -> None:
         self.runs.append(path)
 
-    def pretraining(self, path: str, epoch) -> None: ...
+    def on_pretraining_epoch(self, path: str, epoch) -> None: ...
 
-    def epoch(self, path: str, epoch) -> None:
+    def on_epoch(self, path: str, epoch) -> None:
         if epoch.epoch == 1:
             self.events[path, 1] = Snapshot(self.me)
 
-    def ended(self, path: str, record, *, found: bool) -> None:
+    def on_finished(self, path: str, record, *, found: bool) -> None:
         self.events[path, 0] = Snapshot(self.me)
 
-    def failed(self, path: str, reason: str) -> None:
+    def on_failed(self, path: str, reason: str) -> None:
         raise RuntimeError(reason)
 
-    def say(self, text: str) -> None: ...
+    def notify(self, text: str) -> None: ...
 
 
 class Snapshot:

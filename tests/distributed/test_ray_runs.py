@@ -29,7 +29,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def do(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
+def run_all(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
     queue = RunQueue(schedule, Results(folder), {cohort.name: cohort})
     execute(queue, {cohort.name: shared}, TrialResources.of(StudySettings(**settings)))
     return queue
@@ -37,7 +37,7 @@ def do(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
 
 def test_trials_under_tune_equal_runs_in_this_process(tmp_path, cohort, bags, shared, make_run):
     runs = [make_run(), make_run(histology_queries=8), make_run(seed=1)]
-    queue = do(Grid(runs), tmp_path, cohort, shared)
+    queue = run_all(Grid(runs), tmp_path, cohort, shared)
     assert set(queue.records) == {run.path for run in runs}
     for run in runs:
         here = train_folds(run, cohort, bags)
@@ -83,26 +83,26 @@ def test_a_run_that_tune_gives_up_has_failed(tmp_path, cohort, make_run):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_does_not_end_a_study_as_if_it_were_done(tmp_path, cohort, shared, make_run, number):
     class Interrupted(Grid):
-        def stops(self, run, epochs):
+        def should_stop(self, run, epochs):
             signal.raise_signal(number)
             return False
 
     with pytest.raises(KeyboardInterrupt):
-        do(Interrupted([make_run(), make_run(seed=1)]), tmp_path, cohort, shared)
+        run_all(Interrupted([make_run(), make_run(seed=1)]), tmp_path, cohort, shared)
 
 
 def test_results_that_cannot_be_written_end_the_study_as_what_they_are(tmp_path, cohort, shared, make_run):
     class InTheWay(Grid):
-        def stops(self, run, epochs):
+        def should_stop(self, run, epochs):
             (tmp_path / "runs").touch()
             return False
 
     with pytest.raises(OSError):
-        do(InTheWay([make_run()]), tmp_path, cohort, shared)
+        run_all(InTheWay([make_run()]), tmp_path, cohort, shared)
 
 
 def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
-    do(Grid([make_run()]), tmp_path, cohort, shared)
+    run_all(Grid([make_run()]), tmp_path, cohort, shared)
     queue = RunQueue(Grid([make_run(), make_run(seed=1)]), Results(tmp_path), {cohort.name: cohort})
     assert queue.has_work()
     assert list(queue.records) == [make_run().path]
@@ -111,7 +111,7 @@ def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
 
 def test_a_failing_run_is_named_and_the_others_end(tmp_path, cohort, shared, make_run):
     broken = make_run(width=18, block="residual")  # four heads do not divide 18
-    queue = do(Grid([broken, make_run()]), tmp_path, cohort, shared)
+    queue = run_all(Grid([broken, make_run()]), tmp_path, cohort, shared)
     assert "do not divide a width of 18" in queue.failures[broken.path]
     assert list(queue.records) == [make_run().path]
     assert not (tmp_path / "runs" / broken.path).exists()
@@ -123,7 +123,7 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_b
     class Kills(Grid):
         kills = 0
 
-        def stops(self, run, epochs):
+        def should_stop(self, run, epochs):
             if not self.kills:
                 children = psutil.Process().children(recursive=True)
                 for process in children:
@@ -134,7 +134,7 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_b
 
     run = make_run(epochs=3)
     schedule = Kills([run])
-    record = do(schedule, tmp_path, cohort, shared).records[run.path]
+    record = run_all(schedule, tmp_path, cohort, shared).records[run.path]
     assert schedule.kills
     assert [epoch.epoch for epoch in record.epochs] == [1, 2, 3]
     assert list(record.report.weights_sha256) == train_folds(run, cohort, bags).details["weights_sha256"]
@@ -145,12 +145,12 @@ def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, share
     open_to = set()
 
     class Looks(Grid):
-        def stops(self, run, epochs):
+        def should_stop(self, run, epochs):
             open_to.update(listening())
             return False
 
     run = make_run(folds=3)
-    record = do(Looks([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
+    record = run_all(Looks([run]), tmp_path, cohort, shared, workers_per_trial=2).records[run.path]
     here = train_folds(run, cohort, bags)
     assert list(record.report.weights_sha256) == here.details["weights_sha256"]
     assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
@@ -161,7 +161,7 @@ def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, share
 def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort, bags, shared, make_run):
     # without dropout: its masks cannot be the same when a batch is divided differently
     run = make_run(folds=2, epochs=3, **NO_DROPOUT)
-    record = do(Grid([run]), tmp_path, cohort, shared, workers_per_trial=4).records[run.path]
+    record = run_all(Grid([run]), tmp_path, cohort, shared, workers_per_trial=4).records[run.path]
     here = train_folds(run, cohort, bags)
     assert np.allclose(record.predictions["risk"], here.predictions["risk"], atol=1e-4)
     ours = [fold.c_index for fold in record.report.c_index.folds]
@@ -172,20 +172,20 @@ def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort
 
 def test_places_of_workers_are_given_back_when_a_trial_is_stopped(tmp_path, cohort, shared, make_run):
     class StopsEarly(Grid):
-        def stops(self, run, epochs):
+        def should_stop(self, run, epochs):
             return run.config.seed == 0 and len(epochs) >= 2
 
     runs = [make_run(folds=2, epochs=6, seed=seed) for seed in range(2)]
-    queue = do(StopsEarly(runs), tmp_path, cohort, shared, workers_per_trial=4)  # room for one trial at a time
+    queue = run_all(StopsEarly(runs), tmp_path, cohort, shared, workers_per_trial=4)  # room for one trial at a time
     assert [queue.records[run.path].state for run in runs] == ["stopped", "finished"]
 
 
 def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
     with pytest.raises(UsageError, match="there is room for 4"):
-        do(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
+        run_all(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
 
 
 def test_workers_that_do_not_spread_over_the_folds_are_said_once(tmp_path, cohort, shared, make_run):
-    queue = do(Grid([make_run(folds=3)]), tmp_path, cohort, shared, workers_per_trial=4)
+    queue = run_all(Grid([make_run(folds=3)]), tmp_path, cohort, shared, workers_per_trial=4)
     (reason,) = queue.failures.values()
     assert "does not spread over 3 folds" in reason

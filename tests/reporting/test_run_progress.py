@@ -15,7 +15,7 @@ from survq.training.report import Report
 class Schedule:
     """What progress asks of one."""
 
-    total, epochs_ahead = 3, 60
+    total, remaining_epochs = 3, 60
 
 
 class Clock:
@@ -46,11 +46,11 @@ def epoch(number: int) -> Epoch:
 
 def test_what_runs_is_shown_with_the_time_that_is_left(progress, clock, capsys):
     """In the pace of the epochs so far, over those of all runs, however many each has."""
-    progress.started("a", 10)
-    progress.started("b", 40)
+    progress.on_started("a", 10)
+    progress.on_started("b", 40)
     for path, number in [("a", 1), ("b", 1), ("b", 2), ("b", 3)]:
         clock.now += 20
-        progress.epoch(path, epoch(number))
+        progress.on_epoch(path, epoch(number))
     assert capsys.readouterr().out.splitlines()[-1] == (
         f"  ... 0 of 3 done, 1:40 elapsed, about {as_clock(20 * (60 + 9 + 37))} left  |  "
         "the short run: epoch 1 of 10, C 0.625; the long run: epoch 3 of 40, C 0.625"
@@ -58,19 +58,19 @@ def test_what_runs_is_shown_with_the_time_that_is_left(progress, clock, capsys):
 
 
 def test_epochs_of_a_checkpoint_do_not_count_for_the_pace(progress, clock, capsys):
-    progress.started("b", 40)
+    progress.on_started("b", 40)
     clock.now += 20
     for number in range(1, 31):  # it continues after epoch 30
-        progress.epoch("b", epoch(number))
+        progress.on_epoch("b", epoch(number))
     for number in (31, 32):
         clock.now += 60
-        progress.epoch("b", epoch(number))
+        progress.on_epoch("b", epoch(number))
     assert f"about {as_clock(60 * (60 + 8))} left" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_pretraining_is_shown_as_such_and_is_no_epoch(progress, capsys):
-    progress.started("a", 10)
-    progress.pretraining("a", PretrainingEpoch(7, {"contrast": (1.0,)}))
+    progress.on_started("a", 10)
+    progress.on_pretraining_epoch("a", PretrainingEpoch(7, {"contrast": (1.0,)}))
     line = capsys.readouterr().out.splitlines()[-1]
     assert "the short run: pretraining, epoch 7" in line and "left" not in line
     assert progress._epochs_done == 0
@@ -84,10 +84,12 @@ def test_a_line_per_run_that_ended(progress, capsys):
     fold = FoldConcordance(0, 0, 9, 3, 5, 0.7, None)
     measured = Measured(0.7, 0.05, 0.6, 0.8, (fold, fold))
     finished = Report("finished", (epoch(1),), c_index=measured, seconds=65.0)
-    progress.ended("a", record(finished), found=False)
-    progress.ended("a", record(Report("finished", (), c_index=Measured(math.nan, 0.0, 0.0, 0.0, (fold,)))), found=True)
-    progress.ended("b", record(report(state="stopped")), found=False)
-    progress.failed("b", "Traceback\n  File\nValueError: no memory\n")
+    progress.on_finished("a", record(finished), found=False)
+    progress.on_finished(
+        "a", record(Report("finished", (), c_index=Measured(math.nan, 0.0, 0.0, 0.0, (fold,)))), found=True
+    )
+    progress.on_finished("b", record(report(state="stopped")), found=False)
+    progress.on_failed("b", "Traceback\n  File\nValueError: no memory\n")
     first, second, third, *failed = capsys.readouterr().out.splitlines()
     assert " ".join(first.split()) == "1 of 3 done C 0.700 ± 0.050 1:05 the short run"
     assert " ".join(second.split()) == "2 of 3 done C undefined found the short run"

@@ -44,12 +44,12 @@ def shown(board: Board) -> EventAccumulator:
 
 
 def draw(board: Board, record: Record) -> None:
-    board.started(PATH, 2)
+    board.on_started(PATH, 2)
     for epoch in record.report.pretraining:
-        board.pretraining(PATH, epoch)
+        board.on_pretraining_epoch(PATH, epoch)
     for epoch in record.epochs:
-        board.epoch(PATH, epoch)
-    board.ended(PATH, record, found=False)
+        board.on_epoch(PATH, epoch)
+    board.on_finished(PATH, record, found=False)
 
 
 def test_hyperparameters_stand_beside_the_curve_of_the_c_index(board, save):
@@ -72,7 +72,7 @@ def test_hyperparameters_stand_beside_the_curve_of_the_c_index(board, save):
 @pytest.mark.parametrize("found", [False, True])
 def test_penalties_and_pretraining_have_curves_of_their_own(board, save, found):
     if found:
-        board.ended(PATH, save(), found=True)
+        board.on_finished(PATH, save(), found=True)
     else:
         draw(board, save())
     events = shown(board)
@@ -83,21 +83,21 @@ def test_penalties_and_pretraining_have_curves_of_their_own(board, save, found):
 
 def test_a_run_that_was_found_is_drawn_once(board, save):
     record = save()
-    board.ended(PATH, record, found=True)  # the curves were deleted, or never made
+    board.on_finished(PATH, record, found=True)  # the curves were deleted, or never made
     events = shown(board)
     assert [point.step for point in events.Scalars("validation loss/fold 1")] == [1, 2]
     assert len(events.Tags()["images"]) == 1
     files = sorted(file.name for file in (board.folder / PATH).iterdir())
-    board.ended(PATH, record, found=True)
+    board.on_finished(PATH, record, found=True)
     assert sorted(file.name for file in (board.folder / PATH).iterdir()) == files
 
 
 def test_a_run_that_was_killed_before_its_end_was_drawn_is_drawn_anew(board, save):
     record = save()
-    board.started(PATH, 2)
-    board.epoch(PATH, EPOCHS[0])
-    board.failed(PATH, "killed")  # closes its file, as the end of the process does
-    board.ended(PATH, record, found=True)
+    board.on_started(PATH, 2)
+    board.on_epoch(PATH, EPOCHS[0])
+    board.on_failed(PATH, "killed")  # closes its file, as the end of the process does
+    board.on_finished(PATH, record, found=True)
     events = shown(board)
     assert [point.step for point in events.Scalars("C-index/fold 0")] == [1, 2]
     assert len(events.Tags()["images"]) == 1

@@ -32,27 +32,27 @@ class Ear:
     def __init__(self):
         self.heard = []
 
-    def started(self, path, epochs):
+    def on_started(self, path, epochs):
         self.heard.append(("started", path))
 
-    def pretraining(self, path, epoch):
+    def on_pretraining_epoch(self, path, epoch):
         self.heard.append(("pretraining", path))
 
-    def epoch(self, path, epoch):
+    def on_epoch(self, path, epoch):
         self.heard.append(("epoch", path))
 
-    def ended(self, path, record, *, found):
+    def on_finished(self, path, record, *, found):
         self.heard.append(("found" if found else "ended", path))
 
-    def failed(self, path, reason):
+    def on_failed(self, path, reason):
         self.heard.append(("failed", path))
 
-    def say(self, text):
+    def notify(self, text):
         self.heard.append(("said", text))
 
 
 class StopAtTwo(Grid):
-    def stops(self, run, epochs):
+    def should_stop(self, run, epochs):
         return len(epochs) == 2
 
 
@@ -216,9 +216,9 @@ def test_a_grid_knows_how_many_epochs_are_ahead(small):
     short, long = runs(small[0], 2)
     long = replace(long, config=replace(long.config, epochs=50))
     grid = Grid([short, long])
-    assert grid.epochs_ahead == 53
+    assert grid.remaining_epochs == 53
     grid.next()
-    assert grid.epochs_ahead == 50
+    assert grid.remaining_epochs == 50
 
 
 def test_a_report_tells_the_last_epoch_and_calls_the_best_one_optimistic(finished):

@@ -95,7 +95,7 @@ def test_a_configuration_is_found_again_however_it_was_written(results):
     """Tuples come back as lists, and JSON knows no infinity: the same configuration still."""
     config = {**CONFIG, "hyperparameters": {"sizes": (1, 2), "limit": math.inf}}
     save(results, config=config)
-    assert results.find(PATH, config, say=pytest.fail) is not None
+    assert results.find(PATH, config, notify=pytest.fail) is not None
 
 
 CHANGES = {
@@ -114,16 +114,18 @@ CHANGES = {
 @pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES)
 def test_what_became_another_is_said_in_words(results, change, words):
     save(results)
-    said = []
-    assert results.find(PATH, CONFIG | change, say=said.append) is None
-    assert said == [f"  {PATH} was made with other {words}; kept as .stale-survq-seed0-01234567-1, it is done again"]
+    messages = []
+    assert results.find(PATH, CONFIG | change, notify=messages.append) is None
+    assert messages == [
+        f"  {PATH} was made with other {words}; kept as .stale-survq-seed0-01234567-1, it is done again"
+    ]
 
 
 def test_another_configuration_is_set_aside_and_never_lost(results):
     save(results, seed=1)
     other = CONFIG | {"data": {"cases": "new"}}
     for number in (1, 2):
-        assert results.find(PATH, other if number == 1 else CONFIG, say=lambda line: None) is None
+        assert results.find(PATH, other if number == 1 else CONFIG, notify=lambda line: None) is None
         assert visible(results.runs / PATH) == []
         kept = read_record(results.runs / "BLCA/outer-0-0" / f".stale-survq-seed0-01234567-{number}")
         pd.testing.assert_frame_equal(kept.predictions, predictions(number), check_exact=True)
@@ -133,13 +135,13 @@ def test_another_configuration_is_set_aside_and_never_lost(results):
 
 def test_a_record_without_what_is_needed_is_set_aside(results):
     save(results)
-    said = []
-    assert results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"], say=said.append) is None
-    assert "has no 'fold-0-0.safetensors'; kept as .stale-" in said[0]
+    messages = []
+    assert results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"], notify=messages.append) is None
+    assert "has no 'fold-0-0.safetensors'; kept as .stale-" in messages[0]
     save(results, **{"fold-0-0.safetensors": b"weights"})
-    found = results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"], say=pytest.fail)
+    found = results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"], notify=pytest.fail)
     assert found.read("fold-0-0.safetensors") == b"weights"
-    assert results.find(PATH, CONFIG, say=pytest.fail) is not None  # more than is needed does no harm
+    assert results.find(PATH, CONFIG, notify=pytest.fail) is not None  # more than is needed does no harm
     with pytest.raises(DataError, match=r"has no other; it has 'config.json', .* Fix: train the run again"):
         found.read("other")
 
@@ -147,12 +149,14 @@ def test_a_record_without_what_is_needed_is_set_aside(results):
 def test_a_file_that_is_read_later_is_checked_then(results):
     record = save(results, weights=b"weights of a fold")
     flip(record.folder / "weights", 3)
-    found = results.find(PATH, CONFIG, say=pytest.fail)
+    found = results.find(PATH, CONFIG, notify=pytest.fail)
     with pytest.raises(DataError, match=r"weights does not match its checksum. Fix: restore it, or train"):
         found.read("weights")
     os.truncate(record.folder / "weights", 3)
-    said = []
-    assert results.find(PATH, CONFIG, say=said.append) is None and "weights is not as long as it was" in said[0]
+    messages = []
+    assert (
+        results.find(PATH, CONFIG, notify=messages.append) is None and "weights is not as long as it was" in messages[0]
+    )
 
 
 DAMAGES = {
@@ -189,14 +193,14 @@ def test_a_damaged_record_is_set_aside_and_said(results, damage):
     save(results)
     results.save("BLCA/another", CONFIG, report())
     damage(results.runs / PATH)
-    said = []
-    assert results.find(PATH, CONFIG, say=said.append) is None
-    (line,) = said
+    messages = []
+    assert results.find(PATH, CONFIG, notify=messages.append) is None
+    (line,) = messages
     assert f"{PATH} is damaged" in line and ".damaged-survq-seed0-01234567-1" in line
     assert hidden(results.folder) == [".damaged-survq-seed0-01234567-1"]
     assert [record.folder.name for record in results.records()] == ["another"]
     save(results)
-    assert results.find(PATH, CONFIG, say=said.append) is not None
+    assert results.find(PATH, CONFIG, notify=messages.append) is not None
 
 
 def test_no_flipped_bit_goes_unseen(results):
@@ -209,7 +213,7 @@ def test_no_flipped_bit_goes_unseen(results):
             flip(folder / name, random.randrange(len(content)), random.randrange(8))
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(module, "_set_aside", lambda folder, prefix: folder)
-                unseen += results.find(PATH, CONFIG, say=lambda line: None) is not None
+                unseen += results.find(PATH, CONFIG, notify=lambda line: None) is not None
             (folder / name).write_bytes(content)
     assert unseen == 0
     assert results.find(PATH, CONFIG) is not None
@@ -287,7 +291,7 @@ def test_whichever_operation_fails_no_half_record_has_a_final_name(results, code
                 assert error.errno == code
                 saved = None
         assert hidden(results.folder) == []
-        found = results.find(path, CONFIG, say=pytest.fail)  # whole, or not there
+        found = results.find(path, CONFIG, notify=pytest.fail)  # whole, or not there
         assert saved is None or found is not None
         if not failed:
             break

@@ -72,7 +72,7 @@ class Said:
     def __init__(self):
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.lines.append(text)
 
     def __getattr__(self, name):
