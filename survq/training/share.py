@@ -21,9 +21,15 @@ class Share:
     gather: Callable[[Any], list[Any]] = lambda mine: [mine]  # from all processes of the run, to all of them
 
     def by_fold(self, mine: list[Any]) -> list[Any]:
-        """A value for each fold of this process, to the values of all folds of the run in its order."""
-        pairs = self.gather(list(zip(self.folds, mine, strict=True)))
-        known = {position: value for pairs_of_one in pairs for position, value in pairs_of_one}
+        """A value for each fold of this process, to the values of all folds of the run in its order.
+
+        Raises RuntimeError if processes that share a fold differ in its value.
+        """
+        known: dict[int, Any] = {}
+        for pairs in self.gather(list(zip(self.folds, mine, strict=True))):
+            for position, value in pairs:
+                if known.setdefault(position, value) != value:
+                    raise RuntimeError(f"the processes that share fold {position} differ: {known[position]}, {value}")
         return [known[position] for position in sorted(known)]
 
 

@@ -1,6 +1,7 @@
 """Runs under Tune, and spread over Ray Train workers, end as runs in one process do."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from survq.data.shared_bags import share_bags
 from survq.exits import UsageError
 from survq.settings import StudySettings
+from survq.training.comparison import common_folds
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
 from survq.training.ray_runs import TrialResources, _Searcher, _trial, execute
@@ -189,3 +191,13 @@ def test_workers_that_do_not_spread_over_the_folds_are_said_once(tmp_path, cohor
     queue = run_all(Grid([make_run(folds=3)]), tmp_path, cohort, shared, workers_per_trial=4)
     (reason,) = queue.failures.values()
     assert "does not spread over 3 folds" in reason
+
+
+def test_a_memory_between_steps_agrees_in_all_workers_of_a_fold(tmp_path, cohort, shared, make_run):
+    """Each worker sees its own part of a batch. A run ends only if the buffers of all workers of a fold are equal."""
+    run = make_run(folds=2)
+    folds = common_folds(cohort, run.folds, ["ccl"]).folds
+    run = replace(run, config=replace(run.config, model="ccl", hyperparameters={"width": 16}), folds=folds)
+    record = run_all(Grid([run]), tmp_path, cohort, shared, workers_per_trial=4).records[run.path]
+    assert record.state == "finished" and record.report.parts == 2
+    assert len(set(record.report.weights_sha256)) == 2
