@@ -3,7 +3,7 @@
     minimise  <T, C> + reg KL(T | a b^T) + m KL(T 1 | a) + m KL(T^T 1 | b)
 
 over plans T (source, target), with C the cost per unit of mass, a and b the masses of the sources and targets. Its
-solution is T = diag(a u) K diag(b v) with K = exp(-C / reg), u = (K (b v))^-f, v = (K^T (a u))^-f and f = m / (m + reg).
+solution is T = diag(a u) K diag(b v), K = exp(-C / reg), u = (K (b v))^-f, v = (K^T (a u))^-f and f = m / (m + reg).
 """
 
 from __future__ import annotations

@@ -101,8 +101,8 @@ class SurvivalModel(nn.Module):
     """Epochs of `pretraining_loss` before training. They do not count as training epochs."""
 
     condense: Callable[[Tensor], Tensor] | None = None
-    """Optional map of a case's patches (patch, feature) to a smaller tensor (row, any width), without gradient. Its output
-    replaces the patches in the model's batches. It is called once per case and fold, after `prepare`."""
+    """Optional map of a case's patches (patch, feature) to a smaller tensor (row, any width), without gradient. The
+    output replaces the patches in the model's batches. It is called once per case and fold, after `prepare`."""
 
     @classmethod
     def not_applicable(cls, spec: InputSpec) -> str | None:

@@ -312,7 +312,7 @@ class Club(nn.Module):
     def forward(
         self, x: Float[Tensor, "bag feature"], y: Float[Tensor, "bag width"], weight: Float[Tensor, " bag"]
     ) -> Float[Tensor, ""]:
-        """The bound plus the regression loss. Gradients of both reach x, y and the regression, as in the authors' code."""
+        """The bound plus the regression loss; both have gradients to x, y and the regression (authors' code)."""
         f, weight = self.regress(x), weight[:, None]
         bound = (weight * f * y).sum() - ((weight * f).sum(dim=0) * (weight * y).sum(dim=0)).sum()
         # with half of it, the log likelihood, the bound would cancel, and the pairing of x and y would not matter
