@@ -1,11 +1,11 @@
-"""Table 5: what does a forward pass cost?
+"""Table 5: time and memory of a forward pass.
 
     python studies/inference_cost.py                                 # the paper's sizes; 1 min on 2 CPUs
     python studies/inference_cost.py --data DATA --cohorts BRCA      # the sizes of one cohort
     ray submit cluster/cluster.yaml studies/inference_cost.py        # on the GPU of the head node
 
-The paper reports 106 ms and 1.21 GB for SurvQ, 172 ms and 1.42 GB for PIBD (BRCA, one A100). It does not say of how
-many patches, nor whether reading them is part of it; here the features of a case lie ready in memory.
+The paper reports 106 ms and 1.21 GB for SurvQ, 172 ms and 1.42 GB for PIBD (BRCA, one A100). It states neither
+the number of patches nor whether reading them is included. Here the features of a case are already in memory.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from survq.models import MODELS
 from survq.training.loop import best_device
 
 PAPER = {"survq": (106, 1.21), "pibd": (172, 1.42)}  # ms and GB, on BRCA
-# of the public gene sets, measured genes alone; 331 pathways of 1 to 58 genes, 9,745 in all, and 50 hallmarks, 7,110 in
-# all, have as many as those of the paper, and so the same number of parameters
+# measured genes of the public gene sets. The totals equal the paper's (331 pathways of 1 to 58 genes, 9,745 in all; 50
+# hallmarks, 7,110 in all), hence also the numbers of parameters
 SET_SIZES = {
     "pathways": [1 + (58 * number + 9) // 331 for number in range(331)],
     "six_groups": [53, 173, 216, 252, 387, 200],
@@ -41,18 +41,18 @@ HEADER = ["model", "parameters", "ms", "quartiles", "x survq", "memory, GB", "pa
 
 @dataclass(frozen=True)
 class InferenceCost:
-    """Table 5: milliseconds and memory of a forward pass of every model, one case at a time."""
+    """Table 5: milliseconds and memory of a forward pass of every model, for a batch of one case."""
 
     data: str | None = None
-    """A data folder, for the sizes of its cohorts: feature width and pathways. Left out: the paper's sizes."""
+    """Data folder from which to take feature width and pathways, per cohort. If omitted: the paper's sizes."""
     cohorts: tuple[str, ...] = ()
-    """Names of cohorts in the data folder. Left out: all of them."""
+    """Cohorts in the data folder. If omitted: all cohorts."""
     results: Path = Path("results")
-    """Where the table goes, into a folder inference_cost."""
+    """Folder for results; the tables are written to its subfolder inference_cost."""
     patches: int = 4096
-    """Patches of the case."""
+    """Number of patches of the case."""
     repeats: int = 30
-    """How often each model is timed."""
+    """Timed repeats per model."""
 
 
 def main(settings: InferenceCost) -> None:
@@ -71,7 +71,7 @@ def sizes_of_cohorts(data: str, names: tuple[str, ...]) -> dict[str, InputSpec]:
 
 
 def compare(name: str, spec: InputSpec, settings: InferenceCost) -> None:
-    """Measure, print and save the table of one set of sizes."""
+    """Measure all models for one set of sizes, then print and save the table."""
     device = best_device()
     case = partial(random_case, spec, settings.patches, device)
     make = {model: partial(kind, spec) for model, kind in MODELS.items() if kind.not_applicable(spec) is None}
@@ -92,10 +92,10 @@ def compare(name: str, spec: InputSpec, settings: InferenceCost) -> None:
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     caption = (
         f"Forward pass of one case: {settings.patches} patches x {spec.patch_features} features, {len(spec.pathways)} "
-        f"pathways, on {hardware(device)}; median and quartiles of {settings.repeats} repeats. Memory: weights, case "
-        f"and pass together, at their peak. The paper measured on an A100."
+        f"pathways, on {hardware(device)}; median and quartiles of {settings.repeats} repeats. Memory: peak of "
+        f"weights, case and activations together. Paper: on an A100."
     )
-    print(f"Table 5: cost of a forward pass, sizes: {name}\n\n{table}\n\n{caption}\n", flush=True)
+    print(f"Table 5: cost of a forward pass (sizes: {name})\n\n{table}\n\n{caption}\n", flush=True)
 
     folder = settings.results.expanduser() / "inference_cost" / "tables"
     folder.mkdir(parents=True, exist_ok=True)

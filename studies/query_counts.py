@@ -1,4 +1,4 @@
-"""Table 3: how many queries does SurvQ need?
+"""Table 3: C-index of SurvQ by its numbers of queries.
 
     python studies/query_counts.py                                                # a simulated cohort, 2 min on 2 CPUs
     python studies/query_counts.py --data DATA --cohorts BLCA COADREAD            # real data, one machine
@@ -24,7 +24,7 @@ from survq.training.run import Run
 QUERY_COUNTS = [(400, 128), (300, 128), (200, 128), (300, 256), (300, 64)]  # histology, genomic
 COUNTS = ("histology_queries", "genomic_queries")
 PAPER = (300, 128)
-PROTOCOL = "paper: settings fixed beforehand, last epoch reported, interval edges from the whole cohort"
+PROTOCOL = "paper (fixed settings, last epoch reported, interval edges from the whole cohort)"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class QueryCounts(StudySettings):
     """Table 3: the C-index of SurvQ by its numbers of histology and genomic queries.
 
     Without flags: a small simulated cohort. Protocol: the paper's (fixed settings, last epoch reported, interval edges
-    from the whole cohort). Nothing is chosen, so nothing that chose a setting reports it.
+    from the whole cohort). No setting is selected by its result.
     """
 
 
@@ -42,7 +42,7 @@ def main(settings: QueryCounts) -> None:
         for name, cohort in study.cohorts.items():
             folds = study.folds(cohort).folds
             if "histology" not in cohort.modalities:
-                print(f"  {name} has no slides: genomic queries alone, rows that differ in histology queries are one")
+                print(f"  {name} has no slides: only genomic queries are used; rows with equal counts are merged")
             for histology, genomic in QUERY_COUNTS:
                 counts = {
                     "histology_queries": histology if "histology" in cohort.modalities else 0,
@@ -64,7 +64,7 @@ def main(settings: QueryCounts) -> None:
         if len(gains):
             title = "C-index minus that of {} histology and {} genomic queries".format(*PAPER)
             lines = gains.to_string(index=False, float_format="{:+.3f}".format)
-            print(f"{title}, with its 95 % interval over the same patients\n\n{lines}\n")
+            print(f"{title}, with 95 % interval by paired bootstrap of patients\n\n{lines}\n")
         study.show_oracle()
         study.save("table_3", table)
         study.save("query_counts", query_count_figure(table, oracle(study.cohorts)))
@@ -77,7 +77,7 @@ def main(settings: QueryCounts) -> None:
 
 
 def counts_of(record: Record) -> tuple[int, int]:
-    """Histology and genomic queries; the paper's number for a modality that the cohort lacks, as it has no say."""
+    """Histology and genomic queries; the paper's number for a modality that the cohort lacks."""
     histology, genomic = (record.hyperparameters[name] for name in COUNTS)
     return histology or PAPER[0], genomic or PAPER[1]
 

@@ -1,11 +1,11 @@
-"""How well does SurvQ do when its settings are searched honestly? Query counts, depth, learning rate, weight decay.
+"""Nested search of SurvQ's query counts, depth, learning rate and weight decay.
 
     python studies/search.py                                                   # a simulated cohort, 3 min on 2 CPUs
     python studies/search.py --data DATA --cohorts BLCA --trials 32            # real data, one machine
     ray submit cluster/cluster.yaml studies/search.py -- --data s3://BUCKET/DATA --trials 64
 
-The paper searched nothing in the open: 0.724 is the mean C-index of one setting. Here each outer fold reports on a
-setting, and an epoch, that only its training cases chose.
+The paper documents no search: 0.724 is the mean C-index of one setting. Here each outer fold evaluates a setting and
+an epoch that were selected on its training cases only.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ from survq.tuning.search import (
 )
 
 PROTOCOLS = {
-    "nested": "nested: inner folds of each outer training part choose settings and epoch, the outer fold reports once",
-    "paper": "paper: all trials on the folds that report them, as the field does; the best of them is OPTIMISTIC",
+    "nested": "nested (inner folds of the training cases select settings and epoch; each outer fold is evaluated once)",
+    "paper": "paper (all trials are evaluated on the folds that select among them; the best C-index is OPTIMISTIC)",
 }
 
 
@@ -45,23 +45,23 @@ PROTOCOLS = {
 class SearchSettings(StudySettings):
     """Search of SurvQ's settings by Ray Tune and Optuna, nested.
 
-    For each outer fold a search of its own sees inner folds of the training cases only, chooses the setting with the
-    fewest queries within one standard error of the best, and the epoch; it is then trained on all training cases and
-    reports on the outer fold once. Trials above the median loss are stopped early.
+    Each outer fold has its own search on inner folds of its training cases. The search selects the setting with the
+    fewest queries within one standard error of the best, and the epoch. That setting is trained on all training cases
+    and evaluated on the outer fold once. Trials above the median loss are stopped early.
     """
 
     trials: int | None = None
-    """Settings tried in each search. Left out: 32, or 8 for simulated data."""
+    """Trials per search. If omitted: 32, or 8 for simulated data."""
     inner_folds: int = 3
-    """Folds made of each outer training part, which the search sees."""
+    """Inner folds per outer training set."""
     protocol: Literal["nested", "paper"] = "nested"
-    """paper: search on the folds that report. It shows what choosing alone is worth; its best is no result."""
+    """paper: search on the reported folds. It shows the optimism of selection; its best C-index is not a result."""
 
     at_least: ClassVar = StudySettings.at_least | dict(trials=1, inner_folds=2)
 
 
 def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
-    """What is searched, from the paper's setting onwards. A small cohort gets a small model and fewer queries."""
+    """The search space, beginning with the paper's setting. A small cohort gets a small model and fewer queries."""
     ranges = MODELS["survq"].space
     most = demo.SEARCH_QUERIES if small else 400
     paper = {"histology_queries": min(300, most), "genomic_queries": min(128, most)}
@@ -123,21 +123,21 @@ def main(settings: SearchSettings) -> None:
         if settings.protocol == "nested":
             report(study, searches, settings.seeds)
         elif tried["best"].any():
-            print(f"\nThe best of {trials} trials on the folds that chose it: OPTIMISTIC, not a result\n")
+            print(f"\nThe best of {trials} trials on the folds that selected it: OPTIMISTIC, not a result\n")
             print(tried[tried["best"]].drop(columns=["best", "chosen"]).to_string(index=False))
         print(f"  dashboard optuna-dashboard sqlite:///{dashboard}")
 
 
 def report(study: Study, searches: Sequence[Search], seeds: int) -> None:
-    """What was chosen, how it did on the folds that had no say, and how optimistic the search was."""
+    """Print and save the selected settings, their C-index on outer folds, and the optimism of the search."""
     table, outer = nested_table(searches, seeds), outer_table(searches)
     if len(outer):
-        print(f"\nWhat each outer fold's search chose, and how it did\n\n{outer.to_string(index=False)}\n")
+        print(f"\nSelected setting and C-index per outer fold\n\n{outer.to_string(index=False)}\n")
         study.save("outer_folds", outer)
-    print(f"\nNested search: C-index on outer folds, which had no say in any choice\n\n{table}\n")
+    print(f"\nNested search: C-index on outer folds, not used for any selection\n\n{table}\n")
     if len(outer):
         optimistic = outer["search_c_index_optimistic"].mean()
-        print(f"  the search itself scored its choices {optimistic:.3f} on the inner folds: optimistic, not a result")
+        print(f"  C-index of the selected settings on the inner folds: {optimistic:.3f} (optimistic, not a result)")
     study.show_oracle()
     study.save("nested_search", table)
     for name in study.cohorts:

@@ -1,4 +1,4 @@
-"""Study: one question we answer. It opens the data and the results, has its runs done, and saves what it found."""
+"""A study answers one question: it opens data and results, executes runs, and saves tables and figures."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from survq.training.run import Run
 if TYPE_CHECKING:
     from survq.training.machines import Machines
 
-RESUME_HINT = "stopped. Start the same command again to continue: what is finished is not done again."
+RESUME_HINT = "stopped. Run the same command again to resume; finished runs are not repeated."
 
 
 @contextmanager
 def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[Study]:
-    """A study and its folder `results/<name>/`, which no other process may use meanwhile.
+    """A study and its folder `results/<name>/`, locked against other processes.
 
-    `protocol` says in a line what is fixed, what is chosen, and by what: readers see it above every result.
+    `protocol` states in one line which settings are fixed, which are selected, and on which data. It is printed first.
 
     User errors end the program with a message and an exit code, without a traceback.
     """
@@ -57,20 +57,18 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
         yield study
         study.farewell()
         if study.missing:
-            exit_with(
-                f"{len(study.missing)} result(s) are missing; start the same command again to retry what failed.", 1
-            )
+            exit_with(f"{len(study.missing)} result(s) are missing; run the same command again to retry them.", 1)
 
 
 @dataclass
 class Study:
-    """What an open study offers its file in `studies/`."""
+    """An open study, as the scripts in `studies/` use it."""
 
     name: str
     settings: StudySettings
     results: Results
     cohorts: dict[str, Cohort]
-    missing: dict[str, str] = field(default_factory=dict)  # runs, or searches, that have no result, and why
+    missing: dict[str, str] = field(default_factory=dict)  # runs or searches without a result, and why
     _comparisons: dict[str, Comparison] = field(default_factory=dict)  # by cohort
     _start: float = field(default_factory=time.monotonic)
 
@@ -80,7 +78,7 @@ class Study:
 
     @property
     def pace(self) -> dict[str, Any]:
-        """The training settings that the data and the flags ask for: those of the demo, or the paper's."""
+        """Training settings by the data (the demo's or the paper's), overridden by flags."""
         pace = demo.TRAINING if self.simulated else {"epochs": TrainConfig.epochs}
         return pace | ({"epochs": self.settings.epochs} if self.settings.epochs else {})
 
@@ -90,21 +88,21 @@ class Study:
         return {name: value for name, value in demo.HYPERPARAMETERS.items() if self.simulated and name in known}
 
     def introduce(self, protocol: str) -> None:
-        """The first lines: which data, which protocol, where results go. Settings are kept beside the results."""
+        """Print the first lines (data, protocol, results folder) and write the settings to study.json."""
         asked = {**asdict(self.settings), "results": str(self.settings.results)}
         replace_file(self.results.folder / "study.json", json.dumps(asked, indent=2, default=str).encode() + b"\n")
-        data = f"data: {self.settings.data}" if self.settings.data else "SIMULATED data: a demo, no scientific result"
+        data = f"data: {self.settings.data}" if self.settings.data else "SIMULATED data (demo; not a scientific result)"
         print(f"survq {survq.__version__} | {self.name} | {data}")
         for cohort in self.cohorts.values():
             print(f"  {cohort.summary()}")
-        print(f"  protocol {protocol}")
-        print(f"  results in {self.results.folder}; start the same command again to continue\n", flush=True)
+        print(f"  protocol: {protocol}")
+        print(f"  results: {self.results.folder} (run the same command again to resume)\n", flush=True)
 
     def folds(self, cohort: Cohort, models: Sequence[str] = (TrainConfig.model,)) -> Comparison:
-        """The folds on which these models are compared: those that came with the data, or those asked for.
+        """The folds on which these models are compared: of the data folder, or new ones on request.
 
-        All models have the same folds, of the cases that all of them can read; `train` passes over a model that cannot
-        be applied to the cohort, and tables say so.
+        All models share the same folds, made of the cases that all of them can read. A model that cannot be applied to
+        the cohort is skipped by `train` and marked in tables.
         """
         comparison = compare(cohort, models, self.settings)
         for message in comparison.messages():
@@ -113,9 +111,9 @@ class Study:
         return comparison
 
     def train(self, runs: Sequence[Run]) -> Trained:
-        """Do the runs that are not done yet, but for those of a model that cannot be applied to the cohort.
+        """Execute the runs without a result, except those of a model that cannot be applied to the cohort.
 
-        Raises DataError where the time intervals of a run cannot be cut.
+        Raises DataError if the time intervals of a run cannot be defined.
         """
         by_path = {run.path: replace(run, keep_weights=self.settings.keep_weights) for run in runs}
         problems = {path: "not applicable" for path, run in by_path.items() if self._is_not_applicable(run)}
@@ -132,7 +130,7 @@ class Study:
         return Trained(list(by_path.values()), records, problems | failed, self.cohorts)
 
     def run(self, schedule: Schedule, label: Callable[[str], str] = str) -> dict[str, Record]:
-        """Do what a schedule asks for. Returns the records of what ended, by path; `label` is what people see of it."""
+        """Execute a schedule. Returns the records of ended runs by path; `label` maps a path to its printed name."""
         monitors: list[Monitor] = [Progress(schedule, label), Board(self.results.views / "tensorboard")]
         queue = RunQueue(schedule, self.results, self.cohorts, monitors)
         if queue.has_work():
@@ -144,7 +142,7 @@ class Study:
         return queue.records
 
     def save(self, name: str, content: Table | pd.DataFrame | Figure) -> None:
-        """Write a table or a figure into the study's folder, and print where it is."""
+        """Write a table or a figure into the study's folder, and print its path."""
         folder = self.results.folder / ("figures" if isinstance(content, Figure) else "tables")
         folder.mkdir(exist_ok=True)
         written = [folder / f"{name}.csv"]
@@ -159,26 +157,24 @@ class Study:
             print(f"  written   {path}")
 
     def show_oracle(self) -> None:
-        """On simulated cohorts, the ceiling that the planted truth sets."""
+        """Print the C-index of the true risk of simulated cohorts: the upper bound for models."""
         for name, c_index in demo.oracle(self.cohorts).items():
-            where = (
-                ""
-                if has_given_folds(self.cohorts[name], self.settings)
-                else " on the folds that came with it, which are others"
+            other = (
+                "" if has_given_folds(self.cohorts[name], self.settings) else " (on its published folds, not on these)"
             )
-            print(f"  {name} is simulated: the truth itself reaches {c_index:.3f}{where}")
+            print(f"  {name} is simulated: C-index of the true risk {c_index:.3f}{other}")
 
     def farewell(self) -> None:
-        """The last lines: where to look, and what is missing."""
+        """Print the last lines: paths, duration and missing results."""
         print(f"\n  curves    tensorboard --logdir {self.results.views / 'tensorboard'}")
         print(f"  runs      {self.results.folder / 'index.csv'}")
         print(f"  took      {clock(time.monotonic() - self._start)}", flush=True)
         for what, why in self.missing.items():
-            print(f"\n{what} {why}", file=sys.stderr)
+            print(f"\n{what}: {why}", file=sys.stderr)
 
     @cached_property
     def _machines(self) -> Machines:
-        # Ray takes seconds to import; a study that is finished does without
+        # Ray is slow to import, and a finished study does not need it
         from survq.training.machines import Machines
 
         return Machines(self.settings, self.cohorts)

@@ -1,4 +1,4 @@
-"""What a study says of runs that are on disk already: so no Ray is started."""
+"""Studies whose runs are already on disk, so that no Ray is started."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def make_study(tiny_folder, cohort, tmp_path):
 
 
 def write(study: Study, run: Run, state: str = "finished", **details) -> None:
-    """What a run of this state leaves on disk."""
+    """Write the files of a run in this state."""
     cohort = study.cohorts[run.cohort]
     report, files = Report(state, (Epoch(1, (1.0,), (1.0,), (0.6, 0.7)),), **details), {}
     if state == "finished":
@@ -72,7 +72,7 @@ def runs_of(study: Study, rates=(1e-3, 2e-3), seeds=1) -> list[Run]:
     ]
 
 
-def test_a_seed_that_diverged_takes_the_number_of_its_cell_and_is_named(make_study, capsys):
+def test_a_cell_with_a_diverged_seed_has_no_number_and_names_the_problem(make_study, capsys):
     study = make_study()
     runs = runs_of(study, seeds=3)
     for run in runs:
@@ -85,10 +85,10 @@ def test_a_seed_that_diverged_takes_the_number_of_its_cell_and_is_named(make_stu
     assert 0 < second["mean"] < 1 and second["seeds"] == 3
     assert "1 of 3 seeds: diverged" in str(table)
     study.farewell()
-    assert f"{runs[1].path} diverged: the loss became nan" in capsys.readouterr().err
+    assert f"{runs[1].path}: diverged: the loss became nan" in capsys.readouterr().err
 
 
-def test_where_no_run_has_a_number_the_table_says_why(make_study):
+def test_a_table_without_any_number_states_the_reasons(make_study):
     study = make_study()
     runs = runs_of(study)
     write(study, runs[0], "diverged")
@@ -105,7 +105,7 @@ def test_where_no_run_has_a_number_the_table_says_why(make_study):
     assert study.missing == {runs[0].path: "diverged: the loss became nan", runs[1].path: "failed: no memory"}
 
 
-def test_a_study_with_results_missing_ends_with_1_and_settings_are_kept_from_the_start(tiny_folder, tmp_path, capsys):
+def test_a_study_with_missing_results_exits_with_1_and_stores_its_settings_at_the_start(tiny_folder, tmp_path, capsys):
     settings = StudySettings(data=str(tiny_folder), results=tmp_path, folds=3)
     with pytest.raises(SystemExit) as ended, open_study("test", settings, "protocol") as study:
         assert json.loads((tmp_path / "test/study.json").read_text())["folds"] == 3
@@ -116,7 +116,7 @@ def test_a_study_with_results_missing_ends_with_1_and_settings_are_kept_from_the
 
 @pytest.fixture
 def searched(make_study):
-    """search(refits) -> a study and its three searches of one trial; `refits` says how that of each fold ended."""
+    """search(refits) -> a study and its three searches of one trial; `refits` are the final states of their refits."""
 
     def search(*refits: str, seeds: int = 1):
         study = make_study(seeds=seeds)
@@ -133,7 +133,7 @@ def searched(make_study):
     return search
 
 
-def test_an_outer_fold_that_diverged_is_not_left_out_of_the_mean(searched):
+def test_an_outer_fold_that_diverged_is_not_excluded_from_the_mean(searched):
     _, schedule = searched("finished", "diverged", "finished", seeds=2)
     assert outer_predictions(schedule.searches, seed=0) is None
     assert len(outer_predictions(schedule.searches, seed=1)) == 60
@@ -145,21 +145,21 @@ def test_an_outer_fold_that_diverged_is_not_left_out_of_the_mean(searched):
     assert list(schedule.missing) == ["TINY outer-0-1"] and "seed 0 diverged: the loss became nan" in reason
 
 
-def test_all_outer_folds_diverged(searched):
+def test_a_nested_table_is_made_if_all_outer_folds_diverged(searched):
     _, schedule = searched("diverged", "diverged", "diverged")
     (cell,) = nested_table(schedule.searches, seeds=1).cells.to_dict("records")
     assert cell["problem"] == "0 of 3 outer folds"
     assert len(schedule.missing) == 3
 
 
-def test_a_nested_table_says_which_epoch_it_reports(searched):
+def test_a_nested_table_states_its_epoch(searched):
     _, schedule = searched("finished", "finished", "finished")
     table = nested_table(schedule.searches, seeds=1)
     assert table.cells["mean"].notna().all() and not schedule.missing
     assert "after the epoch that inner folds chose" in table.caption and "last epoch" not in table.caption
 
 
-def test_a_search_that_chooses_nothing_is_named(make_study):
+def test_a_search_without_a_selection_is_reported(make_study):
     study = make_study()
     (cohort,) = study.cohorts.values()
     schedule = Searches(nested_searches(cohort, study.folds(cohort).folds[:1], SPACE, trials=1, inner_folds=2))
@@ -171,15 +171,15 @@ def test_a_search_that_chooses_nothing_is_named(make_study):
     assert nested_table(schedule.searches, seeds=1).cells["problem"].tolist() == ["0 of 1 outer folds"]
 
 
-def test_runs_of_different_machines_in_one_table_are_said(make_study):
+def test_different_environments_of_a_table_are_noted(make_study):
     study = make_study()
     runs = runs_of(study, rates=(1e-3, 2e-3, 3e-3))
     for run, device in zip(runs, ("cpu", "cuda", "cuda"), strict=True):
         write(study, run, device=device, versions={"torch": "2.9"})
     trained = study.train(runs)
-    said = study_table(trained, ["learning_rate"]).caption
-    assert said.endswith("Its runs were not all made alike: device cpu (1 runs), cuda (2 runs).")
-    assert "alike" not in study_table(study.train(runs[1:]), ["learning_rate"]).caption
+    caption = study_table(trained, ["learning_rate"]).caption
+    assert caption.endswith("The runs used different environments: device cpu (1 runs), cuda (2 runs).")
+    assert "environments" not in study_table(study.train(runs[1:]), ["learning_rate"]).caption
 
 
 def test_differences_are_paired_by_cohort_and_seed(make_study):
@@ -194,14 +194,14 @@ def test_differences_are_paired_by_cohort_and_seed(make_study):
     assert (line["difference"], line["low"], line["high"]) == (0, 0, 0), "both have the risks of seed 0"
 
 
-def test_the_oracle_of_other_folds_is_called_that(make_study, capsys):
+def test_the_oracle_of_other_folds_is_marked(make_study, capsys):
     make_study(folds=None).show_oracle()
     assert capsys.readouterr().out.strip().split()[-1].startswith("0.")
     make_study(folds=3).show_oracle()
-    assert "on the folds that came with it, which are others" in capsys.readouterr().out
+    assert "on its published folds, not on these" in capsys.readouterr().out
 
 
-def test_folds_are_made_repeatedly_on_request(make_study, cohort):
+def test_repeats_make_new_folds(make_study, cohort):
     folds = make_study(repeats=2).folds(cohort).folds
     assert [(fold.repeat, fold.index) for fold in folds] == [(r, i) for r in range(2) for i in range(3)]
     assert {fold.validation for fold in folds[:3]} != {fold.validation for fold in folds[3:]}
@@ -210,7 +210,7 @@ def test_folds_are_made_repeatedly_on_request(make_study, cohort):
         make_study(repeats=2, folds=None).folds(cohort)
 
 
-def test_too_few_deaths_for_the_intervals_are_said_before_anything_is_trained(make_study, cohort):
+def test_too_few_deaths_for_the_intervals_are_reported_before_training(make_study, cohort):
     study = make_study()
     folds = study.folds(cohort).folds
     at_once = cohort.cases["time"].mask(cohort.cases["event"], 7.0)
@@ -244,7 +244,7 @@ class Patches(SurvivalModel):
 
 @pytest.fixture
 def compared(monkeypatch, make_study, cohort, capsys):
-    """compared(cohort, models) -> study, what became of a run of each model, and what was printed of its folds."""
+    """compared(cohort, models) -> study, the result of one run per model, and the lines printed about its folds."""
     for name, kind in {"both": Both, "genes": Genes, "patches": Patches}.items():
         monkeypatch.setitem(MODELS, name, kind)
 
@@ -273,7 +273,7 @@ def without(cohort: Cohort, modality: str, cases) -> Cohort:
     ("models", "lists"),
     [(("both", "genes"), 2), (("genes", "survq"), 1), (("both", "patches", "genes", "survq"), 2), (("survq",), 0)],
 )
-def test_models_of_a_comparison_share_the_cases_that_all_of_them_can_read(compared, cohort, models, lists):
+def test_compared_models_share_the_cases_that_all_of_them_can_read(compared, cohort, models, lists):
     readable = set(cohort.cases.index)
     if {"both", "patches"} & set(models):
         readable &= set(cohort.cases.index[cohort.has_slides])
@@ -300,7 +300,7 @@ def test_excluded_cases_are_counted_with_the_reason(compared, cohort, modality, 
     assert printed == f"  TINY: 2 cases excluded ({reason}): {one!r}, {two!r}\n"
 
 
-def test_a_model_that_cannot_be_applied_is_listed_and_leaves_the_others_their_cases(compared, cohort):
+def test_a_model_that_is_not_applicable_is_listed_and_does_not_exclude_cases(compared, cohort):
     genes = list(cohort.cases.index[cohort.has_expression])
     slideless = without(cohort, "slides", cohort.cases.index).select(genes)
     study, trained, printed = compared(slideless, "both", "patches", "genes")
@@ -315,7 +315,7 @@ def test_a_model_that_cannot_be_applied_is_listed_and_leaves_the_others_their_ca
     assert str(table).count("not applicable") == 2 and not study.missing
 
 
-def test_where_no_model_can_be_applied_the_table_says_so(compared, cohort):
+def test_a_table_without_an_applicable_model_says_so(compared, cohort):
     genes = list(cohort.cases.index[cohort.has_expression])
     slideless = without(cohort, "slides", cohort.cases.index).select(genes)
     study, trained, _ = compared(slideless, "patches")

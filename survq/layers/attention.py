@@ -81,7 +81,7 @@ def _softmax(scores: Tensor, present: Tensor | None = None) -> Tensor:
 class ResidualAttention(nn.Module):
     """Q + Attention(norm(Q), norm(X)) with several heads and an output projection. The weights are means over heads.
 
-    For deep stacks, in which plain attention layers would make all tokens alike.
+    For deep stacks, because stacked plain attention layers would make all tokens similar.
     """
 
     def __init__(self, width: int, heads: int = 4):

@@ -1,4 +1,4 @@
-"""Pack ragged bags of patches, for few large matrix products."""
+"""Pack ragged bags of patches for few, large matrix products."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 def pack(bags: Sequence[Tensor], patches: int = 4096) -> Iterator[tuple[list[int], Tensor, list[int]]]:
     """Concatenate small bags into tensors of at most about `patches` rows; one large product is faster than many small.
 
-    A larger bag stays alone and is not copied. Empty bags are skipped. Yields the positions of the bags, their patches
-    (patch, feature), and the size of each bag.
+    A larger bag is yielded alone, without a copy. Empty bags are skipped. Yields the positions of the bags, their
+    patches (patch, feature), and the size of each bag.
     """
     members: list[int] = []
     total = 0

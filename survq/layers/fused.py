@@ -1,19 +1,19 @@
-"""What `Attention.over_bags(Q, encode(bag))` gives, close to the machine's limit: few products, little memory.
+"""`Attention.over_bags(Q, encode(bag))`, computed exactly with few matrix products and little memory.
 
-The patch MLP makes H = dropout(relu(W_1 x + b_1)) and X = W_2 H + b_2 of the patches x, and one head of attention
+The patch MLP is H = dropout(relu(W_1 x + b_1)), X = W_2 H + b_2 for patches x. One head of attention computes
 
     A = softmax(F_q(Q) F_k(X)^T / sqrt(D)),    Q' = A F_v(X)
 
-Nothing of it is approximated:
+Nothing is approximated:
 
-- Queries are the same for all cases, so F_k moves to them: the scores are q X with
-  q = `Attention.absorbed_queries(Q)`. What b_2 adds to them is the same for all patches, and softmax does not see it.
-- The rows of A sum to 1, so values are made of what was pooled: Q' = F_v(A X), and A X = (A H) W_2^T + b_2. With few
-  queries W_2 moves to them as F_k does, and nothing is made of a patch but H.
-- Patches come in chunks that fit the cache, under a running maximum (Milakov & Gimelshein, 2018). H is (hidden, patch)
-  and X is (width, patch), so that no product of the backward pass reads against the rows of memory.
-- The backward pass uses what the forward pass kept of a chunk, or makes it again where there was no room: memory does
-  not grow with the patches. Dropout is kept as the seed of a chunk.
+- Queries are shared by all cases, so F_k is absorbed into them: the scores are q X with
+  q = `Attention.absorbed_queries(Q)`. b_2 adds the same constant to the scores of all patches, which softmax ignores.
+- The rows of A sum to 1, so F_v is applied after pooling: Q' = F_v(A X), and A X = (A H) W_2^T + b_2. With few queries
+  W_2 is absorbed as well, and H is the only activation per patch.
+- Patches are processed in chunks that fit the cache, with a running maximum (Milakov & Gimelshein, 2018). H is
+  (hidden, patch) and X is (width, patch), so that all products of the backward pass read memory contiguously.
+- The backward pass uses the activations that the forward pass kept of a chunk, and recomputes them if the budget was
+  exceeded, so that memory does not grow with the patches. Dropout is stored as one seed per chunk.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ from torch.autograd.function import once_differentiable
 
 from survq.layers.attention import Attention
 
-PATCHES = {"cpu": 1024, "cuda": 16384}  # in a chunk: what the cache holds, and what fills a GPU
+PATCHES = {"cpu": 1024, "cuda": 16384}  # per chunk: fits the CPU's cache, occupies a GPU
 ACTIVATION_BUDGET = 2 * 2**30  # bytes that the forward pass may keep for the backward pass
-CASE_ACTIVATION_BUDGET = (
-    90 * 2**20
-)  # of it, about what gradients take later: the end of a very large slide is made again
-BLOCK_BYTES = 32 * 2**20  # bytes taken at once of that room
+# bytes per case, about the memory of the gradients later; the end of a very large slide is recomputed
+CASE_ACTIVATION_BUDGET = 90 * 2**20
+BLOCK_BYTES = 32 * 2**20  # bytes allocated at once from the budget
 
 
 def read_bags(
     encode: nn.Sequential, attention: Attention, Q: Float[Tensor, "query width"], bags: Sequence[Tensor]
 ) -> Float[Tensor, "case query width"]:
-    """What the queries read in each bag of patches (patch, feature); zeros for an empty bag.
+    """The tokens that the queries attend to in each bag of patches (patch, feature); zeros for an empty bag.
 
     `encode` is Linear, ReLU, Dropout, Linear.
     """
@@ -51,7 +50,7 @@ def read_bags(
     dtype = precision(first.weight)
     with torch.autocast(Q.device.type, enabled=False):
         q = attention.absorbed_queries(Q)
-        scale = 1 / (1 - p) if p < 1 else 0.0  # of dropout: c relu(h) = relu(c h), so once for all patches
+        scale = 1 / (1 - p) if p < 1 else 0.0  # of dropout: c relu(h) = relu(c h), so it is applied to the weights once
         W_1, b_1 = scale * first.weight, scale * first.bias
         if _is_cheaper_without_tokens(len(Q), second):
             pooled = second(_pool(bags, p, dtype, q @ second.weight, W_1, b_1))
@@ -62,21 +61,22 @@ def read_bags(
 
 
 def precision(weight: Tensor) -> torch.dtype:
-    """What products are computed in: bf16 where it is much faster than fp32, and sums in fp32."""
+    """The dtype of matrix products: bf16 if it is much faster than fp32. Sums are in fp32."""
     if weight.dtype != torch.float32:
         return weight.dtype
-    if weight.device.type == "cpu":  # small products would spend on casting what they gain
+    if weight.device.type == "cpu":  # casts would cost small products more than they gain
         return torch.bfloat16 if computes_bf16() and weight.numel() >= 2**16 else torch.float32
     return torch.bfloat16 if torch.is_autocast_enabled(weight.device.type) else torch.float32
 
 
 def computes_bf16() -> bool:
-    """Whether this CPU has units for bf16, about eight times as fast as fp32 (AMX)."""
+    """Whether this CPU has bf16 matrix units (AMX), about eight times as fast as fp32."""
     return torch.cpu._is_amx_tile_supported()
 
 
 def _is_cheaper_without_tokens(queries: int, second: nn.Linear) -> bool:
-    """Six products of (query, hidden, patch), or six of (query, width, patch) and three of (width, hidden, patch)."""
+    """Whether six products of (query, hidden, patch) cost less than six of (query, width, patch) and three of
+    (width, hidden, patch)."""
     width, hidden = second.weight.shape
     return 2 * queries * (hidden - width) < width * hidden
 
@@ -90,14 +90,14 @@ def _pool(
     b_1: Float[Tensor, " hidden"],
     W_2: Float[Tensor, "width hidden"] | None = None,
 ) -> Float[Tensor, "case query width"]:
-    """softmax(q X) X^T of every bag, with X = W_2 H, or H where there is no W_2. Dropout does not rescale."""
+    """softmax(q X) X^T of every bag, with X = W_2 H, or X = H if W_2 is None. Dropout does not rescale."""
     chunks = list(_chunks([len(bag) for bag in bags], PATCHES.get(q.device.type, PATCHES["cuda"])))
     seeds = torch.randint(2**62, (len(chunks),)).tolist() if p else [0] * len(chunks)
     return _Pool.apply(_Patches(bags, chunks, seeds, p, dtype), torch.is_grad_enabled(), q, W_1, b_1, W_2)
 
 
 class _Piece(NamedTuple):
-    """Some patches of a case, and where they stand in their chunk."""
+    """Some patches of a case, and their columns in the chunk."""
 
     case: int
     rows: slice
@@ -105,7 +105,7 @@ class _Piece(NamedTuple):
 
 
 def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[_Piece]]:
-    """Bags of these sizes in chunks of at most `most` patches: small bags together, a large one cut evenly."""
+    """Chunks of at most `most` patches: small bags are combined, a large bag is split evenly."""
     chunk: list[_Piece] = []
     end = 0
     for case, size in enumerate(sizes):
@@ -125,7 +125,7 @@ def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[_Piece]]:
 
 
 class _Weights(NamedTuple):
-    """Of a patch that is x: H = relu(W_1 x + b_1), X = W_2 H or X = H, scores = q X."""
+    """For a patch x: H = relu(W_1 x + b_1), X = W_2 H or X = H, scores = q X."""
 
     q: Float[Tensor, "query width"]
     W_1: Float[Tensor, "hidden feature"]
@@ -138,7 +138,7 @@ class _Weights(NamedTuple):
 
 
 class _Patches(NamedTuple):
-    """Bags in chunks, and how a chunk is to be read."""
+    """Bags in chunks, with the settings to compute a chunk."""
 
     bags: Sequence[Tensor]
     chunks: list[list[_Piece]]
@@ -148,7 +148,7 @@ class _Patches(NamedTuple):
 
     @property
     def largest(self) -> int:
-        """How many patches a chunk has at most."""
+        """Number of patches of the largest chunk."""
         return max((chunk[-1].columns.stop for chunk in self.chunks), default=0)
 
     def features(self, number: int, memory: Float[Tensor, "patches feature"]) -> Float[Tensor, "patch feature"]:
@@ -156,7 +156,7 @@ class _Patches(NamedTuple):
         for case, rows, columns in self.chunks[number]:
             x = self.bags[case][rows]
             if x.device.type == "cpu" and self.dtype == torch.bfloat16:
-                x = x.float()  # a step that makes the way from fp16 to bf16 six times as fast there
+                x = x.float()  # on a CPU, fp16 to bf16 is six times as fast by way of fp32
             memory[columns] = x
         return memory[: self.chunks[number][-1].columns.stop]
 
@@ -174,7 +174,7 @@ class _Patches(NamedTuple):
 
 
 class _Scratch:
-    """Memory that serves one chunk after another: pages fresh from the system cost more than to write to them."""
+    """Memory reused by all chunks, because new pages cost more than writing to them."""
 
     def __init__(self, like: Tensor, patches: int, rows: int):
         self.rows, self.whole = rows, like.new_empty(rows * patches)
@@ -184,9 +184,9 @@ class _Scratch:
 
 
 class _Memory:
-    """Memory for chunks, which the forward pass may keep.
+    """Memory for the chunks that the forward pass keeps.
 
-    On the CPU it is used again in the next step: to ask the system for it each time takes a tenth of the step.
+    On the CPU it is reused in the next step, because allocating it anew takes a tenth of the step.
     """
 
     def __init__(self, weights: _Weights, room: int = 0):
@@ -203,7 +203,8 @@ class _Memory:
         if size > self.room or rows.stop > most:
             return None
         self.room -= size
-        if len(bags[case]) > most or size > BLOCK_BYTES or self.like.device.type != "cpu":  # of a GPU, PyTorch does it
+        # on a GPU, PyTorch caches memory
+        if len(bags[case]) > most or size > BLOCK_BYTES or self.like.device.type != "cpu":
             return self.like.new_empty(self.rows, patches)
         if size > len(self.left):
             self.left = _idle_slabs.pop() if _idle_slabs else torch.empty(BLOCK_BYTES, dtype=torch.uint8)
@@ -216,7 +217,7 @@ _idle_slabs: list[Tensor] = []
 
 
 class _Pool(torch.autograd.Function):
-    """d stands for the gradient of the loss."""
+    """The prefix d denotes the gradient of the loss."""
 
     @staticmethod
     def forward(ctx, patches, needs_grad, *parameters):
@@ -256,7 +257,7 @@ class _Pool(torch.autograd.Function):
         weights = _Weights(*parameters).to(patches.dtype)
         q, _, _, W_2 = weights
         dP = dP.to(patches.dtype)
-        along = (dP * P).sum(-1, keepdim=True)  # what softmax takes away of dA, so of the dP that makes it
+        along = (dP * P).sum(-1, keepdim=True)  # the term that the backward pass of softmax subtracts from dA
         features = weights.W_1.new_empty(patches.largest, weights.W_1.shape[1])
         again = _Scratch(q, patches.largest, _Memory(weights).rows)
         of_scores, of_tokens = (_Scratch(q, patches.largest, rows) for rows in q.shape)
@@ -282,7 +283,7 @@ class _Pool(torch.autograd.Function):
             dH = dX if W_2 is None else torch.mm(W_2.T, dX, out=of_hidden.of(len(x)))
             if W_2 is not None:
                 _add_product(dW_2, dX, H.T)
-            _where_positive(dH, H)  # elsewhere relu or dropout made a 0 of it
+            _where_positive(dH, H)  # elsewhere relu or dropout gave 0
             db_1 += dH.sum(1, dtype=db_1.dtype)
             _add_product(dW_1, dH, x)
         _idle_slabs.extend(ctx.slabs)
@@ -293,12 +294,12 @@ class _Pool(torch.autograd.Function):
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     if a.dtype == total.dtype:
         total.addmm_(a, b)
-    else:  # sums stay in the precision of the parameters
+    else:  # accumulate in the precision of the parameters
         total += a @ b
 
 
 def _drop(H: Tensor, p: float, seed: int) -> None:
-    """Sets a share p of H to 0 (to within 1/32768), the same elements for the same seed."""
+    """Set a share p of H to 0 (to within 1/32768). The elements depend only on the seed."""
     random = torch.Generator(H.device).manual_seed(seed)
     bits = torch.empty(-(-H.numel() // 4), dtype=torch.int64, device=H.device).random_(-(2**63), None, generator=random)
     number = bits.view(torch.int16)[: H.numel()].view_as(H).bitwise_right_shift_(1)  # -16384 to 16383
@@ -306,5 +307,5 @@ def _drop(H: Tensor, p: float, seed: int) -> None:
 
 
 def _where_positive(x: Tensor, y: Tensor) -> None:
-    """Sets x to 0 where y is not above 0."""
+    """Set x to 0 where y is not above 0."""
     torch.ops.aten.threshold_backward.grad_input(x, y, 0, grad_input=x)

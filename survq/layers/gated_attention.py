@@ -14,7 +14,7 @@ from survq.layers.ragged import ragged_softmax, ragged_weighted_sum
 class GatedAttention(nn.Module):
     """score(x) = w (tanh(V x) * sigmoid(U x)), with dropout of both factors; the weights are a softmax of scores.
 
-    `forward` gives the scores; `over_tokens` and `over_bags` pool, and return the weights too.
+    `forward` returns the scores; `over_tokens` and `over_bags` return the pooled rows and the weights.
     """
 
     def __init__(self, inputs: int, hidden: int, dropout: float = 0.25):
@@ -29,7 +29,7 @@ class GatedAttention(nn.Module):
     def over_tokens(
         self, X: Float[Tensor, "case token inputs"], present: Bool[Tensor, "case token"] | None = None
     ) -> tuple[Float[Tensor, "case inputs"], Float[Tensor, "case token"]]:
-        """Tokens that are not `present` get no weight; each case has at least one that is."""
+        """Tokens that are not `present` get the weight 0; each case has at least one that is."""
         scores = self(X)
         if present is not None:
             scores = scores.masked_fill(~present, -math.inf)
@@ -39,6 +39,6 @@ class GatedAttention(nn.Module):
     def over_bags(
         self, X: Float[Tensor, "row inputs"], sizes: Sequence[int]
     ) -> tuple[Float[Tensor, "bag inputs"], Float[Tensor, " row"]]:
-        """Ragged bags that lie in X one after another; zeros for an empty bag."""
+        """`over_tokens` for ragged bags concatenated in X; zeros for an empty bag."""
         a = ragged_softmax(self(X)[:, None], sizes)
         return ragged_weighted_sum(a, X, sizes).squeeze(1), a.squeeze(1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class HazardHead(nn.Linear):
-    """The logits of the hazards, in full precision even under autocast: half precision would tie similar risks."""
+    """The logits of the hazards, in full precision also under autocast: half precision would tie similar risks."""
 
     def forward(self, z: Float[Tensor, "*case width"]) -> Float[Tensor, "*case interval"]:
         with torch.autocast(z.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Self-attention at a cost that is linear in the number of tokens (Xiong et al., AAAI 2021, arXiv:2102.03902)."""
+"""Self-attention at a cost linear in the number of tokens (Xiong et al., AAAI 2021, arXiv:2102.03902)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 ITERATIONS = 6  # of the pseudo-inverse
-ROWS = 8192  # tokens that are read side by side
+ROWS = 8192  # tokens per padded batch
 
 
 class NystromAttention(nn.Module):
-    """Attention of n tokens by way of m landmarks, which are the means of m runs of neighbouring tokens.
+    """Attention of n tokens by m landmarks, which are the means of m runs of neighbouring tokens.
 
         A = softmax(Q K_l^T) softmax(Q_l K_l^T)^+ softmax(Q_l K^T),    out = Linear(A V + conv(V))
 
     in several heads, where Q_l and K_l are the queries (scaled by 1 / sqrt(width / heads)) and keys of landmarks, ^+ is
     the pseudo-inverse in six iterations, and conv a depth-wise convolution over 33 neighbouring tokens, one kernel per
-    head. Up to m tokens are their own landmarks, for which the formula is plain attention: so it is computed as such.
+    head. With at most m tokens, each is its own landmark; the formula is then plain attention and computed as such.
 
-    Runs differ in length by at most one token. The authors' code puts zero tokens in front of the others instead, to a
-    multiple of m, and these take attention: with m = 256 they are 250 of the 256 tokens that 6 become.
+    Runs differ in length by at most one token. The authors' code instead prepends zero tokens up to a multiple of m,
+    which receive attention: with m = 256, a bag of 6 tokens gets 250 zero tokens.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class NystromAttention(nn.Module):
         return self.over_bags(X.flatten(0, 1), [X.shape[1]] * len(X)).view_as(X)
 
     def over_bags(self, X: Float[Tensor, "row width"], sizes: Sequence[int]) -> Float[Tensor, "row width"]:
-        """The same for ragged bags of tokens that lie in X one after another; none of them is empty.
+        """`forward` for ragged bags concatenated in X; none of them is empty.
 
-        Bags of about the same size are read side by side: what fills them up is attended to by none, and is 0 to conv.
+        Bags of similar size are padded to one batch. Padding has the attention weight 0, and is 0 to conv.
         """
         bags = self.query_key_value(X).unflatten(-1, (3, self.heads, -1)).split(list(sizes))
         reads: list[Tensor] = [X] * len(bags)  # (token, head, part) each
@@ -65,7 +65,7 @@ class NystromAttention(nn.Module):
         return self.output(torch.cat(reads).flatten(1))
 
     def _groups(self, sizes: Sequence[int]) -> Iterator[list[int]]:
-        """Bags of about the same size, and all with more tokens than landmarks or none."""
+        """Groups of bags of similar size; in a group, either all bags have more tokens than landmarks or none has."""
         group: list[int] = []
         for bag in sorted(range(len(sizes)), key=sizes.__getitem__):
             crosses = group and sizes[group[0]] <= self.landmarks < sizes[bag]
@@ -84,7 +84,7 @@ def _by_landmarks(
     landmarks: Float[Tensor, "bag landmark 2 head part"],
     present: Bool[Tensor, "bag 1 1 token"],
 ) -> Float[Tensor, "bag head token part"]:
-    dtype = torch.promote_types(v.dtype, torch.float32)  # half the digits are too few for the inverse
+    dtype = torch.promote_types(v.dtype, torch.float32)  # half precision does not suffice for the inverse
     with torch.autocast(v.device.type, enabled=False):
         q, k, v = q.to(dtype) / q.shape[-1] ** 0.5, k.to(dtype), v.to(dtype)
         q_l, k_l = landmarks.to(dtype).permute(2, 0, 3, 1, 4)  # (bag, head, landmark, part)
@@ -96,7 +96,7 @@ def _by_landmarks(
 
 
 def means_of_runs(X: Float[Tensor, "token ..."], runs: int) -> Float[Tensor, "run ..."]:
-    """The means of so many runs of neighbouring tokens, the first of which are longer by one where need be."""
+    """The means of `runs` runs of neighbouring tokens. The first runs are longer by one token if needed."""
     length, longer = divmod(len(X), runs)
     cut = longer * (length + 1)
     rest = X[cut:].unflatten(0, (runs - longer, length)).mean(dim=1)
@@ -104,7 +104,7 @@ def means_of_runs(X: Float[Tensor, "token ..."], runs: int) -> Float[Tensor, "ru
 
 
 def pseudo_inverse(A: Float[Tensor, "*head row row"]) -> Float[Tensor, "*head row row"]:
-    """The Moore-Penrose inverse, by iterations of third order (Razavi et al., 2014)."""
+    """The Moore-Penrose inverse by third-order iterations (Razavi et al., 2014)."""
     norms = A.abs().sum(dim=-1).amax(dim=-1) * A.abs().sum(dim=-2).amax(dim=-1)
     Z = A.mT / norms[..., None, None]
     identity = torch.eye(A.shape[-2], dtype=A.dtype, device=A.device)

@@ -1,7 +1,7 @@
-"""Sums, means and softmaxes over ragged bags that lie one after another in one tensor.
+"""Sums, means and softmaxes over ragged bags concatenated in one tensor.
 
-`X` holds the rows of all bags, `sizes` the number of rows of each. Nothing is padded, so no weight falls on padding.
-Each bag is reduced by itself: its neighbours do not change it in any bit, and sums have a fixed order on a GPU too.
+`X` holds the rows of all bags, `sizes` the number of rows per bag. There is no padding. Each bag is reduced separately,
+so that its result does not depend on other bags to the bit, and sums have a fixed order also on a GPU.
 """
 
 from __future__ import annotations

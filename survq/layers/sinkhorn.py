@@ -1,9 +1,9 @@
-"""Entropic transport between two weighted sets that need not send or receive all of their mass (Chizat et al., 2018).
+"""Unbalanced entropic optimal transport between two weighted sets (Chizat et al., 2018).
 
     minimise  <T, C> + reg KL(T | a b^T) + m KL(T 1 | a) + m KL(T^T 1 | b)
 
-over plans T (source, target), with C the cost of a unit, a and b the masses of the sources and targets. The solution is
-T = diag(a u) K diag(b v) with K = exp(-C / reg), where u = (K (b v))^-f and v = (K^T (a u))^-f, f = m / (m + reg).
+over plans T (source, target), with C the cost per unit of mass, a and b the masses of the sources and targets. Its
+solution is T = diag(a u) K diag(b v), K = exp(-C / reg), u = (K (b v))^-f, v = (K^T (a u))^-f and f = m / (m + reg).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def unbalanced_plan(
     regularization: float,
     marginal: float,
 ) -> Float[Tensor, "problem source target"]:
-    """The plans of several problems, in float64 and without gradient. A source or target of mass 0 takes no part.
+    """The plans of several problems, in float64 and without gradient. Sources and targets of mass 0 are ignored.
 
-    Each problem ends by itself, where the largest relative change of its u and v is at most 1e-6, or after 1000
-    iterations: what else is solved beside it does not matter.
+    Each problem stops if the largest relative change of its u and v is at most 1e-6, or after 1000 iterations. Its
+    result does not depend on the other problems.
     """
     K = (-cost.double() / regularization).exp()
     a, b = a.double(), b.double()
     f = marginal / (marginal + regularization)
     u, v = torch.ones_like(a), torch.ones_like(b)
-    open_ = torch.ones(len(K), 1, dtype=torch.bool, device=K.device)  # problems that have not ended
+    open_ = torch.ones(len(K), 1, dtype=torch.bool, device=K.device)  # problems that have not converged
     for _ in range(ITERATIONS):
         next_u = torch.einsum("pst,pt->ps", K, b * v).pow(-f)
         next_v = torch.einsum("pst,ps->pt", K, a * next_u).pow(-f)

@@ -1,4 +1,4 @@
-"""The block of self-normalizing networks, as the models of survival use it."""
+"""The block of self-normalizing networks, as used in survival models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 class SNNBlock(nn.Sequential):
     """Linear, ELU, AlphaDropout: (*case, inputs) to (*case, width).
 
-    AlphaDropout was made for SELU (Klambauer et al., 2017); the published survival models pair it with ELU.
+    AlphaDropout was designed for SELU (Klambauer et al., 2017); the published survival models pair it with ELU.
     """
 
     def __init__(self, inputs: int, width: int, dropout: float = 0.25):

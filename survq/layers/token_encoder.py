@@ -1,4 +1,4 @@
-"""A few tokens of a case to one vector, as MCAT and its kin do it."""
+"""Encoder of a case's few tokens into one vector, as in MCAT and related models."""
 
 from __future__ import annotations
 

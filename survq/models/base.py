@@ -1,4 +1,4 @@
-"""The contract of all models: a batch of cases in, the logits of each time interval's hazard out."""
+"""The interface of all models: a batch of cases in, the logits of each time interval's hazard out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from survq.models.space import Range
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """What a model attended to in a batch. A field is None where the model, or the case, has nothing of the kind."""
+    """Attention maps and tokens of a batch. A field is None if the model or the case lacks it."""
 
     histology: tuple[Float[Tensor, "query _"] | None, ...] | None = None  # one (query, patch) per case
     genomics: Float[Tensor, "case genomic_query gene_set"] | None = None
@@ -32,12 +32,12 @@ class AttentionMaps:
 class Prediction:
     """A model's output for a batch.
 
-    A case has one row of logits, or several where the model predicts from several parts of it (micro-bags). Loss,
-    hazards, survival and risk of a case are then means over its rows.
+    A case has one row of logits, or several if the model predicts from several parts of it (micro-bags). Loss, hazards,
+    survival and risk of a case are then means over its rows.
     """
 
     logits: Float[Tensor, "row interval"]
-    case: Int[Tensor, " row"] | None = None  # position in the batch of the case of each row; None: one row per case
+    case: Int[Tensor, " row"] | None = None  # position of the row's case in the batch; None: one row per case
     penalties: Mapping[str, Tensor] = field(default_factory=dict)  # added to the loss; each a mean over cases
     attention: AttentionMaps | None = None  # filled on request
 
@@ -53,7 +53,7 @@ class Prediction:
 
     @property
     def risk(self) -> Float[Tensor, " case"]:
-        """Minus the expected number of intervals survived, in [-n, 0]: the higher, the worse."""
+        """Minus the expected number of intervals survived, in [-n, 0]; a higher risk means a worse prognosis."""
         return -self.survival.sum(dim=1)
 
     def nll(
@@ -74,39 +74,39 @@ class Prediction:
 
 
 class SurvivalModel(nn.Module):
-    """Interface of all models. Built as `Model(spec, **hyperparameters)`: sizes come from the data, and the
+    """Interface of all models, built as `Model(spec, **hyperparameters)`: `spec` holds the sizes of the data, and the
     keyword arguments with their defaults are the hyperparameters.
 
-    Whatever `prepare` fits is a buffer or a parameter of a size that `__init__` knows, so that it is saved and restored
-    with the weights.
+    Everything that `prepare` fits is a buffer or a parameter whose size is known in `__init__`, so that it is saved and
+    restored with the weights.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({"histology", "genomics"})
-    """The modalities that the model reads where a case has them."""
+    """The modalities that the model reads if a case has them."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """The modalities without which the model cannot predict a case. A case always needs one of `reads`."""
 
     gene_sets: ClassVar[tuple[str, ...]] = ()
-    """Names of the gene sets through which the model reads expression, such as "pathways"; none: all genes as they are.
-    Expression of a cohort that lacks one of them cannot be read."""
+    """Names of the gene sets by which the model reads expression, such as "pathways"; empty: it reads all genes.
+    If a cohort lacks one of them, its expression cannot be read."""
 
     native: ClassVar[Mapping[str, Any]] = {}
-    """The training settings of the model's own paper, where they differ from the defaults of TrainConfig."""
+    """The training settings of the model's own paper that differ from the defaults of TrainConfig."""
 
     space: ClassVar[Mapping[str, Range]] = {}
-    """The hyperparameters worth searching, and where."""
+    """The hyperparameters worth searching, and their ranges."""
 
     pretraining_epochs: int = 0
-    """Epochs of `pretraining_loss` before the first epoch of training. They are not counted among the epochs."""
+    """Epochs of `pretraining_loss` before training. They do not count as training epochs."""
 
     condense: Callable[[Tensor], Tensor] | None = None
-    """A model that defines it gets, in place of a case's patches (patch, feature), what it makes of them without
-    gradient: (row, any width). It is called once per case and fold, after `prepare`."""
+    """Optional map of a case's patches (patch, feature) to a smaller tensor (row, any width), without gradient. The
+    output replaces the patches in the model's batches. It is called once per case and fold, after `prepare`."""
 
     @classmethod
     def not_applicable(cls, spec: InputSpec) -> str | None:
-        """Why the model cannot be applied to a cohort of these sizes; None where it can."""
+        """Why the model cannot be applied to a cohort of these sizes; None if it can."""
         lacking = {"histology": "no slides"} if not spec.patch_features else {}
         if not spec.genes:
             lacking["genomics"] = "no expression"
@@ -119,7 +119,7 @@ class SurvivalModel(nn.Module):
 
     @classmethod
     def readable(cls, cohort: Cohort, spec: InputSpec | None = None) -> np.ndarray:
-        """(case,), bool: which cases of a cohort a model of these sizes (by default the cohort's own) can predict."""
+        """(case,), bool: the cases that a model of these sizes (default: the cohort's own) can predict."""
         spec = spec or cohort.spec
         present = {
             "histology": cohort.has_slides & bool(spec.patch_features),
@@ -129,17 +129,17 @@ class SurvivalModel(nn.Module):
         return np.all([any_of_them, *(present[modality] for modality in cls.needs)], axis=0)
 
     def prepare(self, training: Iterable[Batch]) -> None:
-        """Fit what is not learned by gradient (prototypes, clusters) on the training cases; most models do nothing.
+        """Fit state that is not learned by gradient (prototypes, clusters) on the training cases. Default: nothing.
 
-        `training` can be iterated any number of times: batches of all training cases of the fold, in a new order each
-        time, which depends on the seed alone.
+        `training` can be iterated repeatedly. Each pass yields batches of all training cases of the fold in a new order
+        that depends only on the seed.
         """
 
     def start_epoch(self, number: int) -> None:
-        """Called before every epoch of pretraining, then before every epoch of training; each counts from 1."""
+        """Called before every epoch of pretraining, then before every epoch of training; both are counted from 1."""
 
     def pretraining_loss(self, batch: Batch) -> Mapping[str, Tensor]:
-        """What is minimised in pretraining, by name: the loss is the sum, and each term is a mean over cases."""
+        """Terms of the pretraining loss, by name. Each is a mean over cases; the loss is their sum."""
         raise NotImplementedError
 
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:

@@ -1,4 +1,4 @@
-"""The survival loss that all models share."""
+"""The survival loss of all models."""
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,9 +13,9 @@ def nll_by_case(
 ) -> Float[Tensor, " case"]:
     """Negative log-likelihood of discrete-time survival (section 3.4; Zadeh & Schmid, 2021).
 
-    A case that died in interval k contributes log S(k - 1) + log h(k), a censored one log S(k), less by the share
-    `alpha`: the paper's formula is alpha = 0, the code of its kin often has 0.5. In log space, so that no
-    probability underflows. The paper writes c = 1 for a censored case; here `event` is its opposite.
+    A case that died in interval k contributes log S(k - 1) + log h(k); a censored case contributes
+    (1 - `alpha`) log S(k). The paper's formula has alpha = 0; the code of related models often has 0.5. It is computed
+    in log space, so that no probability underflows. The paper writes c = 1 for a censored case; `event` is 1 - c.
     """
     log_survival = logsigmoid(-logits).cumsum(dim=1)  # log S(k) = sum of log(1 - h) up to k
     log_survival_before = pad(log_survival, (1, 0))[:, :-1]

@@ -1,7 +1,7 @@
 """PIBD: prototypical information bottlenecking and disentangling (Zhang et al., ICLR 2024, arXiv:2401.01646).
 
-A prototype is a normal distribution that stands for one outcome j: dead or censored, in one of the intervals. Of each
-modality only the instances nearest to a prototype go on; what both modalities say together comes from the prototypes.
+A prototype is a normal distribution that represents one outcome j: death or censoring in one of the intervals. In each
+modality only the instances nearest to a prototype are kept. The shared token is drawn from the prototypes.
 
     C_h = MLP(patches)                    C_g = MLP(SNN(genes of each pathway))               codes
     P_j = mean of 50 draws from N(mu_j, sigma_j^2), for each modality                         prototypes
@@ -10,29 +10,31 @@ modality only the instances nearest to a prototype go on; what both modalities s
     H' = Layer(H, H), G' = Layer(G, G), z = Layer(z_0, [z_0; H; G]), one layer for all        disentangling
     hazards = sigmoid(MLP([mean H'; mean G'; z]))
 
-The patient's outcome is known in training; at inference it is the outcome of most of the k pairs. A slide is read in
-sub-bags, random parts of 512 patches whose logits are averaged: see `PIBD._sub_bags`. Beside the survival loss,
+The patient's outcome is known in training; at inference it is the most frequent outcome of the k pairs. A slide is read
+in sub-bags, random parts of 512 patches whose logits are averaged: see `PIBD._sub_bags`. The survival loss is joined by
 
     penalty = proxy + (0.1 sum_j NLL(Linear(P_j)) + 0.01 mean_j KL(N(mu_j, sigma_j^2) || N(0, 1)) + 0.1 CLUB) / 32
 
-where proxy draws the k nearest codes of a patient to the own prototype and away from the others, and CLUB bounds how
-much H' tells of G', and both of z. Differences from the authors' code, as our notes describe it:
+where proxy attracts the k nearest codes of a patient to its own prototype and repels them from the others, and CLUB
+bounds the mutual information of H' and G', and of both with z. Differences from the authors' code, as described in our
+notes:
 
-- Its survival loss weighs censored cases by 1 - alpha = 0.5, ours is that of all models (alpha = 0). The prototypes'
-  own NLL keeps 0.5.
-- It draws prototypes, and lets pathways attend to each other, anew for each sub-bag; we do once a step: the same in the
-  mean, and an eighth of the work.
-- It trains on 4096 patches of a slide, smaller ones filled up with zeros; a bag here is read as it is.
-- Its pairs of different cases (CLUB) are those of one sub-bag number, ours those of all sub-bags of the batch.
-- Noise at inference is fixed, the same for all cases, and leaves the random state of torch alone.
-- Whether proxy is divided by the cases as the rest is, our notes leave open. It is a mean over cases here: divided, on
-  a simulated cohort (preset `test`, three seeds), the C-index falls from 0.68 to 0.59.
-- It divides by the cases of a batch, ours by the 32 of its paper, so that a smaller batch, or a part of one, does not
-  make the other terms heavier.
+- Their survival loss weights censored cases by 1 - alpha = 0.5; ours is that of all models (alpha = 0). The NLL of the
+  prototypes keeps 0.5.
+- They draw prototypes, and apply self-attention to pathways, per sub-bag. We do both once per step, which has the same
+  expectation at an eighth of the cost.
+- They train on 4096 patches per slide and pad smaller slides with zeros. Bags here are not padded.
+- Their pairs of different cases (CLUB) share a sub-bag number; ours are formed from all sub-bags of the batch.
+- Noise at inference is fixed and the same for all cases. It does not change the random state of torch.
+- Our notes do not say whether proxy is divided by the number of cases like the other terms. Here it is a mean over
+  cases: if it is divided, the C-index on a simulated cohort (preset `test`, three seeds) falls from 0.68 to 0.59.
+- They divide by the number of cases in a batch. We divide by the 32 of their paper, so that the weight of the other
+  terms does not grow in a smaller batch or in a part of one.
 
-Kept, though worth knowing: in training z_0 is made of the prototype of the true outcome, and so tells it. On the same
-cohort the survival loss falls to 0.03, for held-out cases too if their labels are given; without labels it is 2 to 4,
-where one who knows nothing has 1.5. So hazards at inference are no probabilities; risks still rank.
+Kept as published; note that z_0 leaks the label in training, as it is drawn from the prototype of the true outcome. On
+the same cohort the survival loss falls to 0.03, also for held-out cases if their labels are given. Without labels it
+is 2 to 4; an uninformed model has 1.5. Hazards at inference are therefore not calibrated probabilities, but risks can
+still be ranked.
 """
 
 from __future__ import annotations
@@ -57,24 +59,24 @@ from survq.models.base import Prediction, SurvivalModel
 from survq.models.losses import nll_survival_loss
 from survq.models.space import Floats
 
-CASES = 32  # of a batch in the authors' code
+CASES = 32  # per batch in the authors' code
 
 KeysValues = tuple[Float[Tensor, "bag head _ part"], Float[Tensor, "bag head _ part"]]
 
 
 class PIBD(SurvivalModel):
-    """Prototypes as bottleneck, then tokens of what is particular to each modality and of what they share.
+    """A bottleneck of prototypes, then modality-specific tokens and a shared token.
 
     Hyperparameters:
-        width: of codes, prototypes and tokens; hidden layers have twice as many, but for the head's.
-        sub_bag, sub_bags: patches of a sub-bag, and how many of a case are read at most.
-        patch_share, pathway_share: how many pairs go on, as a share of a sub-bag's patches and of the pathways.
-        samples: draws that a prototype and the global token are the mean of.
-        alpha: by how much less censored prototypes count in the loss of the prototypes.
-        heads: of the layer that tells what is shared from what is particular.
-        code_dropout, layer_dropout, pathway_dropout: of the codes, of that layer, and of the pathways' SNNs.
+        width: of codes, prototypes and tokens; hidden layers have twice the width, except in the head.
+        sub_bag, sub_bags: patches per sub-bag, and maximum number of sub-bags per case.
+        patch_share, pathway_share: number of pairs kept, as a share of a sub-bag's patches and of the pathways.
+        samples: number of draws averaged for a prototype and for the global token.
+        alpha: share by which the loss of censored prototypes is reduced.
+        heads: number of heads of the disentangling layer.
+        code_dropout, layer_dropout, pathway_dropout: dropout of the codes, of that layer, and of the pathways' SNNs.
 
-    It keeps no attention.
+    It returns no attention maps.
     """
 
     needs = frozenset({"histology", "genomics"})
@@ -154,10 +156,10 @@ class PIBD(SurvivalModel):
         return Prediction(logits, penalties=penalties)
 
     def _sub_bags(self, batch: Batch) -> Iterator[tuple[Int[Tensor, " bag"], Float[Tensor, "bag patch feature"]]]:
-        """The sub-bags of all cases, and whose they are, those of one size together.
+        """The sub-bags of all cases with the positions of their cases, grouped by size.
 
-        A bag of n patches makes n // 512 disjoint sub-bags at random, at most 8; the rest is not read. A smaller bag
-        is its own and only sub-bag. In evaluation the draw depends on nothing but the case.
+        A bag of n patches is split at random into n // 512 disjoint sub-bags, at most 8; the rest is not read. A
+        smaller bag is its only sub-bag. In evaluation the draw depends only on the case.
         """
         of_size = defaultdict(list)
         for position, (case_id, bag) in enumerate(zip(batch.case_ids, batch.bags, strict=True)):
@@ -175,7 +177,7 @@ class PIBD(SurvivalModel):
     def _product_of_experts(self, h: Reading, g: Reading) -> Float[Tensor, "bag width"]:
         """The global token: a draw from the product of both prototypes, weighted by the softmax of learned logits.
 
-        As in the authors' code, a deviation stands where the product has a variance.
+        As in the authors' code, standard deviations are used in place of variances.
         """
         mu, sigma = torch.stack([h.mu, g.mu]), torch.stack([h.sigma, g.sigma])  # (modality, bag, width)
         precision = self.expert_logits.softmax(dim=0)[:, None, None] / (sigma + 1e-8)
@@ -184,28 +186,28 @@ class PIBD(SurvivalModel):
         return joint_mu + joint_sigma * self._noise(len(joint_mu) if self.training else 1)
 
     def _prototype_loss(self, modality: Bottleneck, P: Float[Tensor, "outcome width"]) -> Float[Tensor, ""]:
-        """A prototype should foretell its outcome, and be little but noise."""
+        """Trains a prototype to predict its outcome, and to stay close to N(0, 1)."""
         outcome = torch.arange(len(P), device=P.device)
         interval, event = outcome % self.intervals, outcome < self.intervals
-        # a linear layer on the mean of draws is the mean of the layer on each
+        # a linear layer of the mean of draws equals the mean over draws of the layer
         nll = len(P) * nll_survival_loss(modality.classify(P).float(), interval, event, self.alpha)
         mu, sigma = modality.mu_sigma()
         kl = (mu**2 + sigma**2 - 1 - 2 * sigma.log()).sum(dim=1) / 2
         return 0.1 * nll + 0.01 * kl.mean()
 
     def _noise(self, rows: int) -> Float[Tensor, "row width"]:
-        """Means of so many draws from N(0, 1), which is N(0, 1 / draws)."""
+        """Means of `samples` draws from N(0, 1), distributed as N(0, 1 / samples)."""
         noise = torch.randn(rows, self.width, generator=self._generator(), dtype=self.expert_logits.dtype)
         return noise.to(self.expert_logits.device) / math.sqrt(self.samples)
 
     def _generator(self, of: str = "") -> torch.Generator | None:
-        """In training the random state of torch, which the training loop seeds; in evaluation always the same."""
+        """In training None: torch's random state, which the training loop seeds. In evaluation a fixed seed."""
         return None if self.training else torch.Generator().manual_seed(zlib.crc32(of.encode()))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the bottleneck lets through of some bags."""
+    """The output of a bottleneck for some bags."""
 
     tokens: Float[Tensor, "bag token width"]
     mu: Float[Tensor, "bag width"]  # the prototype of each bag's outcome
@@ -217,7 +219,7 @@ class Reading:
 
 
 class Bottleneck(nn.Module):
-    """The codes of a modality, its prototypes, and the choice of codes by prototypes."""
+    """The codes and prototypes of a modality, and the selection of codes by prototypes."""
 
     def __init__(self, features: int, width: int, intervals: int, share: float, dropout: float):
         super().__init__()
@@ -246,9 +248,9 @@ class Bottleneck(nn.Module):
         P: Float[Tensor, "outcome width"],
         outcome: Int[Tensor, " bag"] | None,
     ) -> Reading:
-        """Read bags, of known outcome or of unknown."""
+        """Encode bags and select their codes. The outcomes are None at inference."""
         C = self.encode(X).to(P.dtype)  # (bag, instance, width)
-        with torch.autocast(C.device.type, enabled=False):  # half the digits would make ties of near pairs
+        with torch.autocast(C.device.type, enabled=False):  # half precision would tie similar pairs
             cosine = F.normalize(P, dim=-1) @ F.normalize(C, dim=-1).transpose(1, 2)  # (bag, outcome, instance)
         n = C.shape[1]
         k = max(1, int(self.share * n))
@@ -267,7 +269,7 @@ class Bottleneck(nn.Module):
 
 
 class SharedLayer(nn.Module):
-    """A transformer layer that serves patches, pathways and the global token alike."""
+    """A transformer layer with the same weights for patches, pathways and the global token."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -283,7 +285,7 @@ class SharedLayer(nn.Module):
         )
 
     def forward(self, X: Float[Tensor, "bag token width"], *others: KeysValues) -> tuple[Tensor, KeysValues]:
-        """X attends to itself and to others. Returns what becomes of it, and its own keys and values."""
+        """X attends to itself and to others. Returns the new X, and the keys and values of X."""
         split = self.query_key_value(self.norm(X)).unflatten(-1, (3, self.heads, -1))
         q, k, v = split.permute(2, 0, 3, 1, 4)  # (bag, head, token, part)
         keys = torch.cat([k, *(keys for keys, _ in others)], dim=2)
@@ -291,16 +293,16 @@ class SharedLayer(nn.Module):
         rate = self.dropout if self.training else 0.0
         read = F.scaled_dot_product_attention(q, keys, values, dropout_p=rate)
         read = F.dropout(self.project(read.transpose(1, 2).flatten(2)), rate)
-        path = F.dropout(X.new_ones(len(X), 1, 1), rate)  # drops the whole step of a bag
+        path = F.dropout(X.new_ones(len(X), 1, 1), rate)  # stochastic depth, per bag
         X = X + path * read
         return X + self.mlp(X), (k, v)
 
 
 class Club(nn.Module):
-    """An upper bound of the mutual information of x and y (Cheng et al., ICML 2020), by a regression of y on x.
+    """An upper bound of the mutual information of x and y by a regression of y on x (Cheng et al., ICML 2020).
 
     With f(x) the mean of a normal distribution of variance 1, log q(y | x) = -|y - f(x)|^2 / 2, the bound
-    E[log q(y_i | x_i)] - E[log q(y_j | x_i)] over all i and j is E[f(x) y] - E[f(x)] E[y]: squares cancel.
+    E[log q(y_i | x_i)] - E[log q(y_j | x_i)] over all i and j is E[f(x) y] - E[f(x)] E[y]: the squares cancel.
     """
 
     def __init__(self, features: int, width: int):
@@ -310,9 +312,9 @@ class Club(nn.Module):
     def forward(
         self, x: Float[Tensor, "bag feature"], y: Float[Tensor, "bag width"], weight: Float[Tensor, " bag"]
     ) -> Float[Tensor, ""]:
-        """The bound, and the loss of the regression. Both reach x, y and the regression, as in the authors' code."""
+        """The bound plus the regression loss; both have gradients to x, y and the regression (authors' code)."""
         f, weight = self.regress(x), weight[:, None]
         bound = (weight * f * y).sum() - ((weight * f).sum(dim=0) * (weight * y).sum(dim=0)).sum()
-        # half of it, the log likelihood, would cancel with the bound: the pairing of x and y would not matter
+        # with half of it, the log likelihood, the bound would cancel, and the pairing of x and y would not matter
         fit = (weight * (y - f) ** 2).sum()
         return bound + fit

@@ -1,4 +1,4 @@
-"""What of a model's hyperparameters is worth searching, in plain data."""
+"""Ranges of a model's hyperparameters for search, as plain data."""
 
 from __future__ import annotations
 

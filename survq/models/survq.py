@@ -1,7 +1,7 @@
 """SurvQ: multimodal cancer survival analysis with learnable queries (section 3).
 
-A few hundred learnable queries read thousands of patches, as many others read the pathways; what they found is mixed
-by self-attention and averaged into one vector, from which a linear layer tells the hazard of each interval.
+A few hundred learnable queries attend to thousands of patches, and others to the pathways. The resulting tokens are
+mixed by self-attention and averaged into one vector. A linear layer maps it to the hazard of each interval.
 
     X_h = MLP(patches)                  X_g = SNN(genes of each pathway)
     Q_h' = Attention(Q_h, X_h)   (1)    Q_g' = Attention(Q_g, X_g)   (2)
@@ -30,20 +30,20 @@ from survq.models.space import Integers
 
 
 class SurvQ(SurvivalModel):
-    """The paper's model. A case may lack a modality: it is then read from the tokens of the other.
+    """The paper's model. If a case lacks a modality, it is predicted from the tokens of the other.
 
     Hyperparameters:
-        histology_queries, genomic_queries: how many queries read each modality; 0 leaves the queries of that
-            modality out and takes its patch or pathway tokens as they are (Table 2; only with depth 0).
-        depth: layers of mixed self-attention; 1 is the paper, 0 the ablation without (Table 2).
-        width: D of the equations; the patch MLP has a hidden layer of 2 D.
-        block: "plain" is attention as the equations write it; "residual" adds residual, norm and heads, and is what
-            a depth above 1 needs. None: plain up to a depth of 1, residual above.
-        heads: of residual blocks.
-        learnable_queries: False freezes the queries as they were initialised (Table 4).
-        patch_dropout, pathway_dropout: shares of the hidden units of the patch MLP and of the pathways' SNNs.
+        histology_queries, genomic_queries: number of queries per modality. With 0, the model has no queries for that
+            modality and uses its patch or pathway tokens directly (Table 2; only with depth 0).
+        depth: layers of mixed self-attention; 1 is the paper, 0 the ablation without self-attention (Table 2).
+        width: D of the equations; the hidden layer of the patch MLP has 2 D units.
+        block: "plain" is attention as in the equations; "residual" adds residual, norm and heads, and is required for a
+            depth above 1. None: plain up to a depth of 1, residual above.
+        heads: number of heads of residual blocks.
+        learnable_queries: False freezes the queries at their initial values (Table 4).
+        patch_dropout, pathway_dropout: dropout rates of the patch MLP and of the pathways' SNNs.
 
-    Its attention maps are all fields of AttentionMaps that the hyperparameters leave: `tokens` is M, `fused` is M'.
+    It fills all fields of AttentionMaps that exist for its hyperparameters: `tokens` is M, `fused` is M'.
     """
 
     gene_sets = ("pathways",)
@@ -100,7 +100,7 @@ class SurvQ(SurvivalModel):
 
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
         kept: dict[str, Any] | None = {} if keep_attention else None
-        # pathways first: the backward pass then begins with the patches, which have most memory to free
+        # pathways first, so that the backward pass begins with the patches, which free most memory
         genomics = [self._genomics(batch, kept)] if self.spec.pathways else []
         histology = [self._histology(batch, kept)] if self.spec.patch_features else []
         modalities = histology + genomics
@@ -108,11 +108,11 @@ class SurvQ(SurvivalModel):
         return Prediction(self.hazard(z), attention=None if kept is None else AttentionMaps(**kept))
 
     def _histology(self, batch: Batch, kept: dict | None) -> Tokens:
-        """Q_h' of each case (1); without queries the mean of X_h, which stands for all patches."""
+        """Q_h' of each case (1); without queries the mean of X_h, which represents all patches."""
         patches = torch.tensor([len(bag) for bag in batch.bags], device=batch.time.device)
         if self.Q_h is None:
             return Tokens(self._read_each(batch.bags, None), patches)
-        shown = kept is not None or any(bag.requires_grad for bag in batch.bags)  # as the short way cannot
+        shown = kept is not None or any(bag.requires_grad for bag in batch.bags)  # not supported by read_bags
         if isinstance(self.read_patches, Attention) and not shown:
             Q_h = read_bags(self.encode_patches, self.read_patches, self.Q_h, batch.bags)
         else:
@@ -120,7 +120,7 @@ class SurvQ(SurvivalModel):
         return Tokens(Q_h, (patches > 0) * len(self.Q_h))
 
     def _read_each(self, bags: Sequence[Tensor], kept: dict | None) -> Float[Tensor, "case _ width"]:
-        """What the queries read in each bag, or without queries the mean; zeros in an empty one."""
+        """The attended tokens of each bag, or its mean token if there are no queries; zeros for an empty bag."""
         weight = self.hazard.weight
         tokens = [weight.new_zeros(1 if self.Q_h is None else len(self.Q_h), weight.shape[1])] * len(bags)
         maps: list[Tensor | None] = [None] * len(bags)
@@ -137,7 +137,7 @@ class SurvQ(SurvivalModel):
         return torch.stack(tokens)
 
     def _genomics(self, batch: Batch, kept: dict | None) -> Tokens:
-        """Q_g' of each case (2); without queries the mean of X_g, which stands for all pathways."""
+        """Q_g' of each case (2); without queries the mean of X_g, which represents all pathways."""
         X_g = self.encode_pathways(batch.expression)  # (case, pathway, width)
         if self.Q_g is None:
             return Tokens(X_g.mean(dim=1, keepdim=True), batch.has_expression * X_g.shape[1])
@@ -150,7 +150,7 @@ class SurvQ(SurvivalModel):
         return Tokens(Q_g, batch.has_expression * len(self.Q_g))
 
     def _mixed(self, modalities: list[Tokens], kept: dict | None) -> Float[Tensor, "case width"]:
-        """z, the mean of the tokens of M' (3), over those that a case has."""
+        """z, the mean of the tokens of M' (3) that a case has."""
         M = torch.cat([tokens for tokens, _ in modalities], dim=1)  # (case, token, width)
         there = torch.cat([(number > 0)[:, None].expand(tokens.shape[:2]) for tokens, number in modalities], dim=1)
         present = None if there.all() else there
@@ -168,14 +168,14 @@ class SurvQ(SurvivalModel):
 
 
 class Tokens(NamedTuple):
-    """The tokens of a modality, and for how many tokens they stand in each case: 0 where the case lacks it."""
+    """The tokens of a modality, and how many tokens they represent in each case: 0 if the case lacks the modality."""
 
     tokens: Float[Tensor, "case _ width"]
     number: Int[Tensor, " case"]
 
 
 def _mean_of_tokens(modalities: list[Tokens]) -> Float[Tensor, "case width"]:
-    """The mean over the tokens of all modalities, where a mean that stands for many tokens weighs as many."""
+    """The mean over the tokens of all modalities. A mean that represents n tokens has the weight n."""
     means = torch.stack([tokens.mean(dim=1) for tokens, _ in modalities])  # (modality, case, width)
     numbers = torch.stack([number for _, number in modalities])[..., None]
     return (means * numbers).sum(dim=0) / numbers.sum(dim=0)

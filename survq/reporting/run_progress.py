@@ -1,4 +1,4 @@
-"""Progress of runs for people: a line per finished run, and now and then a line on those that run."""
+"""Printed progress of runs: a line per ended run, and regularly a line on those in progress."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from survq.text import clock
 from survq.training.queue import Schedule
 from survq.training.record import Record
 
-EVERY = 15.0  # seconds between lines on what is running
-AT_ONCE = 0.05  # seconds: epochs that follow each other faster were trained before, and come from a checkpoint
+INTERVAL = 15.0  # seconds between lines on runs in progress
+REPLAY_GAP = 0.05  # seconds; epochs that follow each other faster are replayed from a checkpoint
 
 
 @dataclass
 class _Running:
-    """A run that was started and has not ended."""
+    """A run in progress."""
 
-    epochs: int  # in all
-    last: float  # when it was last heard of
+    epochs: int  # in total
+    last: float  # time of its last epoch, or of its start
     epoch: int = 0
     c_index: float = math.nan
     pretraining: int = 0  # epochs
@@ -33,7 +33,7 @@ class _Running:
 
 
 class Progress:
-    """Prints plain lines: they read the same in a terminal, in a file and through `ray submit`."""
+    """Prints plain lines, which look the same in a terminal, in a file and through `ray submit`."""
 
     def __init__(self, schedule: Schedule, label: Callable[[str], str] = str):
         self._schedule, self._label = schedule, label
@@ -50,7 +50,7 @@ class Progress:
 
     def on_epoch(self, path: str, epoch: Epoch) -> None:
         run, now = self._running[path], time.monotonic()
-        if now - run.last > AT_ONCE:
+        if now - run.last > REPLAY_GAP:
             self._first_epoch = self._first_epoch if self._epochs_done else now
             self._epochs_done += 1
         run.epoch, run.c_index, run.last = epoch.epoch, epoch.mean_c_index, now
@@ -60,8 +60,8 @@ class Progress:
         self._running.pop(path, None)
         self._ended += 1
         seconds = record.report.seconds
-        how = "found" if found else "" if math.isnan(seconds) else clock(seconds)
-        print(f"  {self._done():>14}  {_outcome(record):<22} {how:>6}  {self._label(path)}", flush=True)
+        how = "stored" if found else "" if math.isnan(seconds) else clock(seconds)
+        print(f"  {self._done():>14}  {_result(record):<22} {how:>6}  {self._label(path)}", flush=True)
 
     def on_failed(self, path: str, reason: str) -> None:
         self._running.pop(path, None)
@@ -71,7 +71,7 @@ class Progress:
         print(text, flush=True)
 
     def _print_running(self) -> None:
-        if time.monotonic() - self._last > EVERY:
+        if time.monotonic() - self._last > INTERVAL:
             self._last = time.monotonic()
             elapsed = clock(self._last - self._start)
             now = "; ".join(
@@ -90,7 +90,7 @@ class Progress:
         return f", about {clock(pace * epochs)} left"
 
 
-def _outcome(record: Record) -> str:
+def _result(record: Record) -> str:
     measured = record.report.c_index
     if measured is None:
         return f"{record.state} at epoch {len(record.epochs)}"

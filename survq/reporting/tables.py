@@ -1,4 +1,4 @@
-"""Tables laid out as in the paper: a row a configuration, a column a cohort, `0.724 ± 0.053` in the cells."""
+"""Tables laid out as in the paper: one row per configuration, one column per cohort, `0.724 ± 0.053` in the cells."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pandas as pd
 from survq.training.report import Report
 
 PAPER_COHORTS = ("BRCA", "BLCA", "COADREAD", "HNSC", "STAD")
-# what a record says of a finished run beside its settings
+# columns of a finished run in addition to its settings
 MEASURED = ("c_index", "deviation", "low", "high", "folds", "n_cases", "n_events")
-ENVIRONMENT_KEYS = ("device", "precision", "parts", "torch")  # of a report: what may move a C-index a little
+ENVIRONMENT_KEYS = ("device", "precision", "parts", "torch")  # of a report: these may change a C-index slightly
 ABSENT, UNDEFINED = "–", "undefined"
 
 
@@ -25,27 +25,27 @@ ABSENT, UNDEFINED = "–", "undefined"
 class Table:
     """C-indices by configuration and cohort.
 
-    `cells` is the long form, one line a configuration and cohort, and what is saved as .csv. Its columns: the settings
-    in `rows`, the cohort, mean and deviation over folds (ddof 0), low and high (95 %, patient bootstrap), folds, cases,
-    events, seeds and, where the records have it, configurations (how many were tried to arrive at this one) and problem
-    (why a cell has no number).
+    `cells` is the long form, one row per configuration and cohort; it is saved as .csv. Its columns: the settings in
+    `rows`, the cohort, mean and deviation over folds (ddof 0), low and high (95 %, patient bootstrap), folds, cases,
+    events, seeds and, if the records have them, configurations (number tried for this cell) and problem (why a cell has
+    no number).
     """
 
     cells: pd.DataFrame
     rows: tuple[str, ...]
     columns: str
     epoch: str = "the last epoch"
-    note: str = ""  # a sentence below it
+    note: str = ""  # ends the caption
 
     @property
     def average(self) -> pd.Series:
-        """The mean over cohorts, indexed by the row's settings; NaN where a cohort is missing."""
+        """The mean over cohorts, indexed by the row's settings; NaN if a cohort is missing."""
         cohorts = self.cells[self.columns].nunique()
         means = self.cells.groupby(list(self.rows), sort=False, dropna=False)["mean"]
         return means.mean().where(means.count() == cohorts)
 
     def __str__(self) -> str:
-        """Plain text for a terminal: the interval of a cell stands below it."""
+        """Plain text for a terminal, with the interval of each cell below it."""
         header, *body = self._grid()
         lines = [cell for row in body for cell in (*_split(row), None)]
         widths = [max(len(line[i]) for line in [*_split(header), *filter(None, lines)]) for i in range(len(header))]
@@ -67,16 +67,16 @@ class Table:
     @property
     def caption(self) -> str:
         seeds, folds = self.cells["seeds"], self.cells["folds"]
-        over = "one fold" if folds.max() == 1 else f"mean ± population deviation over {_span(folds)} folds"
-        sentences = [f"C-index after {self.epoch}: {over}; below it the 95 % interval by patient bootstrap."]
+        over = "one fold" if folds.max() == 1 else f"mean ± population standard deviation over {_span(folds)} folds"
+        sentences = [f"C-index after {self.epoch}: {over}; below, the 95 % interval by patient bootstrap."]
         if seeds.max() > 1:
-            sentences.append(f"Every number is the mean over {_span(seeds)} seeds.")
+            sentences.append(f"Each number is the mean over {_span(seeds)} seeds.")
         if "configurations" in self.cells:
-            sentences.append(f"Configurations tried for a cell: {_span(self.cells['configurations'])}.")
+            sentences.append(f"Configurations tried per cell: {_span(self.cells['configurations'])}.")
         return " ".join([*sentences, *filter(None, [self.note])])
 
     def save(self, stem: Path | str) -> tuple[Path, Path]:
-        """Write `stem`.csv (numbers) and `stem`.md (as printed); the folder is made."""
+        """Write `stem`.csv (numbers) and `stem`.md (as printed). The folder is created if needed."""
         csv, markdown = Path(f"{stem}.csv"), Path(f"{stem}.md")
         csv.parent.mkdir(parents=True, exist_ok=True)
         self.cells.to_csv(csv, index=False)
@@ -84,7 +84,7 @@ class Table:
         return csv, markdown
 
     def _grid(self) -> list[list[tuple[str, str]]]:
-        """The header and the rows; every cell has an upper and a lower line."""
+        """Header and rows; every cell has an upper and a lower line."""
         cohorts = sorted(self.cells[self.columns].unique(), key=_paper_order)
         header: list[tuple[str, str]] = []
         for name in self.rows:
@@ -115,20 +115,20 @@ def paper_table(
     epoch: str = "the last epoch",
     note: str = "",
 ) -> Table:
-    """The table of runs: the settings `rows` down, as they appear, and the cohorts across, as in the paper.
+    """The table of runs: one row per value of the settings `rows`, in order of appearance, and one column per cohort.
 
-    `records` has one row a run: cohort, its settings (hyperparameters) as columns, seed, and what was measured:
-    c_index, deviation, low, high, folds, n_cases, n_events; also, if known, configurations, and problem: why a run has
-    no number, where it has none. Runs that differ in nothing but the seed are averaged, deviation and interval too:
-    another seed is no other patient, so the interval does not shrink. Where a seed has a problem the cell says so and
-    has no number, for what was left would flatter. Runs of one cell that differ in anything else are refused
-    (ValueError). `epoch` and `note` are for the caption.
+    `records` has one row per run: cohort, settings (hyperparameters), seed, c_index, deviation, low, high, folds,
+    n_cases and n_events. Optional columns are configurations and problem (why a run has no number). Runs that differ
+    only in the seed are averaged, including deviation and interval: more seeds are not more patients, so the interval
+    does not shrink. If any seed has a problem, the cell states it and has no number, because the mean of the remaining
+    seeds would be optimistic. Runs of one cell that differ in anything else raise ValueError. `epoch` and `note` are
+    part of the caption.
     """
     needed = [columns, *rows, *MEASURED, "seed"]
     if missing := [name for name in needed if name not in records]:
         raise ValueError(f"The records lack the columns {missing}; they have {list(records.columns)}.")
     if records.empty:
-        raise ValueError("There is no finished run to make a table of.")
+        raise ValueError("A table needs at least one finished run.")
     settings = [name for name in records if name not in {*MEASURED, "seed", "configurations", "problem"}]
     records = records.assign(**{name: records[name].map(_hashable) for name in settings})
     cell = records.groupby([*rows, columns], sort=False, dropna=False)
@@ -155,9 +155,10 @@ def paper_table(
 
 
 def environment_note(reports: Sequence[Report]) -> str:
-    """A sentence on what the runs of a table were not all made with, and how many with which; empty if all were.
+    """A note on the environments of a table's runs, with the number of runs per value; empty if all are the same.
 
-    It is no error: a study may go on on another machine. But rows may then differ by more than their settings.
+    Different environments are no error, as a study may resume on another machine. But rows may then differ by more than
+    their settings.
     """
     made = [{"torch": "unknown", **vars(report), **report.versions} for report in reports]
     counts = {name: Counter(str(report[name]) for report in made) for name in ENVIRONMENT_KEYS}
@@ -166,20 +167,22 @@ def environment_note(reports: Sequence[Report]) -> str:
         for name, values in counts.items()
         if len(values) > 1
     ]
-    return f"Its runs were not all made alike: {'; '.join(differing)}." if differing else ""
+    return f"The runs used different environments: {'; '.join(differing)}." if differing else ""
 
 
 def _refuse_mixed(records: pd.DataFrame, cell, settings: list[str], within: list[str]) -> None:
-    """Refuse runs of one cell that differ in more than the seed, or not at all."""
+    """Raise ValueError if runs of one cell differ in more than the seed, or not at all."""
     fixed = [name for name in [*settings, "n_cases", "n_events"] if name not in within]
     counts = cell[fixed].nunique(dropna=False)
     if mixed := [name for name in fixed if (counts[name] > 1).any()]:
         raise ValueError(
-            f"Runs that belong in one cell differ in {mixed}, and only those that differ in the seed are averaged. "
-            f"Name these columns in rows (now {within[:-1]}), choose among the records, or drop the columns."
+            f"Runs of one cell differ in {mixed}; only runs that differ in the seed alone are averaged. "
+            f"Fix: add these columns to rows (now {within[:-1]}), select records, or drop the columns."
         )
     if again := int(records.duplicated([*within, "seed"]).sum()):
-        raise ValueError(f"{again} records have settings, {within[-1]} and seed of another one. Keep one of them.")
+        raise ValueError(
+            f"{again} records repeat the settings, {within[-1]} and seed of another one. Fix: keep one of them."
+        )
 
 
 def _cell(cell: pd.Series | None) -> tuple[str, str]:
@@ -194,7 +197,7 @@ def _cell(cell: pd.Series | None) -> tuple[str, str]:
 
 
 def _problem(seeds: pd.Series) -> str | None:
-    """What is wrong with the runs of a cell, of which there is one a seed."""
+    """The problems of a cell's runs, one run per seed."""
     problems = seeds.dropna()
     if problems.empty or len(seeds) == 1:
         return None if problems.empty else problems.iloc[0]

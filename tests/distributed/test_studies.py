@@ -103,7 +103,7 @@ def test_started_again_it_recomputes_nothing(undisturbed, tiny_folder):
     results, _ = undisturbed
     before = finished(results)
     again = run(command("query_counts", tiny_folder, results), timeout=60)
-    assert again.returncode == 0 and "found" in again.stdout
+    assert again.returncode == 0 and "stored" in again.stdout
     assert "ray on" not in again.stdout, "nothing is to do, so Ray need not start"
     assert finished(results) == before
 
@@ -176,7 +176,7 @@ def test_stopped_it_says_how_to_go_on(tiny_folder, tmp_path, number, code):
     driver.send_signal(number)
     rest = driver.stdout.read()
     assert driver.wait(timeout=40) == code, rest
-    assert "Start the same command again to continue" in rest
+    assert "Run the same command again to resume" in rest
     assert "Table" not in rest and not list((tmp_path / "query_counts").rglob("*.csv"))
 
 
@@ -212,7 +212,7 @@ def test_help_teaches():
 def test_the_search_runs_and_prints_both_scores(tiny_folder, tmp_path):
     ended = run(command("search", tiny_folder, tmp_path, "--trials", "4", "--inner-folds", "2"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "no say in any choice" in ended.stdout and "optimistic, not a result" in ended.stdout
+    assert "not used for any selection" in ended.stdout and "optimistic, not a result" in ended.stdout
     outer = pd.read_csv(tmp_path / "search/tables/outer_folds.csv")
     assert outer["fold"].tolist() == [0, 1, 2]
     assert (tmp_path / "search/views/optuna_nested.db").exists()

@@ -13,7 +13,7 @@ from survq.training.report import Report
 
 
 class Schedule:
-    """What progress asks of one."""
+    """The attributes of a schedule that Progress reads."""
 
     total, remaining_epochs = 3, 60
 
@@ -44,8 +44,8 @@ def epoch(number: int) -> Epoch:
     return Epoch(number, (1.0,), (1.0,), (0.625,))
 
 
-def test_what_runs_is_shown_with_the_time_that_is_left(progress, clock, capsys):
-    """In the pace of the epochs so far, over those of all runs, however many each has."""
+def test_runs_in_progress_are_shown_with_the_remaining_time(progress, clock, capsys):
+    """The remaining epochs of all runs, at the pace of the epochs so far."""
     progress.on_started("a", 10)
     progress.on_started("b", 40)
     for path, number in [("a", 1), ("b", 1), ("b", 2), ("b", 3)]:
@@ -57,10 +57,10 @@ def test_what_runs_is_shown_with_the_time_that_is_left(progress, clock, capsys):
     )
 
 
-def test_epochs_of_a_checkpoint_do_not_count_for_the_pace(progress, clock, capsys):
+def test_replayed_epochs_do_not_count_for_the_pace(progress, clock, capsys):
     progress.on_started("b", 40)
     clock.now += 20
-    for number in range(1, 31):  # it continues after epoch 30
+    for number in range(1, 31):  # it resumes after epoch 30
         progress.on_epoch("b", epoch(number))
     for number in (31, 32):
         clock.now += 60
@@ -68,7 +68,7 @@ def test_epochs_of_a_checkpoint_do_not_count_for_the_pace(progress, clock, capsy
     assert f"about {as_clock(60 * (60 + 8))} left" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_pretraining_is_shown_as_such_and_is_no_epoch(progress, capsys):
+def test_pretraining_is_shown_and_not_counted_as_epochs(progress, capsys):
     progress.on_started("a", 10)
     progress.on_pretraining_epoch("a", PretrainingEpoch(7, {"contrast": (1.0,)}))
     line = capsys.readouterr().out.splitlines()[-1]
@@ -80,7 +80,7 @@ def record(report: Report) -> Record:
     return Record(None, {}, report, None)
 
 
-def test_a_line_per_run_that_ended(progress, capsys):
+def test_every_ended_run_has_a_line(progress, capsys):
     fold = FoldConcordance(0, 0, 9, 3, 5, 0.7, None)
     measured = Measured(0.7, 0.05, 0.6, 0.8, (fold, fold))
     finished = Report("finished", (epoch(1),), c_index=measured, seconds=65.0)
@@ -92,6 +92,6 @@ def test_a_line_per_run_that_ended(progress, capsys):
     progress.on_failed("b", "Traceback\n  File\nValueError: no memory\n")
     first, second, third, *failed = capsys.readouterr().out.splitlines()
     assert " ".join(first.split()) == "1 of 3 done C 0.700 ± 0.050 1:05 the short run"
-    assert " ".join(second.split()) == "2 of 3 done C undefined found the short run"
+    assert " ".join(second.split()) == "2 of 3 done C undefined stored the short run"
     assert " ".join(third.split()) == "3 of 3 done stopped at epoch 1 0:02 the long run"
     assert failed == ["  FAILED the long run", "    ValueError: no memory"]

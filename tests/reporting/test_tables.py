@@ -29,7 +29,7 @@ def records():
     return pd.DataFrame(rows)
 
 
-def test_it_is_laid_out_as_in_the_paper():
+def test_the_layout_is_that_of_the_paper():
     assert str(paper_table(records(), ROWS)).splitlines() == [
         "histology  genomic  BRCA            BLCA            COADREAD        Avg.",
         "queries    queries  70/869 events   113/359 events  37/296 events",
@@ -43,12 +43,12 @@ def test_it_is_laid_out_as_in_the_paper():
         "300        64       0.800 ± 0.039   0.679 ± 0.045   0.807 ± 0.098   0.762",
         "                    [0.740, 0.840]  [0.619, 0.719]  [0.747, 0.847]",
         "",
-        "C-index after the last epoch: mean ± population deviation over 5 folds;",
-        "below it the 95 % interval by patient bootstrap.",
+        "C-index after the last epoch: mean ± population standard deviation over 5",
+        "folds; below, the 95 % interval by patient bootstrap.",
     ]
 
 
-def test_markdown_has_a_line_a_row():
+def test_markdown_has_one_line_per_row():
     lines = paper_table(records(), ROWS).to_markdown().splitlines()
     assert lines[0] == (
         "| histology<br>queries | genomic<br>queries | BRCA<br>70/869 events | BLCA<br>113/359 events "
@@ -64,7 +64,7 @@ def test_a_bar_in_a_name_does_not_break_the_markdown():
     assert "| a\\|b |" in table.to_markdown()
 
 
-def test_cohorts_stand_in_the_order_of_the_paper_and_others_behind():
+def test_cohorts_of_the_paper_come_first_in_its_order():
     table = paper_table(pd.DataFrame([record(cohort, model="survq") for cohort in ("OURS", "STAD", "BRCA")]), ["model"])
     assert str(table).splitlines()[0].split() == ["model", "BRCA", "STAD", "OURS", "Avg."]
 
@@ -78,7 +78,7 @@ def test_the_average_needs_every_cohort():
     assert unfinished.split()[2] == "–" and unfinished.split()[-1] == "–"
 
 
-def test_an_undefined_c_index_is_named_and_not_averaged():
+def test_an_undefined_c_index_is_shown_and_not_averaged():
     table = paper_table(pd.DataFrame([record("BLCA", np.nan, model="survq"), record("BRCA", model="survq")]), ["model"])
     assert "undefined" in str(table) and "nan" not in str(table)
     assert table.average.isna().all()
@@ -99,14 +99,14 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused():
     assert len(paper_table(runs, ["model", "depth"]).cells) == 2
     with pytest.raises(ValueError, match=r"differ in \['n_cases'\]"):
         paper_table(pd.DataFrame([record(), record(seed=1, n_cases=358)]), [])
-    with pytest.raises(ValueError, match="1 records have settings, cohort and seed of another"):
+    with pytest.raises(ValueError, match="1 records repeat the settings, cohort and seed of another"):
         paper_table(pd.DataFrame([record(model="survq"), record(model="survq")]), ["model"])
 
 
-def test_missing_columns_and_missing_runs_are_named():
+def test_missing_columns_and_missing_runs_are_reported():
     with pytest.raises(ValueError, match=r"lack the columns \['width', 'low'\]"):
         paper_table(records().drop(columns="low"), ["width"])
-    with pytest.raises(ValueError, match="no finished run"):
+    with pytest.raises(ValueError, match="at least one finished run"):
         paper_table(records().iloc[:0], ROWS)
 
 
@@ -127,7 +127,7 @@ def test_settings_of_every_kind_are_printed():
     assert lines[6].split()[:4] == ["mlp", "0.001", "[64]", "–"]
 
 
-def test_saved_numbers_come_back(tmp_path):
+def test_saved_numbers_are_read_back_unchanged(tmp_path):
     tried = records().assign(configurations=16)
     table = paper_table(tried, ROWS)
     csv, markdown = table.save(tmp_path / "tables" / "table.3")
@@ -138,4 +138,4 @@ def test_saved_numbers_come_back(tmp_path):
     assert list(back.columns) == [*ROWS, *measured]
     assert back["configurations"].eq(16).all()
     assert markdown.read_text(encoding="utf-8") == table.to_markdown()
-    assert "Configurations tried for a cell: 16." in markdown.read_text(encoding="utf-8")
+    assert "Configurations tried per cell: 16." in markdown.read_text(encoding="utf-8")
