@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from survq.training.learner import SURVIVAL
+
 from . import __main__ as program
 from . import gpu, measure, reference
 from .work import FEATURES, WIDTH, make_run, make_work, put_beside, strict_fp32, useful_flops
@@ -43,7 +45,7 @@ def test_the_reference_has_the_numbers_and_the_gradients_of_survq(tmp_path):
         learner = both.learner
         batch = learner.table.batch(work.case_ids[:3], [work.bags[case] for case in work.case_ids[:3]])
         learner.optimizer.step = lambda: None
-        ours = learner.step(batch, 3, 0)
+        ours = learner.step(batch, 3, 0)[SURVIVAL]
     theirs = reference.accumulate(both.model, both.files, 3)
     assert ours / 3 == pytest.approx(theirs, rel=1e-5)
     for name, mine, other in reference.paired(learner.model, both.model, lambda parameter: parameter.grad):
