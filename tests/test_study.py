@@ -167,7 +167,7 @@ def test_a_search_without_a_selection_is_reported(make_study):
     write(study, run, "diverged")
     schedule.on_finished(run, study.results.find(run.path, run.describe(cohort.parts)))
     assert schedule.next() is None and schedule.exhausted
-    assert schedule.missing == {"TINY outer-0-0": "chose nothing, for no trial ended with a C-index"}
+    assert schedule.missing == {"TINY outer-0-0": "no choice, because no trial ended with a C-index"}
     assert nested_table(schedule.searches, seeds=1).cells["problem"].tolist() == ["0 of 1 outer folds"]
 
 
@@ -206,7 +206,7 @@ def test_repeats_make_new_folds(make_study, cohort):
     assert [(fold.repeat, fold.index) for fold in folds] == [(r, i) for r in range(2) for i in range(3)]
     assert {fold.validation for fold in folds[:3]} != {fold.validation for fold in folds[3:]}
     assert cohort.splits is not None
-    with pytest.raises(UsageError, match=r"--repeats 2: the folds of cohort TINY are given.*Fix: add --folds"):
+    with pytest.raises(UsageError, match=r"--repeats 2: cohort TINY has published folds.*Fix: add --folds"):
         make_study(repeats=2, folds=None).folds(cohort)
 
 

@@ -13,11 +13,10 @@ from tyro.conf import Positional, arg
 class Predict:
     """Predict the risk of cases with the models of a finished run.
 
-    Cases that no fold has seen are predicted by the models of all folds, and by their ensemble: the mean of the
-    percentiles that a case's risk has among the held-out cases of each fold. The run's own cases are predicted by the
-    models that held them out.
+    New cases are predicted by the models of all folds and by their ensemble: the mean percentile of a case's risk among
+    the held-out cases of each fold. Cases of the run are predicted by the models that held them out.
 
-    The run must have kept its weights.
+    Requires a run with weights (--keep-weights).
 
     example:  python studies/query_counts.py --data data --cohorts BLCA --keep-weights
 
@@ -27,9 +26,9 @@ class Predict:
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of a run: results/<study>/runs/<cohort>/<run>."""
     data: Annotated[Positional[str], arg(metavar="DIR")]
-    """Data folder with the cases to predict, or the address of one in a bucket."""
+    """Data folder with the cases to predict, or its bucket URI."""
     cohort: str
-    """The cohort in it."""
+    """Cohort in the data folder."""
     output: Path | None = None
     """File of the predictions, .csv or .parquet. If omitted: predictions-<COHORT>.csv in the current folder."""
 
@@ -43,7 +42,7 @@ class Predict:
 
         output = self.output or Path(f"predictions-{self.cohort}.csv")
         if output.suffix not in (".csv", ".parquet"):
-            raise UsageError(f"--output {output}: expected a name that ends in .csv or .parquet.")
+            raise UsageError(f"--output {output}: expected a file name ending in .csv or .parquet.")
         record, folds = load_run(self.run_folder.expanduser())
         cohort = Cohort.load(self.data, self.cohort)
         predictions = predict(record, folds, cohort, cohort.bags())
@@ -54,11 +53,11 @@ class Predict:
         if excluded := sorted(set(cohort.cases.index) - set(together.index)):
             print(f"  {len(excluded)} cases excluded (modality missing, or trained on): {preview(excluded)}")
         for seen, rows in together.groupby("seen"):
-            outcome = cohort.cases.loc[rows.index]
+            outcomes = cohort.cases.loc[rows.index]
             c_index = concordance_index(
-                rows["risk"].to_numpy(), outcome["time"].to_numpy(float), outcome["event"].to_numpy(bool)
+                rows["risk"].to_numpy(), outcomes["time"].to_numpy(float), outcomes["event"].to_numpy(bool)
             )
-            events = int(outcome["event"].sum())
+            events = int(outcomes["event"].sum())
             print(f"  {len(rows)} {seen} cases, {events} events: C-index of the ensemble {c_index:.3f}")
         content = parquet(predictions) if output.suffix == ".parquet" else predictions.to_csv(index=False).encode()
         replace_file(output.expanduser(), bytes(content))

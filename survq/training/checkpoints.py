@@ -1,9 +1,9 @@
-"""Checkpoints within a run: an interrupted run goes on after the last epoch that it saved, and ends in the same bits.
+"""Checkpoints within a run: an interrupted run resumes after its last saved epoch, with the same result to the bit.
 
-    <folder>/<number>/fold-0-1.safetensors   a fitted fold, its optimizer and nothing else: all draws depend on seeds
-                      checkpoint.json        stage, the epochs so far, checksums; written last
+    <folder>/<number>/fold-0-1.safetensors   a fitted fold and its optimizer; random numbers depend on seeds alone
+                      checkpoint.json        the epochs so far and checksums; written last
 
-The newest one that is whole is the checkpoint; older ones are removed once it is. A damaged one is not used.
+The newest complete checkpoint is used; older ones are removed when it is complete. A damaged checkpoint is not used.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from survq.training.learner import FoldLearner
 from survq.training.share import Share
 
 MANIFEST = "checkpoint.json"
-LARGEST_SHARE = 0.01  # of the time that writing checkpoints may take
+LARGEST_SHARE = 0.01  # of the training time that may be spent on writing checkpoints
 
 
 @dataclass
 class History:
-    """The epochs that a run has behind it."""
+    """The completed epochs of a run."""
 
     pretraining: list[PretrainingEpoch] = field(default_factory=list)
     epochs: list[Epoch] = field(default_factory=list)
-    problem: str = ""  # why a checkpoint that is there was not used
+    problem: str = ""  # why an existing checkpoint was not used
 
     def __len__(self) -> int:
         return len(self.pretraining) + len(self.epochs)
 
 
 def checkpoints_at(folder: Path, minutes: float) -> Checkpoints | None:
-    """The checkpoints in a folder that the study has made; None on a machine that does not see the study's folder."""
+    """The checkpoints in a folder of the study; None on a machine without access to this folder."""
     return Checkpoints(folder, minutes) if folder.is_dir() else None
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of its own that all its processes see."""
+    """The checkpoints of one run, in a folder of its own, which all its processes share."""
 
     def __init__(self, folder: Path, minutes: float):
-        """`minutes` between checkpoints, or more where writing takes long; 0 is after every epoch."""
+        """`minutes` is the interval between checkpoints, longer if writing is slow; 0 means after every epoch."""
         self.folder, self.minutes = folder, minutes
         self._last, self._seconds = time.monotonic(), 0.0
 
     def save(self, learners: Sequence[FoldLearner], history: History, share: Share) -> None:
-        """Write a checkpoint where it is time for one. All processes of the run call it after the same epoch."""
+        """Write a checkpoint if one is due. All processes of the run call it after the same epoch."""
         wait = max(60 * self.minutes, self._seconds / LARGEST_SHARE) if self.minutes else 0.0
         if not any(share.gather(time.monotonic() - self._last >= wait)):
             return
@@ -68,9 +68,9 @@ class Checkpoints:
             fold = fold_content(learner.fitted, learner.state())
             replace_file(folder / learner.fitted.file, fold)
             written[learner.fitted.file] = hashlib.sha256(fold).hexdigest()
-        everyone = share.gather((share.folds, written))  # all files are on the disk by then
-        if share.part == 0 and share.folds == min(folds for folds, _ in everyone):
-            checksums = {file: sha256 for _, files in everyone for file, sha256 in files.items()}
+        all_written = share.gather((share.folds, written))  # a barrier: all files are on the disk
+        if share.part == 0 and share.folds == min(folds for folds, _ in all_written):
+            checksums = {file: sha256 for _, files in all_written for file, sha256 in files.items()}
             content = {"pretraining": history.pretraining, "epochs": history.epochs, "sha256": checksums}
             replace_file(folder / MANIFEST, json.dumps(content, default=asdict).encode())
             for other in self.folder.iterdir():
@@ -80,7 +80,7 @@ class Checkpoints:
         self._seconds = self._last - start
 
     def restore(self, learners: Sequence[FoldLearner], share: Share) -> History:
-        """Take over the newest checkpoint, all processes the same one. Without one that is whole: an empty history."""
+        """Restore the newest checkpoint, the same one in all processes. The history is empty if none is complete."""
         manifest = max(self.folder.glob(f"*/{MANIFEST}"), default=None)
         try:
             history, folds = _read(manifest, learners) if manifest is not None else (History(), [])

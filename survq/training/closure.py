@@ -1,8 +1,8 @@
-"""Which definitions a piece of code can reach, read off the source: nothing is imported and nothing is run.
+"""The definitions that a piece of code can reach, found in its source: nothing is imported or executed.
 
-A definition is a class, function or constant at the top level of a module. It reaches every definition that it names,
-wherever that is defined: imports are followed, also through a package that only passes a name on. Which methods an
-object has is known from the class that its annotation, or the call that makes it, names.
+A definition is a class, function or constant at the top level of a module. It reaches every definition that it names.
+Imports are followed, also through packages that re-export a name. The methods of
+an object are those of the class in its annotation or constructor call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Read = Callable[[str], str | None]
 """The source of a module by its dotted name; None for modules that are not followed."""
 
 Definition = tuple[str, str]
-"""Module and name. The empty name stands for all of a module."""
+"""Module and name. An empty name means the whole module."""
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
@@ -28,18 +28,17 @@ class Module:
     """The statements at the top level of a module, without documentation."""
 
     definitions: dict[str, list[ast.stmt]]
-    imports: dict[str, Definition]  # by the name that the module gives them
-    others: list[ast.stmt]  # neither definition nor import: they run when the module is imported
+    imports: dict[str, Definition]  # by local name
+    others: list[ast.stmt]  # neither definition nor import: executed on import
 
 
 def code_hashes(roots: Iterable[Definition], read: Read, stops: Collection[str]) -> dict[str, str]:
-    """A short hash, by module, of the definitions that `roots` reach, and of what their modules do when imported.
+    """A short hash per module of the definitions that `roots` reach and of the statements executed on its import.
 
-    Definitions of the modules in `stops` do not count, nor does what only they reach. Comments, documentation and
-    layout do not count either.
+    Modules in `stops` are not followed. Comments, documentation and layout do not change a hash.
     """
     reached: dict[str, set[str]] = {}
-    names: dict[str, set[str]] = {}  # by module: what the imported names that are used stand for
+    names: dict[str, set[str]] = {}  # by module: the targets of the imported names in use
     waiting = list(roots)
     while waiting:
         module, name = waiting.pop()
@@ -64,7 +63,7 @@ def parsed(module: str, read: Read) -> Module | None:
 
 
 def normalized(tree: ast.Module) -> ast.Module:
-    """The tree without documentation: without strings that stand alone."""
+    """The tree without documentation, that is without constants as statements."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
@@ -90,7 +89,7 @@ def _parse(source: str, module: str) -> Module:
 
 
 def _imported(tree: ast.AST, module: str) -> Iterator[tuple[str, Definition]]:
-    """The names that imports anywhere in a piece of code bind, and what they stand for."""
+    """The names that imports anywhere in a piece of code bind, and their targets."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -99,13 +98,13 @@ def _imported(tree: ast.AST, module: str) -> Iterator[tuple[str, Definition]]:
                 )
         elif isinstance(node, ast.ImportFrom):
             if node.level or any(alias.name == "*" for alias in node.names):
-                raise ValueError(f"{module}: {ast.unparse(node)!r} hides what it imports. Fix: name module and names.")
+                raise ValueError(f"{module}: {ast.unparse(node)!r} is relative or a star. Fix: name module and names.")
             for alias in node.names:
                 yield alias.asname or alias.name, (str(node.module), alias.name)
 
 
 def _assigned(statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> list[str]:
-    """The names that an assignment defines or changes; none where it changes what was imported or is nameless."""
+    """The names that an assignment defines or changes; none if it changes an imported or an unnamed object."""
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
     names = []
     for target in targets:
@@ -126,8 +125,8 @@ def _only_imports(statement: ast.stmt) -> bool:
 
 
 def _references(module: str, content: Module, statement: ast.stmt, read: Read) -> Iterator[tuple[str, Definition]]:
-    """What a statement names: the name as it stands there, and the definition."""
-    imports = content.imports | dict(_imported(statement, module))  # with those inside functions
+    """The references in a statement: the name as written, and the definition."""
+    imports = content.imports | dict(_imported(statement, module))  # including imports inside functions
     for name, *attributes in _dotted_names(statement):
         if name in content.definitions:
             yield name, (module, name)
@@ -137,7 +136,7 @@ def _references(module: str, content: Module, statement: ast.stmt, read: Read) -
 
 
 def _dotted_names(node: ast.AST) -> Iterator[list[str]]:
-    """The dotted names in a piece of code, each as far as it goes. A string may be one: annotations are, at times."""
+    """The longest dotted names in a piece of code. Strings are included, because annotations may be strings."""
     attributes: list[str] = []
     start = node
     while isinstance(start, ast.Attribute):
@@ -153,7 +152,7 @@ def _dotted_names(node: ast.AST) -> Iterator[list[str]]:
 
 
 def _resolve(module: str, names: Sequence[str], read: Read) -> Definition:
-    """The definition to which `names` lead, one after the other, from a module."""
+    """The definition that the attributes `names` of a module lead to, one after the other."""
     passed = set()
     while names and (content := parsed(module, read)) is not None:
         first, rest = names[0], names[1:]

@@ -1,4 +1,4 @@
-"""The folds on which models are compared: the same for all, of the cases that all of them can read."""
+"""The folds on which models are compared: the same for all models, of the cases that all of them can read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from survq.models import MODELS
 from survq.settings import StudySettings
 from survq.text import preview
 
-FOLDS = 5  # where the data come without splits and nothing is asked for (section 4.2)
+FOLDS = 5  # the default for data without splits (section 4.2)
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Comparison:
     """Folds that are common to all models that can be applied to a cohort."""
 
     cohort: str
-    folds: tuple[Fold, ...]  # none where no model can be applied
-    not_applicable: Mapping[str, str]  # by model: why it cannot be applied to this cohort
-    excluded: Mapping[str, str]  # by case: what it lacks that one of the other models needs
+    folds: tuple[Fold, ...]  # empty if no model can be applied
+    not_applicable: Mapping[str, str]  # by model: the reason
+    excluded: Mapping[str, str]  # by case: the modality that is missing and needed by a model
 
     def messages(self) -> list[str]:
-        """What people should know of it: which models and which cases are left out, and why."""
+        """The excluded models and cases, with the reasons."""
         lines = [f"{self.cohort}: {model} is not applicable: {why}" for model, why in self.not_applicable.items()]
         by_reason = defaultdict(list)
         for case, reason in self.excluded.items():
@@ -41,15 +41,15 @@ class Comparison:
 
 
 def has_given_folds(cohort: Cohort, settings: StudySettings) -> bool:
-    """Whether its folds are those that came with the data."""
+    """Whether the folds are the published ones of the data folder."""
     return settings.folds is None and cohort.splits is not None
 
 
 def compare(cohort: Cohort, models: Sequence[str], settings: StudySettings) -> Comparison:
-    """The folds that came with the data, or those asked for, cut to the cases that all of these models can read.
+    """The published folds of the data folder, or the requested ones, limited to cases that all these models can read.
 
-    A model that cannot be applied to the cohort has no say in this. Raises UsageError where other folds are asked for
-    than there can be, and DataError where nothing can be learned or ranked in a fold.
+    A model that cannot be applied to the cohort is ignored. Raises UsageError if the requested folds are impossible,
+    and DataError if a fold has too few events for training or evaluation.
     """
     if cohort.splits is None or not has_given_folds(cohort, settings):
         folds = make_folds(cohort.cases, settings.folds or FOLDS, settings.repeats)
@@ -57,8 +57,8 @@ def compare(cohort: Cohort, models: Sequence[str], settings: StudySettings) -> C
         folds = given_folds(cohort.splits, list(cohort.cases.index))
     else:
         raise UsageError(
-            f"--repeats {settings.repeats}: the folds of cohort {cohort.name} are given with its data. Fix: add "
-            f"--folds {FOLDS} to make other ones, or leave --repeats out."
+            f"--repeats {settings.repeats}: cohort {cohort.name} has published folds. Fix: add "
+            f"--folds {FOLDS} to make new folds, or omit --repeats."
         )
     comparison = common_folds(cohort, folds, models)
     problems = fold_problems(comparison.folds, cohort.cases)
@@ -67,7 +67,7 @@ def compare(cohort: Cohort, models: Sequence[str], settings: StudySettings) -> C
 
 
 def common_folds(cohort: Cohort, folds: Sequence[Fold], models: Sequence[str]) -> Comparison:
-    """These folds of a cohort, cut to the cases that all models can read; those that cannot be applied are left out."""
+    """These folds of a cohort, limited to cases that all models can read. Models that cannot be applied are ignored."""
     reasons = {model: MODELS[model].not_applicable(cohort.spec) for model in models}
     not_applicable = {model: reason for model, reason in reasons.items() if reason is not None}
     applicable = [MODELS[model] for model in models if model not in not_applicable]

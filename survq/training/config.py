@@ -1,4 +1,4 @@
-"""What is trained: a model, its hyperparameters and its training settings."""
+"""Configuration of a training: a model, its hyperparameters and its training settings."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class TrainConfig:
     epochs: int = 50
     batch_size: int = 32  # cases
     seed: int = 0
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # adam and sgd: weight decay as an L2 penalty
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine: after one epoch of linear warm-up, down to 0
-    nll_alpha: float = 0.0  # share by which the survival loss of censored cases is reduced
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"  # adam and sgd apply weight decay as an L2 penalty
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: one epoch of linear warm-up, then decay to 0
+    nll_alpha: float = 0.0  # fraction by which the survival loss of censored cases is reduced
     intervals: int = 4
     interval_edges: Literal["training", "cohort"] = "training"
     expression_scale: Literal["minmax", "minmax_as_survpath", "zscore"] = "minmax"
     sampling: Literal["shuffled", "balanced"] = "shuffled"
-    patches_per_case: int | None = None  # drawn afresh each epoch in training; None takes all
+    patches_per_case: int | None = None  # sampled anew in each training epoch; None: all patches
 
     def __post_init__(self):
         problems = []
@@ -61,7 +61,7 @@ class TrainConfig:
 
     @classmethod
     def native(cls, model: str, **settings: Any) -> TrainConfig:
-        """The training settings of the model's own paper, but for those given."""
+        """The training settings of the model's own paper, except those given."""
         return cls(**{"model": model, **MODELS[model].native, **settings})
 
 

@@ -1,5 +1,7 @@
-"""A run spread over Ray Train workers: its folds over the workers, and with more workers than folds, the batches of a
-fold over several. The training loop is the same; this file gives each worker its share and sums gradients.
+"""A run distributed over Ray Train workers.
+
+Folds are distributed over the workers. With more workers than folds, several workers share the batches of a fold. The
+training loop is the same; this file gives each worker its share and sums gradients.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ def train_over_workers(
     worker: Mapping[str, float] | None,
     checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Train a run on several workers, from inside a Tune trial. What they report reaches Tune as if it were its own."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # reports are collected this often
+    """Train a run on several workers, from inside a Tune trial. Tune receives their reports as the trial's own."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the interval at which reports are collected
     whole_gpus = worker is not None and worker.get("GPU", 0) >= 1
     trial = ray.tune.get_context()
     TorchTrainer(
@@ -56,7 +58,7 @@ def train_over_workers(
         run_config=ray.train.RunConfig(
             name=f"train-{trial.get_trial_id()}",
             storage_path=trial.get_trial_dir(),
-            # Tune tries again, not Train: two layers of retries fight over the workers' places
+            # Tune retries, not Train: two layers of retries compete for the same resources
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=2),
             callbacks=[TuneReportCallback()],
         ),
@@ -64,26 +66,26 @@ def train_over_workers(
 
 
 def worker_problem(workers: int, folds: int) -> str | None:
-    """Why so many folds cannot be spread over so many workers, or None."""
+    """Why this number of folds cannot be distributed over this number of workers; None if it can."""
     if workers <= folds or workers % folds == 0:
         return None
     return (
-        f"--workers-per-trial {workers} does not spread over {folds} folds. Fix: ask for at most {folds}, or for a "
-        f"multiple of it."
+        f"--workers-per-trial {workers} cannot be distributed over {folds} folds. Fix: use at most {folds} workers, "
+        f"or a multiple of {folds}."
     )
 
 
 def release_workers(result: dict | None) -> None:
-    """Give back the places of a trial's workers. Ray leaks them when a trial is stopped early."""
-    place = (result or {}).get("place")
-    if place:
-        group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(place)))
+    """Release the placement group of a trial's workers. Ray leaks it if a trial is stopped early."""
+    placement = (result or {}).get("placement")
+    if placement:
+        group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(placement)))
         if placement_group_table(group).get("state") not in (None, "REMOVED"):
             remove_placement_group(group)
 
 
 def share_of(rank: int, workers: int, folds: int) -> tuple[tuple[int, ...], int, int]:
-    """Which folds a worker trains, and which part of how many of their batches.
+    """The folds of a worker, its part of their batches, and the number of parts.
 
     >>> share_of(rank=1, workers=2, folds=5)
     ((1, 3), 0, 1)
@@ -97,18 +99,18 @@ def share_of(rank: int, workers: int, folds: int) -> tuple[tuple[int, ...], int,
 
 
 def _connection(backend: str, folder: str) -> TorchConfig:
-    """How workers find each other: in a private session by a file below `folder`, elsewhere over the network."""
+    """How workers connect: through a file below `folder` in a private session, else over the network."""
     if not on_loopback():
         return TorchConfig(backend=backend, timeout_s=600)
-    # a new one for every try: the last one's tells of workers that are no more
+    # a new file per attempt: the previous one lists workers that no longer exist
     return LoopbackConfig(backend=backend, timeout_s=600, file=f"{tempfile.mkdtemp(dir=folder)}/workers")
 
 
 @dataclass
 class LoopbackConfig(TorchConfig):
-    """Workers of one machine, talking on its loopback interface only.
+    """Workers of one machine that communicate on its loopback interface only.
 
-    TorchConfig's workers meet at a server that listens on all interfaces, whatever address it is given.
+    The rendezvous server of TorchConfig listens on all interfaces, whatever its address.
     """
 
     file: str = ""
@@ -119,16 +121,16 @@ class LoopbackConfig(TorchConfig):
 
 
 class _LoopbackBackend(Backend):
-    share_cuda_visible_devices = True  # as TorchConfig's backend has it
+    share_cuda_visible_devices = True  # as in TorchConfig's backend
 
     def on_start(self, worker_group: Any, backend_config: LoopbackConfig) -> None:
         workers = len(worker_group)
         ray.get(
-            [worker_group.execute_single_async(rank, _meet, backend_config, rank, workers) for rank in range(workers)]
+            [worker_group.execute_single_async(rank, _join, backend_config, rank, workers) for rank in range(workers)]
         )
 
 
-def _meet(config: LoopbackConfig, rank: int, workers: int) -> None:
+def _join(config: LoopbackConfig, rank: int, workers: int) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     dist.init_process_group(
         config.backend,
@@ -143,43 +145,43 @@ def _worker(config: dict[str, Any]) -> None:
     run: Run = config["run"]
     rank, workers = dist.get_rank(), dist.get_world_size()
     folds, part, parts = share_of(rank, workers, len(run.folds))
-    messages: Any = dist.new_group(backend="gloo")  # tables and numbers, whatever the gradients travel by
-    mates: Any = None
+    messages: Any = dist.new_group(backend="gloo")  # for tables and numbers, whatever backend the gradients use
+    peers: Any = None
     if parts > 1:
-        for first in range(0, workers, parts):  # every process has to make every group
+        for first in range(0, workers, parts):  # every process has to create every group
             ranks = list(range(first, first + parts))
             group = dist.new_group(ranks)
-            mates = group if rank in ranks else mates
+            peers = group if rank in ranks else peers
 
     def gather(mine: Any) -> list[Any]:
-        everyone: list[Any] = [None] * workers
-        dist.all_gather_object(everyone, mine, group=messages)
-        return everyone
+        gathered: list[Any] = [None] * workers
+        dist.all_gather_object(gathered, mine, group=messages)
+        return gathered
 
     def sum_gradients(model: nn.Module) -> None:
         if parts == 1:
             return
         learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # the loop leaves no gradient out
+        # the training loop sets every gradient
         flat = torch.cat([cast(Tensor, parameter.grad).reshape(-1) for parameter in learnable])
-        dist.all_reduce(flat, group=mates)
+        dist.all_reduce(flat, group=peers)
         for parameter, gradient in zip(learnable, flat.split([p.numel() for p in learnable]), strict=True):
             parameter.grad = gradient.view_as(parameter)
 
     def copy_buffers(model: nn.Module) -> None:
         if parts == 1:
             return
-        saved = model.state_dict(keep_vars=True)  # the others are constants
+        saved = model.state_dict(keep_vars=True)  # other buffers are constants
         for name, buffer in model.named_buffers():
             if name in saved:
-                dist.broadcast(buffer, src=rank - part, group=mates)
+                dist.broadcast(buffer, src=rank - part, group=peers)
 
-    place = ray.util.get_current_placement_group()
+    placement = ray.util.get_current_placement_group()
 
-    def report(epoch: int, message: Any) -> None:
-        # a barrier: every worker reports, the first one speaks
-        said = {"epoch": epoch, "message": message, "place": place.id.hex() if place else ""}
-        ray.train.report(said if rank == 0 else {})
+    def send(epoch: int, message: Any) -> None:
+        # a barrier: every worker has to call it; the content is that of the first one
+        content = {"epoch": epoch, "message": message, "placement": placement.id.hex() if placement else ""}
+        ray.train.report(content if rank == 0 else {})
 
     outcome = train_folds(
         run,
@@ -187,8 +189,8 @@ def _worker(config: dict[str, Any]) -> None:
         config["bags"],
         device=get_device(),
         share=Share(folds, part, parts, sum_gradients, copy_buffers, gather),
-        on_epoch=lambda epoch: report(epoch.epoch, epoch),
+        on_epoch=lambda epoch: send(epoch.epoch, epoch),
         checkpoints=config["checkpoints"],
         keep_weights=run.keep_weights,
     )
-    report(run.config.epochs, outcome)
+    send(run.config.epochs, outcome)

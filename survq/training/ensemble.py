@@ -1,11 +1,11 @@
-"""The fold models of a finished run, applied together to cases of any cohort.
+"""The fold models of a finished run, applied as an ensemble to cases of any cohort.
 
-A case that a fold model was trained on is never predicted by it. A case that no fold has seen is predicted by all of
-them; one of the run's own cases by those that held it out.
+A fold model never predicts its own training cases. All models predict a new case; the models that held out a case of
+the run predict that case.
 
-Risks of different models are not on one scale. So each is first turned into a percentile: the share of its fold's
-held-out cases, of the run itself, that have a lower risk (equal ones count one half). The ensemble's risk is the mean
-of the percentiles, in [0, 1]. It depends on no other case that is predicted.
+Risks of different models are on different scales. Therefore each risk is first converted to a percentile: the fraction
+of the fold's held-out cases with a lower risk (ties count one half). The ensemble's risk is the mean percentile, in
+[0, 1]. It does not depend on the other predicted cases.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from survq.training.fold_file import read_fold
 from survq.training.record import UNREADABLE, Record, read_record
 
 ENSEMBLE = "ensemble"
-OUT_OF_RANGE = 0.1  # of the genes may have medians that no training case reached
+OUT_OF_RANGE = 0.1  # largest fraction of genes with a median outside of the training cases' range
 
 
 def load_run(folder: Path) -> tuple[Record, list[FittedFold]]:
-    """A finished run and the models of its folds, every byte checked. Raises DataError, or FileNotFoundError."""
+    """A finished run and the models of its folds; all checksums are verified. Raises DataError or FileNotFoundError."""
     if not (folder / "report.json").is_file():
         raise FileNotFoundError(f"{folder}: no finished run; expected a folder with report.json.")
     try:
         record = read_record(folder)
     except UNREADABLE as error:
-        raise DataError([f"{folder}: is damaged ({error}). Fix: restore it, or train the run again."]) from error
+        raise DataError([f"{folder}: damaged ({error}). Fix: restore it, or train the run again."]) from error
     files = sorted(name for name in record.report.files if name.endswith(".safetensors"))
     if not files or record.predictions is None:
-        raise DataError([f"{folder}: its weights were not kept. Fix: run the study again with --keep-weights."])
+        raise DataError([f"{folder}: the weights were not kept. Fix: run the study again with --keep-weights."])
     for name in files:
         record.read(name)  # checks every byte
     return record, [read_fold(folder / name)[0] for name in files]
 
 
 def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:
-    """Why the model of a fold cannot read a cohort: other genes, another scale of expression, other patch features."""
+    """Why the model of a fold cannot read a cohort: missing genes, scale of expression, or patch features."""
     problems = []
     if fold.spec.patch_features and len(cohort.slides):
         width, encoder = int(cohort.slides["width"].iloc[0]), str(cohort.slides["encoder"].iloc[0])
@@ -58,26 +58,26 @@ def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:
     if genes and cohort.expression is not None and "genomics" in type(fold.model).reads:
         if missing := [gene for gene in genes if gene not in cohort.expression.columns]:
             problems.append(
-                f"cohort {cohort.name}: lacks {len(missing)} of the {len(genes)} genes of the model: "
-                f"{preview(missing)}. Fix: import expression that has them, named by the same symbols."
+                f"cohort {cohort.name}: {len(missing)} of the {len(genes)} genes of the model are missing: "
+                f"{preview(missing)}. Fix: import expression with these genes, under the same symbols."
             )
         else:
             median = cohort.expression[list(genes)].median().to_numpy()
             outside = (median < fold.preprocessing.lowest) | (median > fold.preprocessing.highest)
             if outside.mean() > OUT_OF_RANGE:
                 problems.append(
-                    f"cohort {cohort.name}: expression on another scale: the medians of {int(outside.sum())} of "
-                    f"{len(genes)} genes lie outside of all training cases. Fix: import expression in the unit of the "
+                    f"cohort {cohort.name}: different scale of expression: the medians of {int(outside.sum())} of "
+                    f"{len(genes)} genes are outside of the training range. Fix: import expression in the unit of the "
                     f"training cohort, such as log2(TPM + 0.001)."
                 )
     return problems
 
 
 def predict(record: Record, folds: Sequence[FittedFold], cohort: Cohort, bags: Bags) -> pd.DataFrame:
-    """A row per case and model, the ensemble last: case_id, model, seen, risk, percentile; hazards of models.
+    """One row per case and model, the ensemble last: case_id, model, seen, risk, percentile; hazards of the models.
 
-    `seen` tells whether the run's folds knew the case: "new", or "held out" by this model. Raises DataError where the
-    models cannot read the cohort.
+    `seen` is "new" for a case that is not in the run, and "held out" for a case that this model held out. Raises
+    DataError if the models cannot read the cohort.
     """
     raise_if_any(incompatibilities(folds[0], cohort))
     readable = cohort.cases.index[type(folds[0].model).readable(cohort, folds[0].spec)]
@@ -97,7 +97,7 @@ def predict(record: Record, folds: Sequence[FittedFold], cohort: Cohort, bags: B
         hazards = [column for column in found if column.startswith("hazard_")]
         rows.append(found[["case_id", "model", "seen", "risk", "percentile", *hazards]])
     if not rows:
-        raise DataError([f"cohort {cohort.name}: no case that the models can predict and were not trained on."])
+        raise DataError([f"cohort {cohort.name}: no cases to predict: the models were trained on all readable cases."])
     by_model = pd.concat(rows, ignore_index=True)
     mean = by_model.groupby("case_id", as_index=False).agg(seen=("seen", "first"), percentile=("percentile", "mean"))
     together = mean.assign(model=ENSEMBLE, risk=mean["percentile"])
@@ -111,7 +111,7 @@ def _held_out(record: Record, fold: FittedFold) -> pd.DataFrame:
 
 
 def _percentile(risk: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The share of the reference that is lower; equal ones count one half."""
+    """The fraction of the reference that is lower; ties count one half."""
     ordered = np.sort(reference)
     lower, not_higher = np.searchsorted(ordered, risk, "left"), np.searchsorted(ordered, risk, "right")
     return (lower + not_higher) / (2 * len(ordered))

@@ -1,4 +1,4 @@
-"""FittedFold: the trained model of one fold and everything that was fitted with it. It predicts."""
+"""FittedFold: the trained model of one fold with its fitted preprocessing, for prediction."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from survq.training.run import weights_file
 
 @dataclass(frozen=True, eq=False)
 class FittedFold:
-    """A model as one fold trained it. Case tables and bags are those of any cohort with the same genes and encoder."""
+    """The trained model of one fold. It predicts cases of any cohort with the same genes and encoder."""
 
     config: TrainConfig
     repeat: int
     index: int
     spec: InputSpec
     preprocessing: Preprocessing
-    gene_set_names: Mapping[str, tuple[str, ...]]  # of each collection that the model reads, in the order of the spec
-    encoder: str  # of the patch features; empty where there were none
-    trained_on: frozenset[str]  # digests of its training cases' ids, which the file does not name
+    gene_set_names: Mapping[str, tuple[str, ...]]  # per collection that the model reads, in the order of the spec
+    encoder: str  # of the patch features; empty without patch features
+    trained_on: frozenset[str]  # digests of the ids of its training cases: the file contains no ids
     model: SurvivalModel
 
     @property
     def file(self) -> str:
-        """The name of its file, see survq/training/fold_file.py."""
+        """The name of its file (see fold_file.py)."""
         return weights_file(self.repeat, self.index)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> pd.DataFrame:
-        """A row per case: case_id, repeat, fold, event, interval, risk, nll and the hazard of each interval."""
+        """One row per case: case_id, repeat, fold, event, interval, risk, nll and the hazard of each interval."""
         self.model.eval()
         with autocast(batch.time.device):
             prediction = self.model(batch)
@@ -58,7 +58,7 @@ class FittedFold:
         )
 
     def predict_cases(self, table: CaseTable, bags: Bags, case_ids: Sequence[str]) -> pd.DataFrame:
-        """`predict` in batches, for cases of `table` whose patches are in `bags`; on the device of `table`."""
+        """`predict` in batches, for cases of `table` with their patches in `bags`, on the device of `table`."""
         size, device = self.config.batch_size, table.time.device
         empty = torch.empty(0, self.spec.patch_features, device=device)
         chunks = [case_ids[start : start + size] for start in range(0, len(case_ids), size)]
@@ -73,14 +73,14 @@ class FittedFold:
 
 @torch.no_grad()
 def condensed(model: SurvivalModel, bag: Tensor) -> Tensor:
-    """What the model makes of a case's patches before anything else; of a case without slides, nothing."""
+    """The condensed patches of a case; unchanged if it has none."""
     assert model.condense is not None
     model.eval()
     return model.condense(bag) if len(bag) else bag
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    # on the CPU autocast loses more in casting than it gains in products
+    # on the CPU, casting costs more time than bfloat16 products save
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 

@@ -1,4 +1,4 @@
-"""The file of a fitted fold: its tensors, and in the header everything else that it takes to predict with it."""
+"""The file of a fitted fold: its tensors, and in the header everything else that prediction needs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from survq.training.config import TrainConfig
 from survq.training.fold import FittedFold
 from survq.training.tensor_file import read_tensor_file, tensor_file
 
-FORMAT = 1  # of the files
-MODEL, FITTED = "model/", "fitted/"  # prefixes of the names of tensors
+FORMAT = 1  # version of the file format
+MODEL, FITTED = "model/", "fitted/"  # prefixes of tensor names
 
 
 def fold_content(fold: FittedFold, further: Mapping[str, Tensor] | None = None) -> bytes:
-    """The content of the file of a fold, with `further` tensors beside its own."""
+    """The content of the file of a fold, with `further` tensors in addition to its own."""
     fitted = fold.preprocessing
     tensors = {
         FITTED + "offset": torch.from_numpy(np.asarray(fitted.scale.offset, np.float64)),
@@ -57,14 +57,14 @@ def fold_content(fold: FittedFold, further: Mapping[str, Tensor] | None = None) 
 def read_fold(file: Path) -> tuple[FittedFold, dict[str, Tensor]]:
     """The fold in a file, and all tensors of the file.
 
-    Raises DataError where the file holds anything but the model that it describes.
+    Raises DataError if the file does not contain the model that it describes.
     """
     tensors, description = read_tensor_file(file)
     try:
         return _fold(tensors, description), tensors
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
-        problem = f"{file}: does not hold the model that it describes ({type(error).__name__}: {reason})."
+        problem = f"{file}: does not contain the model that it describes ({type(error).__name__}: {reason})."
         raise DataError([f"{problem} Fix: restore the file, or train the run again."]) from error
 
 
@@ -83,9 +83,9 @@ def _fold(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Fitt
     lowest, highest = (tensors[FITTED + name].numpy() for name in ("lowest", "highest"))
     genes = tuple(description["genes"])
     if any(not 0 <= gene < len(genes) for sets in gene_sets.values() for members in sets for gene in members):
-        raise ValueError("a gene set has a gene that is none of its genes")
+        raise ValueError("a gene set refers to an unknown gene")
     if not len(genes) == spec.genes == len(lowest) == len(highest) or np.shape(offset) not in ((), (len(genes),)):
-        raise ValueError("its genes and their scales differ in number")
+        raise ValueError("the number of genes differs from the number of scales")
     return FittedFold(
         config=config,
         repeat=int(description["repeat"]),
@@ -102,13 +102,13 @@ def _fold(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Fitt
 
 
 def _build(config: TrainConfig, spec: InputSpec, weights: Mapping[str, Tensor]) -> SurvivalModel:
-    """The model with these weights. Its sizes are compared first, so that no description asks for absurd memory."""
+    """The model with these weights. Sizes are compared first: a wrong description cannot allocate excessive memory."""
     kind = MODELS[config.model]
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in kind(spec, **config.hyperparameters).state_dict().items()}
     if expected != (found := {name: tensor.shape for name, tensor in weights.items()}):
         differing = sorted({*expected.items()} ^ {*found.items()})
-        raise ValueError(f"its weights are not those of the model, first {differing[0][0]!r}")
+        raise ValueError(f"the weights do not match the model; the first difference is {differing[0][0]!r}")
     model = kind(spec, **config.hyperparameters)
     model.load_state_dict(weights)
     return model

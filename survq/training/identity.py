@@ -1,4 +1,4 @@
-"""What a run depends on: the code that it reaches, and the parts of its cohort that its model reads."""
+"""The dependencies of a run: the code that it reaches, and the parts of its cohort that its model reads."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from survq.models import MODELS, SurvivalModel
 from survq.training.closure import code_hashes
 
 ROOTS = (("survq.training.loop", "train_folds"), ("survq.data.feature_store", "read_case"))
-"""Where the code of a run begins, beside the class of its model: the loop, and the reading of a case's slides."""
+"""The entry points of a run, besides the class of its model: the training loop, and reading a case's slides."""
 
 STOPS = {
-    "survq.data.barcodes": "decides whether a table is refused",
-    "survq.data.location": "where bytes lie, not which",
+    "survq.data.barcodes": "rejects invalid tables",
+    "survq.data.location": "where files are stored, not their content",
     "survq.data.problems": "messages",
-    "survq.data.tables": "refuses tables or passes them on; their content is identified by the parts of the cohort",
-    "survq.evaluation.epochs": "records of numbers that others computed",
-    "survq.exits": "how programs end",
-    "survq.models": "the list of models; a run depends on its own one",
-    "survq.models.space": "what is worth searching",
+    "survq.data.tables": "rejects tables or returns them unchanged; the parts of the cohort identify their content",
+    "survq.evaluation.epochs": "records of numbers computed elsewhere",
+    "survq.exits": "exit codes",
+    "survq.models": "the list of models; a run depends on its own model",
+    "survq.models.space": "search spaces",
     "survq.text": "messages",
-    "survq.training.checkpoints": "what it restores is what it saved",
-    "survq.training.fold_file": "what it reads is what it wrote",
-    "survq.training.tensor_file": "what it reads is what it wrote",
-    "survq.training.config": "settings, which are compared themselves",
-    "survq.training.run": "the folds of a run, which are compared themselves",
+    "survq.training.checkpoints": "restores the saved state unchanged",
+    "survq.training.fold_file": "reads its own files unchanged",
+    "survq.training.tensor_file": "reads its own files unchanged",
+    "survq.training.config": "settings, which are compared directly",
+    "survq.training.run": "the folds of a run, which are compared directly",
 }
-"""Modules whose code cannot change a result, and why: what a run depends on is not followed into them."""
+"""Modules that cannot change a result, with the reason. Their code is not followed."""
 
-PACKAGES = Path(__file__).resolve().parents[2]  # the folder that holds survq
+PACKAGES = Path(__file__).resolve().parents[2]  # the folder that contains survq
 
 
 def code_of(model: str) -> dict[str, str]:
-    """A short hash, by module, of the code that a run of this model depends on.
+    """A short hash per module of the code that a run of this model depends on.
 
-    Only what is reachable counts: a class that is added to a file of layers changes nothing for the models that do not
-    use it. Comments, documentation and layout do not count.
+    Only reachable code counts: a new class in a file of layers does not change models that do not use it. Comments,
+    documentation and layout do not count.
     """
-    return dict(_code_of(MODELS[model]))  # type: ignore[arg-type]  # mypy takes a class for unhashable
+    return dict(_code_of(MODELS[model]))  # type: ignore[arg-type]  # mypy considers classes unhashable
 
 
 @cache
@@ -61,7 +61,7 @@ def _code_of(kind: type[SurvivalModel]) -> dict[str, str]:
 
 
 def data_of(model: str, parts: Mapping[str, str]) -> dict[str, str | None]:
-    """Those parts of a cohort that a model reads, of `Cohort.parts`; None for a part that the cohort lacks."""
+    """The entries of `Cohort.parts` that a model reads; None for a part that the cohort does not have."""
     kind, names = MODELS[model], ["cases"]
     if "genomics" in kind.reads:
         names += ["expression", *(f"gene set {name}" for name in kind.gene_sets)]

@@ -1,4 +1,4 @@
-"""FoldLearner: one fold in training, which is its model, its optimizer and its view of the cases."""
+"""FoldLearner: one fold in training, with its model, its optimizer and its table of the cases."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from survq.training.fold import FittedFold, autocast, condensed, digest_of, enco
 from survq.training.share import ALONE, Share
 from survq.training.tensor_file import flattened, unflattened
 
-SURVIVAL = "survival loss"  # the name of the loss that all models share, beside their penalties
-OPTIMIZER = "optimizer/"  # prefix of the names of its tensors in a checkpoint
+SURVIVAL = "survival loss"  # the name of the loss of all models; penalties have names of their own
+OPTIMIZER = "optimizer/"  # prefix of its tensor names in a checkpoint
 
 
 class FoldLearner:
-    """A fold's model, its optimizer and its view of the cases."""
+    """A fold's model, its optimizer and its table of the cases."""
 
     def __init__(self, config: TrainConfig, cohort: Cohort, fold: Fold, device: torch.device):
         self.config, self.fold, self.device = config, fold, device
-        self.diverged = ""  # why the fold cannot go on
+        self.diverged = ""  # the reason why the fold diverged; empty if it did not
         self.training, self.validation = frozenset(fold.training), frozenset(fold.validation)
         preprocessing = Preprocessing.fit(
             cohort,
@@ -60,7 +60,7 @@ class FoldLearner:
         self._condensed: dict[str, Tensor] = {}
 
     def restart_optimizer(self) -> None:
-        """A fresh one, as each of the two stages of training starts with. None for a model without parameters."""
+        """Create a new optimizer, at the start of each stage of training. None for a model without parameters."""
         self.optimizer = _optimizer(self.config, self.learnable) if self.learnable else None
 
     def prepare(self, bags: Bags) -> None:
@@ -68,11 +68,11 @@ class FoldLearner:
         self.model.prepare(TrainingCases(self, bags))
 
     def needs_patches(self, case_id: str) -> bool:
-        """Whether a case's patches are still to be read: a model that condenses them does so once per case."""
+        """Whether the patches of a case must be read: condensed patches are kept."""
         return case_id not in self._condensed
 
     def bag(self, case_id: str, patches: Mapping[str, Tensor]) -> Tensor:
-        """A case's patches as the model takes them: as they are, or condensed."""
+        """The patches of a case, condensed if the model condenses them."""
         if self.model.condense is None:
             return patches[case_id]
         if self.needs_patches(case_id):
@@ -89,10 +89,10 @@ class FoldLearner:
         share: Share = ALONE,
         pretraining: bool = False,
     ) -> dict[str, float]:
-        """One optimizer step on a batch of `cases` cases, of which `batch` is this process's part.
+        """One optimizer step on a batch of `cases` cases; `batch` is this process's part of it.
 
-        `rate` is the learning rate, where it is not the one of the settings. Returns each term of the loss, summed over
-        the cases of this part.
+        `rate` replaces the learning rate of the settings. Returns each term of the loss, summed over the cases of this
+        part.
         """
         self.model.train()
         torch.manual_seed(seed)
@@ -106,7 +106,7 @@ class FoldLearner:
             if loss.requires_grad:
                 (loss * (len(batch) / cases)).backward()
         if self.optimizer is not None:
-            for parameter in self.learnable:  # also what these cases do not reach takes its step, as in a larger batch
+            for parameter in self.learnable:  # unused parameters are updated too, as in a larger batch
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             share.sum_gradients(self.model)
@@ -120,7 +120,7 @@ class FoldLearner:
         """See FittedFold.predict."""
         predictions = self.fitted.predict(batch)
         if not self.diverged and not np.isfinite(predictions["risk"]).all():
-            self.diverged = f"a prediction of fold {self.fold.index} is not a number; a lower learning rate may help"
+            self.diverged = f"a prediction of fold {self.fold.index} is not a number; try a lower learning rate"
         return predictions
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ class FoldLearner:
         return {OPTIMIZER + name: tensor for name, tensor in flattened(state).items()}
 
     def restore(self, fold: FittedFold, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the weights and the optimizer of a checkpoint."""
+        """Restore the weights and the optimizer of a checkpoint."""
         self.model.load_state_dict(fold.model.state_dict())
         if self.optimizer is not None:
             own = {n.removeprefix(OPTIMIZER): t for n, t in tensors.items() if n.startswith(OPTIMIZER)}
@@ -144,7 +144,7 @@ class FoldLearner:
 
 
 class TrainingCases:
-    """The training cases of a fold in batches. Each iteration has them in a new order, which the seed alone decides."""
+    """The training cases of a fold in batches. Each iteration has a new order, which depends on the seed alone."""
 
     def __init__(self, learner: FoldLearner, bags: Bags):
         self._learner, self._bags = learner, bags
@@ -163,7 +163,7 @@ class TrainingCases:
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """At `step`, counted from 0 over all epochs of a stage; `steps` are those of an epoch.
+    """The learning rate at `step`, counted from 0 over all epochs of a stage, with `steps` steps per epoch.
 
     The cosine schedule rises linearly during the first epoch, and falls along half a cosine during the others.
     """

@@ -1,6 +1,6 @@
-"""The one training loop, for all models. All folds of a run advance together, one pass over the cohort per epoch.
+"""The training loop of all models. All folds of a run advance together, with one pass over the cohort per epoch.
 
-It knows no Ray: its caller says which share of the run this process does, and is called after every epoch.
+It does not depend on Ray: the caller states the share of this process and receives every epoch through a callback.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ OnEpoch = Callable[[Epoch | PretrainingEpoch], None]
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended."""
+    """The result of a run."""
 
-    state: Literal["finished", "stopped", "diverged", "failed"]  # stopped early, by a search; failed by an error
+    state: Literal["finished", "stopped", "diverged", "failed"]  # stopped: early, by a search; failed: by an error
     epochs: list[Epoch]
     predictions: pd.DataFrame | None = None  # out of fold, after the last epoch
     details: dict = field(default_factory=dict)  # parameters, weights, seconds, reason
-    files: dict[str, bytes] = field(default_factory=dict)  # the fitted folds, by file name, where they are kept
+    files: dict[str, bytes] = field(default_factory=dict)  # the fitted folds by file name, if they are kept
     pretraining: list[PretrainingEpoch] = field(default_factory=list)
 
 
@@ -62,10 +62,10 @@ def train_folds(
 ) -> RunOutcome:
     """Train and evaluate `run.config` on all of `run.folds`, or on this process's share of them.
 
-    Every process of a run returns the same outcome. Weights, order and dropout depend on the seed, the fold and the
-    step, dropout also on the part of a batch; not on which process does them, nor on checkpoints it went on from.
+    Every process of a run returns the same RunOutcome. Weights, order and dropout depend on the seed, the fold and the
+    step, and dropout also on the part of a batch. They do not depend on the process or on resuming from a checkpoint.
 
-    Raises DataError where the model cannot predict a case of the folds.
+    Raises DataError if the model cannot predict a case of the folds.
     """
     config, device, start = run.config, device or best_device(), time.monotonic()
     share = share or Share(folds=tuple(range(len(run.folds))))
@@ -126,16 +126,19 @@ def best_device() -> torch.device:
 
 
 def _check_readable(run: Run, cohort: Cohort) -> None:
-    """The one place that asks whether a model can predict the cases it is given."""
+    """Raise DataError if the model cannot predict all cases of the folds."""
     model = MODELS[run.config.model]
     if reason := model.not_applicable(cohort.spec):
         raise DataError([f"{run.config.model} cannot be applied to cohort {cohort.name}: {reason}."])
     readable = set(cohort.cases.index[model.readable(cohort)])
-    lacking = sorted({case for fold in run.folds for case in (*fold.training, *fold.validation)} - readable)
-    if lacking:
+    incomplete = sorted({case for fold in run.folds for case in (*fold.training, *fold.validation)} - readable)
+    if incomplete:
         needed = " and ".join(sorted(model.needs)) or " or ".join(sorted(model.reads))
         raise DataError(
-            [f"{run.config.model} needs {needed}: {preview(lacking)} lack it. Fix: exclude these cases from the folds."]
+            [
+                f"{run.config.model} needs {needed}: {preview(incomplete)} do not have it. "
+                f"Fix: exclude these cases from the folds."
+            ]
         )
 
 
@@ -149,7 +152,7 @@ def _train_epoch(
     *,
     pretraining: bool = False,
 ) -> dict[str, list[float]]:
-    """One pass over the cohort. Returns each term of the loss: its mean over the training cases of each fold."""
+    """One pass over the cohort. Returns each term of the loss as means over the training cases, one per fold."""
     config = run.config
     seed = torch_seed(config.seed, "pretraining") if pretraining else config.seed
     batches = epoch_batches(
@@ -170,24 +173,24 @@ def _train_epoch(
         pairs = zip(learners, mine, strict=True)
         needed = {case for learner, chosen in pairs for case in filter(learner.needs_patches, chosen)}
         patches = _load(needed, bags, learners[0], seed, number)
-        for learner, all_of_them, chosen, terms in zip(learners, own, mine, sums, strict=True):
-            if not all_of_them:
+        for learner, all_chosen, chosen, terms in zip(learners, own, mine, sums, strict=True):
+            if not all_chosen:
                 continue
             batch = learner.table.batch(chosen, [learner.bag(case, patches) for case in chosen])
             draws = torch_seed(seed, "step", learner.fold.repeat, learner.fold.index, number, step, share.part)
-            losses = learner.step(batch, len(all_of_them), draws, rate=rate, share=share, pretraining=pretraining)
+            losses = learner.step(batch, len(all_chosen), draws, rate=rate, share=share, pretraining=pretraining)
             for name, value in losses.items():
                 terms[name] += value
                 if not learner.diverged and not math.isfinite(value):
                     where = f"fold {learner.fold.index}, epoch {number}, step {step + 1}"
-                    learner.diverged = f"the {name} became {value} in {where}; a lower learning rate may help"
+                    learner.diverged = f"the {name} became {value} in {where}; try a lower learning rate"
     return _means(run, learners, sums, batches, share)
 
 
 def _means(
     run: Run, learners: list[FoldLearner], sums: list[dict[str, float]], batches: list[list[str]], share: Share
 ) -> dict[str, list[float]]:
-    """Sums over this process's cases, to means over all cases, by term and for all folds of the run."""
+    """Means over all cases from the sums of each process: by term, one per fold of the run."""
     totals: list[dict[str, float]] = [defaultdict(float) for _ in run.folds]
     for pairs in share.gather(list(zip(share.folds, sums, strict=True))):
         for position, terms in pairs:
@@ -199,10 +202,10 @@ def _means(
 
 
 def _evaluate(learners: list[FoldLearner], cohort: Cohort, bags: Bags, share: Share) -> pd.DataFrame:
-    """Predictions of all held-out cases of all folds of the run: each case by the fold that did not train on it."""
+    """Predictions of all held-out cases of all folds of the run: each fold predicts its held-out cases."""
     rows = []
     for learner in learners:
-        # batches of a fold's own cases: which other folds a process has must not show, not even in the last bit
+        # batches of one fold: other folds of this process must not change a prediction, not even in the last bit
         mine, size = sorted(learner.validation)[share.part :: share.parts], learner.config.batch_size
         for chunk in (mine[start : start + size] for start in range(0, len(mine), size)):
             patches = _load(list(filter(learner.needs_patches, chunk)), bags, learner)
@@ -229,7 +232,7 @@ def _epoch(number: int, run: Run, terms: dict[str, list[float]], predictions: pd
 
 
 def _diverged(learners: list[FoldLearner], share: Share) -> str:
-    """Why the run cannot go on. One process that stopped by itself would leave the others waiting for its gradients."""
+    """The reason why the run diverged, agreed on by all processes: all of them must stop at the same step."""
     reasons = [r for mine in share.gather([learner.diverged for learner in learners]) for r in mine if r]
     return min(reasons, default="")
 
@@ -240,7 +243,7 @@ def _summary(learner: FoldLearner) -> dict:
 
 
 def _resident(bags: Bags, cohort: Cohort, device: torch.device) -> Bags:
-    """On a GPU the whole cohort stays on the device if it fills less than half of what is free."""
+    """The bags of the whole cohort on the GPU, if they need less than half of its free memory."""
     if device.type != "cuda":
         return bags
     size = 2 * int((cohort.slides["patches"] * cohort.slides["width"]).sum())  # float16
@@ -259,7 +262,7 @@ def _sampled(bag: Tensor, case: str, most: int, seed: int, epoch: int) -> Tensor
 def _load(
     case_ids: Collection[str], bags: Bags, learner: FoldLearner, seed: int = 0, epoch: int | None = None
 ) -> dict[str, Tensor]:
-    """The patches of cases on the device, once for all folds. With an epoch of training, a sample of them is drawn."""
+    """The patches of cases on the device, shared by all folds; sampled if `epoch` is given, that is in training."""
     most, device = learner.config.patches_per_case, learner.device
     empty = torch.empty(0, learner.fitted.spec.patch_features, device=device)
     loaded = {}
@@ -272,7 +275,7 @@ def _load(
 
 
 def _precision(device: torch.device) -> str:
-    """bf16 where large products may be computed in it; sums are always of fp32."""
+    """bf16 if large products may be computed in it; sums are always in fp32."""
     return "bf16" if device.type == "cuda" or computes_bf16() else "fp32"
 
 

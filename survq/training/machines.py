@@ -1,4 +1,4 @@
-"""Ray for a study: started when there is a run to do, with the features of its cohorts in shared memory."""
+"""Ray for a study: started when the first run is due, with the features of its cohorts in shared memory."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from survq.training.ray_runs import TrialResources, execute
 
 
 class Machines:
-    """What a study's runs are trained on."""
+    """The Ray session on which the runs of a study are trained."""
 
     def __init__(self, settings: StudySettings, cohorts: Mapping[str, Cohort]):
         self._settings, self._cohorts = settings, cohorts
         self._bags: dict[str, Bags] = {}
 
     def execute(self, queue: RunQueue) -> None:
-        """Do all runs of a queue. Raises UsageError where they cannot be spread over workers as asked."""
+        """Train all runs of a queue. Raises UsageError if they cannot be distributed over the requested workers."""
         for folds in queue.schedule.fold_counts:
             if problem := worker_problem(self._settings.workers_per_trial, folds):
                 raise UsageError(problem)
         connect(self._settings.cpus, self._settings.verbose)
-        signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which aborts
+        signal.signal(signal.SIGTERM, terminate)  # replaces Ray's handler, which aborts
         await_machine()
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"

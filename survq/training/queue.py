@@ -1,4 +1,4 @@
-"""From a schedule of runs to records on disk. Plain Python: who executes the runs, and where, is not known here."""
+"""From a schedule of runs to records on disk. This module does not depend on how and where runs are executed."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from survq.training.run import Run
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Which runs there are to do. It may decide on what has ended, never on how long it took or where."""
+    """The runs to train. Its decisions may depend on finished runs, but not on their duration or machine."""
 
     def next(self) -> Run | None:
-        """The next run that can start now. None: something has to end first, or nothing is left."""
+        """The next run that can start now. None if other runs must finish first, or if no run is left."""
 
     @property
     def exhausted(self) -> bool:
-        """Nothing is left, whatever may still end."""
+        """Whether no run is left to start, now or after running ones finish."""
 
     def on_finished(self, run: Run, record: Record) -> None: ...
 
     def on_failed(self, run: Run) -> None: ...
 
     def should_stop(self, run: Run, epochs: Sequence[Epoch]) -> bool:
-        """Whether a run is to be stopped after the last of these epochs."""
+        """Whether to stop a run early, after the last of these epochs."""
 
     @property
     def total(self) -> int:
-        """How many runs it has in all."""
+        """The total number of runs."""
 
     @property
     def remaining_epochs(self) -> int:
-        """How many epochs the runs have that it has not handed out yet; where that is open, at most how many."""
+        """The number of epochs of all runs that have not started; an upper bound if it is not known yet."""
 
     @property
     def fold_counts(self) -> set[int]:
-        """How many folds a run of it may have."""
+        """The possible numbers of folds per run."""
 
 
 class Grid:
-    """All of these runs, each to its end."""
+    """A fixed list of runs, without early stopping."""
 
     def __init__(self, runs: Sequence[Run]):
         self._waiting = list(runs)
@@ -83,7 +83,7 @@ class Grid:
 
 @runtime_checkable
 class Monitor(Protocol):
-    """Who watches a study."""
+    """An observer of a study."""
 
     def on_started(self, path: str, epochs: int) -> None: ...
 
@@ -99,7 +99,7 @@ class Monitor(Protocol):
 
 
 class RunQueue:
-    """Hands out the runs of a schedule that are not on disk yet, and writes what comes back."""
+    """Hands out the runs of a schedule without a record on disk, and writes the records of finished runs."""
 
     def __init__(
         self,
@@ -114,15 +114,15 @@ class RunQueue:
         self._epochs: dict[str, list[Epoch]] = {}
         self._pretraining: dict[str, list[PretrainingEpoch]] = {}
         self._prefetched: Run | None = None
-        self._running: set[str] = set()  # paths of what was handed out and has not ended
+        self._running: set[str] = set()  # paths
 
     def has_work(self) -> bool:
-        """Whether there is a run to do, so that machines need be started at all."""
+        """Whether a run has to be trained. If not, no machine is needed."""
         self._prefetched = self.take()
         return self._prefetched is not None
 
     def take(self) -> Run | None:
-        """The next run to do; those that are finished on disk are passed over."""
+        """The next run to train. Runs with a record on disk are skipped."""
         prefetched, self._prefetched = self._prefetched, None
         if prefetched is not None:
             return prefetched
@@ -137,7 +137,7 @@ class RunQueue:
         return None
 
     def checkpoints(self, run: Run) -> Path:
-        """The folder for the checkpoints of a run that was handed out."""
+        """The folder for the checkpoints of a run."""
         return self.results.checkpoints(run.path, self._describe(run))
 
     @property
@@ -146,15 +146,15 @@ class RunQueue:
 
     @property
     def done(self) -> bool:
-        """Nothing is left, and all that was handed out has ended."""
+        """Whether all runs have ended."""
         return self.exhausted and not self._running
 
     def is_running(self, run: Run) -> bool:
-        """Whether a run was handed out and has not ended."""
+        """Whether a run has started and not ended."""
         return run.path in self._running
 
     def pretraining(self, run: Run, epoch: PretrainingEpoch) -> None:
-        """Take note of an epoch of pretraining. None of them is counted among the epochs."""
+        """Record an epoch of pretraining. It is not counted as an epoch of training."""
         epochs = self._pretraining.setdefault(run.path, [])
         if epoch.epoch == 1:
             epochs.clear()
@@ -162,10 +162,10 @@ class RunQueue:
         self._broadcast(lambda monitor: monitor.on_pretraining_epoch(run.path, epoch))
 
     def epoch(self, run: Run, epoch: Epoch) -> bool:
-        """Take note of an epoch. True: the run is to stop, and its record is written."""
+        """Record an epoch. Returns True if the run has to stop; its record is written then."""
         epochs = self._epochs.setdefault(run.path, [])
         if epoch.epoch == 1:
-            epochs.clear()  # a run that died and was tried again starts from the beginning
+            epochs.clear()  # a retry reports all epochs again
         epochs.append(epoch)
         self._broadcast(lambda monitor: monitor.on_epoch(run.path, epoch))
         if epoch.epoch < run.config.epochs and self.schedule.should_stop(run, epochs):
@@ -175,7 +175,7 @@ class RunQueue:
         return False
 
     def end(self, run: Run, outcome: RunOutcome) -> None:
-        """Write the record of a run; one that failed leaves none."""
+        """Write the record of a run. A failed run has no record."""
         if outcome.state == "failed":
             self._running.discard(run.path)
             self.failures[run.path] = outcome.details["reason"]
@@ -206,7 +206,7 @@ class RunQueue:
 
 
 def report_of(outcome: RunOutcome) -> Report:
-    """The report of a run that ended. The headline is the last epoch; what was picked by looking says so."""
+    """The report of a run. The main result is that of the last epoch; the best epoch is labelled as optimistic."""
     versions = {"survq": survq.__version__, "torch": torch.__version__, "lifelines": lifelines.__version__}
     measured = best = None
     if outcome.predictions is not None:
@@ -214,7 +214,7 @@ def report_of(outcome: RunOutcome) -> Report:
         top = max(outcome.epochs, key=lambda epoch: (not math.isnan(epoch.mean_c_index), epoch.mean_c_index))
         best = BestEpoch(top.epoch, top.mean_c_index)
     return Report(
-        state=outcome.state,  # type: ignore[arg-type]  # what failed leaves no report
+        state=outcome.state,  # type: ignore[arg-type]  # failed runs have no report
         epochs=tuple(outcome.epochs),
         pretraining=tuple(outcome.pretraining),
         c_index=measured,

@@ -1,4 +1,4 @@
-"""Runs under Ray: Tune schedules trials over the machines, and the queue remembers. Each trial is a run."""
+"""Runs under Ray: Tune schedules trials over the machines, and the queue keeps the state. Each trial is a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-RETRIES = 2  # of a trial whose process died; a model that raised an error would do so again
+RETRIES = 2  # of a trial whose process died; errors of a model are not retried
 
 
 def execute(
@@ -40,11 +40,11 @@ def execute(
     checkpoint_minutes: float = 10.0,
     verbose: bool = False,
 ) -> None:
-    """Do all runs that the queue hands out, as many at a time as the resources allow.
+    """Train all runs of the queue, as many at a time as the resources allow.
 
-    Raises what the queue raised, and KeyboardInterrupt where a signal made Tune leave off.
+    Raises the errors of the queue, and KeyboardInterrupt if a signal stopped Tune.
     """
-    # Tune wants a place for what it remembers; nothing of it is read again
+    # Tune requires a folder for its state; survq never reads it
     scratch = tempfile.mkdtemp(prefix="survq-tune-")
     scheduler = _Scheduler(queue)
     try:
@@ -79,54 +79,56 @@ def execute(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if not queue.done:
-        raise KeyboardInterrupt  # on SIGUSR1 Tune returns as if nothing were left
+        raise KeyboardInterrupt  # after SIGUSR1 Tune returns as if all trials had finished
 
 
 @dataclass(frozen=True)
 class TrialResources:
-    """How the session's machines are shared out among trials."""
+    """The division of the session's resources among trials."""
 
-    trials: int  # at a time
-    trial: dict[str, float]  # what a trial takes of Ray's resources
-    threads: int  # of a trial's process, or of each of its workers
-    workers: int = 0  # Ray Train workers a trial
+    trials: int  # concurrent trials
+    trial: dict[str, float]  # Ray resources per trial
+    threads: int  # per trial process or worker
+    workers: int = 0  # Ray Train workers per trial
     worker: dict[str, float] | None = None
 
     @classmethod
     def of(cls, settings: StudySettings) -> TrialResources:
-        """Raises UsageError where there is no room for a single trial."""
+        """Raises UsageError if the resources do not suffice for one trial."""
         _, cpus, gpus = session_resources()
         gpu = 0.0 if not gpus else 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
         if workers := settings.workers_per_trial:
             worker = {"CPU": 1.0, "GPU": gpu} if gpu else {"CPU": 1.0}
-            places = _places(gpus, gpu) if gpu else cpus
-            if places < workers:
-                raise UsageError(f"--workers-per-trial {workers}: there is room for {places}. Fix: ask for fewer.")
-            # the trial's own process only waits; a request of nothing at all is refused
-            return cls(places // workers, {"CPU": 0, "node:__internal_head__": 0.001}, 1, workers, worker)
+            capacity = _capacity(gpus, gpu) if gpu else cpus
+            if capacity < workers:
+                raise UsageError(
+                    f"--workers-per-trial {workers}: the resources suffice for {capacity}. Fix: use fewer."
+                )
+            # the trial's own process only waits; Ray rejects an empty request
+            return cls(capacity // workers, {"CPU": 0, "node:__internal_head__": 0.001}, 1, workers, worker)
         if not gpu:
-            # one CPU a trial, however many there are: the result must not depend on it
+            # one CPU per trial on any machine: the result must not depend on the number of CPUs
             return cls(cpus, {"CPU": 1}, 1)
-        trials = _places(gpus, gpu)
+        trials = _capacity(gpus, gpu)
         if not trials:
-            raise UsageError(f"--gpus-per-trial {gpu:g}: there are {gpus} GPUs. Fix: ask for fewer.")
+            raise UsageError(f"--gpus-per-trial {gpu:g}: {gpus} GPUs are available. Fix: use fewer.")
         threads = max(1, min(8, cpus // trials))
         return cls(trials, {"CPU": threads, "GPU": gpu}, threads)
 
     @property
     def device(self) -> torch.device:
-        """Where a trial computes that has no workers. Its process sees the GPUs also if none is its own."""
+        """The device of a trial without workers. Its process sees the GPUs even if none is assigned to it."""
         return best_device() if self.trial.get("GPU") else torch.device("cpu")
 
     def __str__(self) -> str:
-        spread = f", {self.workers} workers each" if self.workers else ""
-        return f"{self.trials} trial{'s' if self.trials > 1 else ''} at a time{spread}"
+        workers = f", {self.workers} workers each" if self.workers else ""
+        return f"{self.trials} trial{'s' if self.trials > 1 else ''} at a time{workers}"
 
 
-def _places(gpus: int, gpu: float) -> int:
-    """How many find room that take so much of a GPU each. Less than one is of a single GPU.
+def _capacity(gpus: int, gpu: float) -> int:
+    """The number of processes that fit, with `gpu` GPUs each. A fraction is always of a single GPU.
 
-    >>> _places(2, 0.6), _places(2, 0.4), _places(3, 1), _places(4, 2)
+    >>> _capacity(2, 0.6), _capacity(2, 0.4), _capacity(3, 1), _capacity(4, 2)
     (2, 4, 3, 2)
     """
     return int(gpus / gpu) if gpu >= 1 else gpus * int(1 / gpu)
@@ -140,7 +142,7 @@ def _trial(
     resources: TrialResources,
     checkpoint_minutes: float,
 ) -> None:
-    """What a trial's process does: one run. `reuse_actors` lets the process live on for the next one."""
+    """Train one run in the process of a trial. With `reuse_actors` the process serves further trials."""
     run: Run = parameters["run"]
     torch.set_num_threads(resources.threads)
     checkpoints = checkpoints_at(parameters["checkpoints"], checkpoint_minutes)
@@ -151,7 +153,7 @@ def _trial(
     elif problem := worker_problem(resources.workers, len(run.folds)):
         outcome = _failed(problem)
     else:
-        # what goes wrong there is mostly a worker that died: left to Tune, which tries again
+        # errors are raised: most are dead workers, and Tune retries the trial
         return train_over_workers(run, cohort, its_bags, resources.workers, resources.worker, checkpoints)
     tune.report({"epoch": run.config.epochs, "message": outcome})
 
@@ -174,18 +176,18 @@ def _failed(reason: str) -> RunOutcome:
     return RunOutcome("failed", [], details={"reason": reason})
 
 
-class _OfThisProcess:
-    """Tune pickles what it is given, to remember it. There is nothing to remember: the queue stays here."""
+class _NotPickled:
+    """Tune pickles its searcher and its scheduler. Their pickles are empty: the queue stays in this process."""
 
     def __getstate__(self) -> dict:
         return {}
 
 
-class _Searcher(_OfThisProcess, Searcher):
-    """What Tune asks for the next trial. (Optuna is asked by the schedule, see survq/tuning/search.py.)"""
+class _Searcher(_NotPickled, Searcher):
+    """Gives Tune the next trial. (The schedule calls Optuna, see survq/tuning/search.py.)"""
 
     def __init__(self, queue: RunQueue):
-        super().__init__(metric="epoch", mode="max")  # Tune insists on one
+        super().__init__(metric="epoch", mode="max")  # required by Tune
         self._queue = queue
         self._runs: dict[str, Run] = {}  # by trial
 
@@ -198,7 +200,7 @@ class _Searcher(_OfThisProcess, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         run = self._runs[trial_id]
-        # Tune gives up without a word to the scheduler where a process dies while it is made ready for another run
+        # Tune does not call the scheduler if a process dies while it is reset for another run
         if error and self._queue.is_running(run):
             self._queue.end(run, _failed("its process died"))
 
@@ -207,13 +209,13 @@ class _Searcher(_OfThisProcess, Searcher):
     def restore(self, checkpoint_path: str) -> None: ...
 
 
-class _Scheduler(_OfThisProcess, FIFOScheduler):
-    """What Tune tells of every report, and what it asks whether to go on."""
+class _Scheduler(_NotPickled, FIFOScheduler):
+    """Receives every report from Tune, and decides whether a trial continues."""
 
     def __init__(self, queue: RunQueue):
         super().__init__()
         self._queue = queue
-        self.error: Exception | None = None  # of the queue; Tune raises one of its own
+        self.error: Exception | None = None  # raised by the queue; Tune replaces it by its own
 
     def on_trial_result(self, controller, trial, result: dict) -> str:
         message, run = result.get("message"), trial.config["run"]
@@ -232,6 +234,6 @@ class _Scheduler(_OfThisProcess, FIFOScheduler):
 
     def on_trial_error(self, controller, trial) -> None:
         release_workers(trial.last_result)
-        if not trial.should_recover():  # else it is only queued again
+        if not trial.should_recover():  # otherwise Tune retries it
             reason = Path(trial.error_file).read_text() if trial.error_file else "its process died"
             self._queue.end(trial.config["run"], _failed(reason))

@@ -1,4 +1,4 @@
-"""Record: one run that ended, as it lies on disk."""
+"""Record: one run that ended, as stored on disk."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from survq.training.typed_json import parse, to_json
 
 CONFIG, REPORT, PREDICTIONS = "config.json", "report.json", "predictions.parquet"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
-"""What reading a damaged record may raise."""
+"""The errors that reading a damaged record may raise."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run that ended, as it lies on disk."""
+    """One run that ended, as stored on disk."""
 
     folder: Path
-    config: Mapping[str, Any]  # what `Run.describe` says of it
+    config: Mapping[str, Any]  # see `Run.describe`
     report: Report
     predictions: pd.DataFrame | None  # None for a run that was stopped early or diverged
 
@@ -51,7 +51,7 @@ class Record:
 
     @property
     def hyperparameters(self) -> Mapping[str, Any]:
-        """Of the model, defaults included."""
+        """The hyperparameters of the model, including defaults."""
         return self.config["hyperparameters"]
 
     @property
@@ -61,7 +61,7 @@ class Record:
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """All that was chosen, by name, see `named_settings`."""
+        """Model, hyperparameters and training settings by name, see `named_settings`."""
         return named_settings(self.model, self.hyperparameters, self.training)
 
     @property
@@ -74,11 +74,11 @@ class Record:
 
     @property
     def c_index(self) -> float:
-        """The mean over folds; NaN where it is undefined, and for a run that did not finish."""
+        """The mean over folds; NaN if it is undefined or the run did not finish."""
         return math.nan if self.report.c_index is None else self.report.c_index.mean
 
     def read(self, name: str) -> bytes:
-        """One of its files. Raises DataError where it has none of this name, or where it is not what was written."""
+        """The content of one of its files. Raises DataError if the file is missing or damaged."""
         check = self.report.files.get(name)
         if check is None:
             has = preview(self.report.files, 9)
@@ -90,13 +90,13 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """Read a run, every byte of it checked but those of weights, which `Record.read` checks.
+    """Read a run and verify its checksums, except those of weights, which `Record.read` verifies.
 
-    Raises one of UNREADABLE where it is not what was written.
+    Raises one of UNREADABLE if it is damaged.
     """
     content = json.loads((folder / REPORT).read_bytes())
     if not isinstance(content, dict):
-        raise ValueError(f"{REPORT} is no report")
+        raise ValueError(f"{REPORT} is not a report")
     sha256 = content.pop("sha256")
     if hashlib.sha256(to_json(content)).hexdigest() != sha256:
         raise ValueError(f"{REPORT} does not match its checksum")
@@ -108,7 +108,7 @@ def read_record(folder: Path) -> Record:
         predictions = pq.ParquetFile(io.BytesIO(table)).read().to_pandas()
     for name, check in report.files.items():
         if (folder / name).stat().st_size != check.size:
-            raise ValueError(f"{name} is not as long as it was written")
+            raise ValueError(f"{name} has a different size than when it was written")
     return Record(folder, config, report, predictions)
 
 

@@ -1,4 +1,4 @@
-"""Report: how a run went. It is report.json in the folder of the run."""
+"""Report: the results of a run, stored as report.json in its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from survq.evaluation.measure import Measured
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """The epoch with the highest mean C-index: optimistic, for it was picked by its result."""
+    """The epoch with the highest mean C-index: optimistic, because it was selected by its result."""
 
     epoch: int
     c_index: float
@@ -21,7 +21,7 @@ class BestEpoch:
 
 @dataclass(frozen=True)
 class FileCheck:
-    """A file of a record, as it was written."""
+    """Size and checksum of a file of a record."""
 
     sha256: str
     size: int  # bytes
@@ -29,22 +29,22 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """How a run went. The headline, `c_index`, is that of the last epoch; what is optimistic says so."""
+    """The results of a run. The main one, `c_index`, is that of the last epoch; optimistic ones are named so."""
 
     state: Literal["finished", "stopped", "diverged"]  # stopped early, by a search
     epochs: Sequence[Epoch]
     pretraining: Sequence[PretrainingEpoch] = ()
     reason: str = ""  # why it diverged
-    c_index: Measured | None = None  # of a run that finished
+    c_index: Measured | None = None  # None if the run did not finish
     optimistic_best_epoch: BestEpoch | None = None
     interval_edges: Sequence[Sequence[float]] = ()  # months, by fold
     weights_sha256: Sequence[str] = ()  # by fold
     parameters: int = 0
     device: str = ""
-    precision: str = ""  # bf16 where large products may be computed in it
+    precision: str = ""  # bf16 if large products may be computed in it
     parts: int = 1  # processes that shared each fold
-    seconds: float = math.nan  # of the last process that trained it
-    resumed_after_epochs: int = 0  # those of a process before that was interrupted
-    checkpoint_problem: str = ""  # why its checkpoint could not be used, and the run started from its first epoch
+    seconds: float = math.nan  # of the process that finished it
+    resumed_after_epochs: int = 0  # epochs trained before the last interruption
+    checkpoint_problem: str = ""  # why its checkpoint was not used, so that training restarted
     versions: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, FileCheck] = field(default_factory=dict)  # by name: those beside this report
+    files: Mapping[str, FileCheck] = field(default_factory=dict)  # by name: the other files of the record

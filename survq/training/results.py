@@ -1,12 +1,12 @@
-"""Results: the finished runs of a study, on disk. The files are the only truth; nothing else remembers.
+"""Results: the finished runs of a study on disk. These files are its only state.
 
     results/<study>/runs/<cohort>/[<group>/]<model>-seed<seed>-<hash>/
-        config.json           everything the result depends on
+        config.json           all inputs of the result
         predictions.parquet   case_id, repeat, fold, time, event, risk, ... out of fold
-        fold-0-1.safetensors  the weights of a fold, where they are kept
+        fold-0-1.safetensors  the weights of a fold, if they are kept
         report.json           state, C-index, learning curves, checksums
 
-A run's folder appears whole or not at all. Starting a study again finds what is finished and does the rest.
+The folder of a run is written atomically. A restarted study finds its finished runs and trains the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from survq.training.typed_json import to_json
 
 DAMAGED, STALE = ".damaged-", ".stale-"
 NAMESPACES = {"hyperparameters": "hyperparameters ", "training": "training settings ", "data": "", "code": "code of "}
-"""What people are told of the names in a part of a configuration."""
+"""Prefix in messages of the names in each part of a configuration."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Results:
 
     @property
     def views(self) -> Path:
-        """What other programs show: written, never read, and made again where it is deleted."""
+        """Files for other programs: written, never read, and written again if they are deleted."""
         return self.folder / "views"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes away from this study for as long as this one lives. Raises InUse."""
+        """Lock the study against other processes. Raises InUse."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".lock", self.folder, "wait for it to end, or give --results another folder"):
             Location.at(self.folder).sweep("**/.*")
@@ -58,34 +58,34 @@ class Results:
     def find(
         self, path: str, config: dict, needed: Collection[str] = (), notify: Callable[[str], None] = print
     ) -> Record | None:
-        """The run at `path` with exactly this configuration, or None if it has to be done.
+        """The run at `path` with exactly this configuration; None if it has to be trained.
 
-        One with another configuration, or damaged, is set aside under a hidden name, never reused and never deleted. So
-        is a finished one without the files that are `needed`.
+        A damaged run, one with another configuration, or a finished one without the `needed` files is set aside under a
+        hidden name. It is never used again and never deleted.
         """
         folder = self.runs / path
         if not folder.exists():
             return None
         try:
             record = read_record(folder)
-            # as it would come back: no tuples, no numbers that JSON does not know
+            # as read from JSON: without tuples and NaN
             changed = _changes(record.config, json.loads(to_json(config)))
         except UNREADABLE as error:
             aside = _set_aside(folder, DAMAGED)
-            notify(f"  {path} is damaged ({error}); kept as {aside.name}, it is done again")
+            notify(f"  {path} is damaged ({error}); kept as {aside.name}; the run is trained again")
             return None
-        lacking = [name for name in needed if name not in record.report.files] if record.state == "finished" else []
-        if changed or lacking:
-            why = f"was made with other {'; '.join(changed)}" if changed else f"has no {preview(lacking)}"
+        missing = [name for name in needed if name not in record.report.files] if record.state == "finished" else []
+        if changed or missing:
+            why = f"was trained with different {'; '.join(changed)}" if changed else f"has no {preview(missing)}"
             aside = _set_aside(folder, STALE)
-            notify(f"  {path} {why}; kept as {aside.name}, it is done again")
+            notify(f"  {path} {why}; kept as {aside.name}; the run is trained again")
             return None
         return record
 
     def save(
         self, path: str, config: dict, report: Report, files: Mapping[str, bytes | memoryview] | None = None
     ) -> Record:
-        """Write a run and its files, whole or not at all. The first writer wins."""
+        """Write a run and its files atomically. The first writer wins."""
         folder = self.runs / path
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -100,9 +100,9 @@ class Results:
         return read_record(folder)
 
     def checkpoints(self, path: str, config: dict) -> Path:
-        """A folder for the checkpoints of the run at `path` with exactly this configuration, which is made.
+        """Create the folder for checkpoints of the run at `path` with exactly this configuration.
 
-        Those of other configurations of the run go, for nothing will continue them.
+        Checkpoints of other configurations of the run are deleted, because no run will resume from them.
         """
         folder = self.folder / "checkpoints" / path
         own = folder / hashlib.sha256(to_json(config)).hexdigest()[:16]
@@ -113,17 +113,17 @@ class Results:
         return own
 
     def remove_checkpoints(self, path: str) -> None:
-        """Remove the checkpoints of a run, and the folders that they leave empty."""
+        """Remove the checkpoints of a run, and the empty folders above them."""
         folder = self.folder / "checkpoints" / path
         shutil.rmtree(folder, ignore_errors=True)
         while folder != self.folder:
             folder = folder.parent
-            with suppress(OSError):  # it is not there, or there are those of other runs
+            with suppress(OSError):  # missing, or in use by other runs
                 if folder != self.folder:
                     folder.rmdir()
 
     def records(self) -> list[Record]:
-        """All runs that ended, by path. Damaged ones are passed over: `find` reports those that a study needs."""
+        """All runs that ended, sorted by path. Damaged ones are skipped: `find` reports them if a study needs them."""
         found = []
         for report in sorted(self.runs.rglob(REPORT)):
             if not any(part.startswith(".") for part in report.relative_to(self.runs).parts):
@@ -146,7 +146,7 @@ def _set_aside(folder: Path, prefix: str) -> Path:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two descriptions of a run, in words."""
+    """The differences between two descriptions of a run, for a message."""
     words = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)

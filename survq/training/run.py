@@ -1,4 +1,4 @@
-"""Run: one configuration, trained on the folds of a cohort."""
+"""Run: one configuration, trained on folds of a cohort."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Run:
     cohort: str
     config: TrainConfig
     folds: tuple[Fold, ...]
-    group: str = ""  # runs that belong together inside a study, such as the inner runs of one outer fold
-    keep_weights: bool = False  # among the files of its record
+    group: str = ""  # of related runs inside a study, such as the inner runs of one outer fold
+    keep_weights: bool = False  # in the files of its record
 
     @property
     def model(self) -> str:
@@ -33,7 +33,7 @@ class Run:
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:
-        """Of the model, defaults filled in."""
+        """The hyperparameters of the model, including defaults."""
         return {**hyperparameters_of(self.model), **self.config.hyperparameters}
 
     @cached_property
@@ -47,18 +47,18 @@ class Run:
 
     @cached_property
     def path(self) -> str:
-        """Where its results lie, below the runs of its study."""
+        """The path of its results, below the runs of its study."""
         chosen = json.dumps([self.model, self.hyperparameters, self.training], sort_keys=True)
         name = f"{self.model}-seed{self.config.seed}-{sha256_of(chosen)[:8]}"
         return "/".join(_file_name(part) for part in (self.cohort, *self.group.split("/"), name) if part)
 
     @property
     def weights_files(self) -> tuple[str, ...]:
-        """The files that hold the weights of its folds, in their order."""
+        """The weight files of its folds, in their order."""
         return tuple(weights_file(fold.repeat, fold.index) for fold in self.folds)
 
     def problems(self, cases: pd.DataFrame) -> list[str]:
-        """The folds whose time intervals cannot be cut, for too few times of death. `cases` has time and event."""
+        """The folds with too few times of death for time intervals. `cases` has time and event."""
         found = []
         for fold in self.folds:
             seen = cases if self.config.interval_edges == "cohort" else cases.loc[list(fold.training)]
@@ -70,10 +70,10 @@ class Run:
         return found
 
     def describe(self, parts: Mapping[str, str]) -> dict[str, Any]:
-        """All that the result depends on, as plain data; `parts` are those of its cohort.
+        """All inputs of the result, as plain data; `parts` are those of its cohort.
 
-        Runs of equal descriptions have equal results on the same kind of machine, with the same versions and as many
-        processes per fold; these were not chosen for the result's sake, and are in report.json.
+        Runs with equal descriptions have equal results on the same kind of machine, with the same versions and the same
+        number of processes per fold. Those are not inputs of a study; report.json states them.
         """
         folds = json.dumps([asdict(fold) for fold in self.folds], sort_keys=True)
         return {
@@ -89,12 +89,12 @@ class Run:
 
 
 def weights_file(repeat: int, index: int) -> str:
-    """The name of the file that holds the trained model of a fold."""
+    """The file name of the trained model of a fold."""
     return f"fold-{repeat}-{index}.safetensors"
 
 
 def named_settings(model: str, hyperparameters: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
-    """All that was chosen, by name. A hyperparameter that is called as a training setting is "hyperparameter <name>".
+    """All settings by name. A hyperparameter with the name of a training setting is called "hyperparameter <name>".
 
     >>> named_settings("mlp", {"width": 8, "alpha": 2}, {"alpha": 0.5, "seed": 0})
     {'model': 'mlp', 'width': 8, 'hyperparameter alpha': 2, 'alpha': 0.5, 'seed': 0}
@@ -104,6 +104,6 @@ def named_settings(model: str, hyperparameters: Mapping[str, Any], training: Map
 
 
 def _file_name(text: str) -> str:
-    """The text itself where it can name a file that is not hidden; else what can be kept of it, and a hash."""
+    """The text itself if it is a valid name of a visible file; else its valid characters and a hash."""
     plain = re.sub(r"[^A-Za-z0-9+\-._]|^\.", "_", text)
     return text if plain == text and len(text) <= 200 else f"{plain[:180]}-{sha256_of(text)[:12]}"

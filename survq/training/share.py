@@ -1,4 +1,4 @@
-"""Share: the part of a run that one process does, and how it talks to the others."""
+"""Share: the part of a run that one process trains, and its communication with the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Share:
     gather: Callable[[Any], list[Any]] = lambda mine: [mine]  # from all processes of the run, to all of them
 
     def by_fold(self, mine: list[Any]) -> list[Any]:
-        """A value for each fold of this process, to the values of all folds of the run in its order.
+        """The values of all folds of the run in order, from one value per fold of each process.
 
         Raises RuntimeError if processes that share a fold differ in its value.
         """

@@ -1,4 +1,4 @@
-"""One file for tensors and what they belong to: safetensors, whose header holds a JSON description. Never a pickle."""
+"""A file of tensors with a JSON description in its header, in the safetensors format. Never a pickle."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DESCRIPTION = "survq"  # the key of the description in the header
 
 
 def tensor_file(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
-    """The content of a file of these tensors, by name, and a description that JSON can hold."""
+    """The content of a file with these tensors, by name, and a JSON-compatible description."""
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return save(kept, {DESCRIPTION: json.dumps(description, allow_nan=False)})
 
 
 def read_tensor_file(file: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the description of the file at a path. Raises DataError where it is not such a file."""
+    """The tensors and the description of the file at a path. Raises DataError if it is not such a file."""
     try:
         with safe_open(str(file), framework="pt") as content:
             description = json.loads((content.metadata() or {})[DESCRIPTION])
@@ -32,7 +32,7 @@ def read_tensor_file(file: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: content.get_tensor(name) for name in content.keys()}, description  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise DataError([f"{file}: is not a file of survq's tensors ({reason}). Fix: train the run again."]) from error
+        raise DataError([f"{file}: not a tensor file of survq ({reason}). Fix: train the run again."]) from error
 
 
 def flattened(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
-"""Typed records as JSON, and back.
+"""Conversion of typed records to JSON and back.
 
-JSON has no NaN: an undefined number is null there, and NaN again where a record expects a float.
+JSON has no NaN: an undefined number is written as null, and read as NaN if the record expects a float.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def to_json(content: Any) -> bytes:
-    """A dataclass, or plain data, as the bytes of a JSON file: the same content has the same bytes."""
+    """A dataclass or plain data as the bytes of a JSON file. Equal content has equal bytes."""
     plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
     return json.dumps(_without_nan(plain), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
 def parse(kind: Any, value: Any) -> Any:
-    """What JSON holds as `kind`: a dataclass, or a type that a field of one may have.
+    """A JSON value as `kind`: a dataclass, or a type that its fields may have.
 
-    Keys that a dataclass does not have are passed over. Raises ValueError where the value is not of this kind.
+    Unknown keys are ignored. Raises ValueError if the value is not of this kind.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and is_dataclass(kind):
@@ -39,7 +39,7 @@ def parse(kind: Any, value: Any) -> Any:
         return parse(kind, value)
     if origin is Literal:
         if value not in arguments:
-            raise ValueError(f"{value!r} is none of {', '.join(map(str, arguments))}")
+            raise ValueError(f"{value!r} is not one of {', '.join(map(str, arguments))}")
         return value
     if origin is Sequence:
         return tuple(parse(arguments[0], entry) for entry in _of(list, value))
@@ -58,7 +58,7 @@ def _types(kind: Any) -> dict[str, Any]:
 
 def _of(kind: Any, value: Any) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"{value!r} is no {getattr(kind, '__name__', 'number')}")
+        raise ValueError(f"{value!r} is not of type {getattr(kind, '__name__', 'number')}")
     return value
 
 

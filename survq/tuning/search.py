@@ -1,8 +1,8 @@
-"""Nested search: what is chosen is chosen on inner folds of each outer training part; the outer fold reports once.
+"""Nested search: settings are chosen on inner folds of each outer training part; the outer fold is evaluated once.
 
-Optuna suggests, the results on disk remember. Trials come in generations: what trial n tries follows from the seed, n
-and the trials of earlier generations alone, and so does whether it is stopped early. Hence a search that was killed, or
-that ran on other machines, ends with the same table.
+Optuna suggests trials; the results on disk are the only state. Trials are grouped in generations: the setting of trial
+n and its early stopping depend only on the seed, n and the trials of earlier generations. Therefore a search ends with
+the same table after an interruption or on other machines.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from survq.training.config import TrainConfig
 from survq.training.record import Record
 from survq.training.run import Run
 
-GENERATION = 4  # trials that are suggested without knowing of each other
-STARTUP = 8  # trials before Optuna leans on what it has seen
+GENERATION = 4  # trials that are suggested independently of each other
+STARTUP = 8  # random trials before Optuna uses earlier ones
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched."""
+    """A search space."""
 
-    configure: Callable[[optuna.trial.BaseTrial], TrainConfig]  # asks the trial for values
-    first: Mapping[str, Any]  # what the first trial tries: a setting known to be sound
-    complexity: Callable[[TrainConfig], float]  # of settings that are equally good the simplest is taken
+    configure: Callable[[optuna.trial.BaseTrial], TrainConfig]  # takes its values from the trial
+    first: Mapping[str, Any]  # the first trial: a known good setting
+    complexity: Callable[[TrainConfig], float]  # the simplest of equally good settings is chosen
 
 
 def suggest(trial: optuna.trial.BaseTrial, name: str, values: Range) -> Any:
-    """Ask a trial for a value of a model's search space."""
+    """A trial's value from a range of a model's search space."""
     match values:
         case Integers(low, high, log):
             return trial.suggest_int(name, low, high, log=log)
@@ -54,7 +54,7 @@ def suggest(trial: optuna.trial.BaseTrial, name: str, values: Range) -> Any:
 
 @dataclass
 class Trial:
-    """One point of a search, and how it went on the inner folds."""
+    """One setting of a search, and its results on the inner folds."""
 
     number: int
     config: TrainConfig
@@ -89,9 +89,9 @@ class Trial:
 
 @dataclass
 class Search:
-    """The search for one outer fold: it knows the cases of its training part and no others.
+    """The search for one outer fold. It uses only the training cases of this fold.
 
-    Without an outer fold it is a sweep over the folds that also report: what the field does, and optimistic.
+    Without an outer fold it is a sweep: the same folds select and report, which is common and optimistic.
     """
 
     cohort: Cohort
@@ -101,13 +101,13 @@ class Search:
     trials_wanted: int
     seeds: int
     seed: int
-    keep_weights: bool = False  # of the choices, trained on all training cases
-    trials: list[Trial] = field(default_factory=list)  # those handed out
-    refits: dict[int, Record | None] = field(default_factory=dict)  # by seed: how the choice does on the outer fold
+    keep_weights: bool = False  # of the chosen settings, trained on all training cases
+    trials: list[Trial] = field(default_factory=list)  # started trials
+    refits: dict[int, Record | None] = field(default_factory=dict)  # by seed: the chosen setting on the outer fold
     abandoned: bool = False
 
     def next(self) -> tuple[Run, Trial | int] | None:
-        """The next run, and what it is: a trial, or the refit of this seed."""
+        """The next run with its trial, or with the seed of a refit."""
         if self.abandoned:
             return None
         if len(self.trials) < min(self.trials_wanted, self._known_generation()):
@@ -145,11 +145,11 @@ class Search:
         return min(good, key=lambda t: (complexity(t.config), t.best.mean_validation_loss, t.number))
 
     def problems(self) -> list[str]:
-        """Why the folds that it sees cannot be trained on. No setting that is searched changes it."""
+        """Problems of its folds that prevent training. They do not depend on the searched settings."""
         return Run(self.cohort.name, self._first, self.inner, self.name).problems(self.cohort.cases)
 
     def should_stop(self, trial: Trial, epochs: Sequence[Epoch]) -> bool:
-        """Whether a trial's loss is above the median that trials of earlier generations had reached by this epoch."""
+        """Whether the lowest loss of a trial is above the median of earlier generations at this epoch."""
         now = len(epochs)
         earlier = [t.epochs[:now] for t in self._before(trial.number) if t.state == "finished"]
         if now < max(2, trial.config.epochs // 4) or len(earlier) < GENERATION // 2:
@@ -162,7 +162,7 @@ class Search:
 
     @property
     def remaining_epochs(self) -> int:
-        """At most how many epochs the runs have that were not handed out yet."""
+        """An upper bound of the number of epochs of all runs that have not started."""
         if self.exhausted:
             return 0
         waiting = self.trials_wanted - len(self.trials) + (self.seeds - len(self.refits) if self.outer else 0)
@@ -174,17 +174,21 @@ class Search:
 
     @property
     def missing(self) -> str | None:
-        """Why it has no result, or not that of every seed; None where nothing is amiss."""
+        """Why it has no result or not the results of all seeds; None if it is complete."""
         if self.abandoned:
-            return "was abandoned, for a run of it failed"
+            return "abandoned because one of its runs failed"
         if self.chosen is None:
-            return "chose nothing, for no trial ended with a C-index"
+            return "no choice, because no trial ended with a C-index"
         unfinished = [
             f"seed {seed} {record.state}: {record.report.reason}"
             for seed, record in self.refits.items()
             if record is not None and record.state != "finished"
         ]
-        return f"chose what did not train on all its cases; {'; '.join(unfinished)}" if unfinished else None
+        return (
+            f"the chosen setting could not be trained on all training cases; {'; '.join(unfinished)}"
+            if unfinished
+            else None
+        )
 
     @property
     def _first(self) -> TrainConfig:
@@ -199,7 +203,7 @@ class Search:
         return len(self.trials) == self.trials_wanted and all(trial.record is not None for trial in self.trials)
 
     def _known_generation(self) -> int:
-        """Trials below this number may be suggested: all of the generations before theirs have ended."""
+        """The limit of trial numbers that may be suggested now: all earlier generations have ended."""
         generation = 0
         while all(t.record is not None for t in self.trials[:generation]) and generation <= len(self.trials):
             generation += GENERATION
@@ -212,7 +216,7 @@ class Search:
     def _suggest(self, number: int) -> Trial:
         fold = f"outer={self.outer.repeat}.{self.outer.index}" if self.outer else "sweep"
         key = (self.seed, "search", self.cohort.name, fold, number)
-        # a sampler of its own for each trial: one that is seeded anew on resuming would repeat itself
+        # one sampler per trial: a shared sampler would repeat its values after resuming
         sampler = optuna.samplers.TPESampler(
             seed=torch_seed(*key) % 2**32, n_startup_trials=STARTUP, constant_liar=False
         )
@@ -226,7 +230,7 @@ class Search:
 
 
 class Searches:
-    """The searches for all outer folds of all cohorts: a schedule whose idle moments are filled by one another."""
+    """The searches for all outer folds of all cohorts, as one schedule: a search that waits lets others run."""
 
     def __init__(self, searches: Sequence[Search]):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -236,8 +240,8 @@ class Searches:
     def next(self) -> Run | None:
         for search in self.searches:
             if (found := search.next()) is not None:
-                run, what = found
-                self._running[run.path] = search, what
+                run, role = found
+                self._running[run.path] = search, role
                 return run
         return None
 
@@ -246,20 +250,20 @@ class Searches:
         return all(search.exhausted for search in self.searches)
 
     def on_finished(self, run: Run, record: Record) -> None:
-        search, what = self._running[run.path]
-        if isinstance(what, Trial):
-            what.record = record
+        search, role = self._running[run.path]
+        if isinstance(role, Trial):
+            role.record = record
         else:
-            search.refits[what] = record
+            search.refits[role] = record
 
     def on_failed(self, run: Run) -> None:
-        # what comes after would depend on a result that is not there
+        # later trials would depend on the missing result
         search, _ = self._running[run.path]
         search.abandoned = True
 
     def should_stop(self, run: Run, epochs: Sequence[Epoch]) -> bool:
-        search, what = self._running[run.path]
-        return isinstance(what, Trial) and search.should_stop(what, epochs)
+        search, role = self._running[run.path]
+        return isinstance(role, Trial) and search.should_stop(role, epochs)
 
     @property
     def total(self) -> int:
@@ -275,17 +279,17 @@ class Searches:
 
     @property
     def missing(self) -> dict[str, str]:
-        """The searches that have no result, or not that of every seed, and why."""
+        """The incomplete searches, and why."""
         return {f"{s.cohort.name} {s.name}": reason for s in self.searches if (reason := s.missing) is not None}
 
     def label(self, path: str) -> str:
-        """A run for people: which search, and what it tries."""
-        search, what = self._running[path]
-        whose = f"{search.cohort.name} {search.name}"
-        if not isinstance(what, Trial):
-            return f"{whose} chosen" + (f", seed {what}" if search.seeds > 1 else "")
-        values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in what.params.items())
-        return f"{whose} trial {what.number}: {', '.join(values)}"
+        """A readable label of a run: its search and its setting."""
+        search, role = self._running[path]
+        prefix = f"{search.cohort.name} {search.name}"
+        if not isinstance(role, Trial):
+            return f"{prefix} chosen" + (f", seed {role}" if search.seeds > 1 else "")
+        values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in role.params.items())
+        return f"{prefix} trial {role.number}: {', '.join(values)}"
 
 
 def nested_searches(
@@ -299,9 +303,9 @@ def nested_searches(
     seed: int = 0,
     keep_weights: bool = False,
 ) -> list[Search]:
-    """A search for each outer fold; inner folds are made of its training cases, by event and site as all folds are.
+    """One search per outer fold. Inner folds divide its training cases, stratified by event and site as all folds.
 
-    Raises DataError where that cannot be, or where an inner fold has too few deaths for its time intervals.
+    Raises DataError if this is impossible, or if an inner fold has too few deaths for its time intervals.
     """
     searches, problems = [], []
     for fold in outer:
@@ -317,14 +321,14 @@ def nested_searches(
 
 
 def sweep(cohort: Cohort, folds: Sequence[Fold], space: Space, *, trials: int, seed: int = 0) -> Search:
-    """A search whose trials see the folds that report them: its best is what choosing has made of it."""
+    """A search that selects and reports on the same folds: its best result has a selection bias."""
     search = Search(cohort, None, tuple(folds), space, trials, seeds=0, seed=seed)
     raise_if_any(search.problems())
     return search
 
 
 def trials_table(searches: Sequence[Search]) -> pd.DataFrame:
-    """A row a trial: what it tried, how it went on the inner folds, whether it was the best there, and was chosen."""
+    """One row per trial: its setting, its result on the inner folds, and whether it was the best or chosen."""
     return pd.DataFrame(
         [
             {"cohort": search.cohort.name, "search": search.name}
@@ -339,12 +343,12 @@ def trials_table(searches: Sequence[Search]) -> pd.DataFrame:
 
 
 def outer_table(searches: Sequence[Search]) -> pd.DataFrame:
-    """A row an outer fold: the choice, its score in the search (optimistic) and on the outer fold (honest)."""
+    """One row per outer fold: the choice, its C-index in the search (optimistic) and on the outer fold (unbiased)."""
     rows = []
     for search in searches:
         if search.outer is None or search.chosen is None or not all(search.refits.values()) or not search.refits:
             continue
-        # NaN if a seed diverged: without it the mean would flatter
+        # NaN if a seed diverged: the mean of the others would be optimistic
         c_index = statistics.fmean(record.c_index for record in search.refits.values() if record is not None)
         rows.append(
             {"cohort": search.cohort.name, "repeat": search.outer.repeat, "fold": search.outer.index}
@@ -356,13 +360,13 @@ def outer_table(searches: Sequence[Search]) -> pd.DataFrame:
 
 
 def outer_records(searches: Sequence[Search], seed: int = 0) -> list[Record]:
-    """The finished runs of the choices on the outer folds that had no say in them."""
+    """The finished runs of the choices on their outer folds, which were not used for selection."""
     records = [search.refits.get(seed) for search in searches]
     return [record for record in records if record is not None and record.state == "finished"]
 
 
 def outer_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame | None:
-    """Their predictions, each case once in each repeat; None unless all are there, for those left would flatter."""
+    """Their predictions, each case once per repeat; None if a run is missing: the others could be optimistic."""
     records = outer_records(searches, seed)
     if not searches or len(records) < len(searches):
         return None
@@ -370,7 +374,7 @@ def outer_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame
 
 
 def write_optuna_view(searches: Sequence[Search], file: Path) -> None:
-    """All trials as an SQLite file for optuna-dashboard. A view: survq writes it and never reads it."""
+    """Write all trials to an SQLite file for optuna-dashboard. survq never reads it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")

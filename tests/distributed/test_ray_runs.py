@@ -1,4 +1,4 @@
-"""Runs under Tune, and spread over Ray Train workers, end as runs in one process do."""
+"""Runs under Tune and on Ray Train workers equal runs in one process."""
 
 import signal
 from dataclasses import replace
@@ -50,8 +50,8 @@ def test_trials_under_tune_equal_runs_in_this_process(tmp_path, cohort, bags, sh
 
 
 @pytest.mark.parametrize(("trial", "device"), [({"CPU": 1}, "cpu"), ({"CPU": 8, "GPU": 0.5}, "cuda")])
-def test_a_trial_computes_on_a_gpu_only_if_it_was_given_one(cohort, bags, make_run, monkeypatch, trial, device):
-    """On a machine that has one, which Ray lets every trial see."""
+def test_a_trial_uses_a_gpu_only_if_one_is_assigned_to_it(cohort, bags, make_run, monkeypatch, trial, device):
+    """On a machine with a GPU, which Ray makes visible to every trial."""
     used = []
     monkeypatch.setattr("survq.training.ray_runs.best_device", lambda: torch.device("cuda"))
     monkeypatch.setattr("survq.training.ray_runs.train_folds", lambda *_, device, **_options: used.append(device))
@@ -67,13 +67,13 @@ def test_a_trial_computes_on_a_gpu_only_if_it_was_given_one(cohort, bags, make_r
     assert used == [torch.device(device)]
 
 
-@pytest.mark.parametrize(("gpu", "places"), [(0.6, 2), (0.4, 4), (0.5, 4), (0.1, 20), (1.0, 2), (2.0, 1)])
-def test_trials_share_gpus_but_not_parts_of_several(monkeypatch, gpu, places):
+@pytest.mark.parametrize(("gpu", "trials"), [(0.6, 2), (0.4, 4), (0.5, 4), (0.1, 20), (1.0, 2), (2.0, 1)])
+def test_a_trial_never_uses_fractions_of_several_gpus(monkeypatch, gpu, trials):
     monkeypatch.setattr("survq.training.ray_runs.session_resources", lambda: (1, 16, 2))
-    assert TrialResources.of(StudySettings(gpus_per_trial=gpu)).trials == places
+    assert TrialResources.of(StudySettings(gpus_per_trial=gpu)).trials == trials
 
 
-def test_a_run_that_tune_gives_up_has_failed(tmp_path, cohort, make_run):
+def test_a_run_abandoned_by_tune_has_failed(tmp_path, cohort, make_run):
     queue = RunQueue(Grid([make_run()]), Results(tmp_path), {cohort.name: cohort})
     searcher = _Searcher(queue)
     searcher.suggest("a trial")
@@ -83,7 +83,7 @@ def test_a_run_that_tune_gives_up_has_failed(tmp_path, cohort, make_run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_does_not_end_a_study_as_if_it_were_done(tmp_path, cohort, shared, make_run, number):
+def test_a_signal_interrupts_a_study_instead_of_finishing_it(tmp_path, cohort, shared, make_run, number):
     class Interrupted(Grid):
         def should_stop(self, run, epochs):
             signal.raise_signal(number)
@@ -93,17 +93,17 @@ def test_a_signal_does_not_end_a_study_as_if_it_were_done(tmp_path, cohort, shar
         run_all(Interrupted([make_run(), make_run(seed=1)]), tmp_path, cohort, shared)
 
 
-def test_results_that_cannot_be_written_end_the_study_as_what_they_are(tmp_path, cohort, shared, make_run):
-    class InTheWay(Grid):
+def test_a_write_error_ends_the_study_with_its_own_exception(tmp_path, cohort, shared, make_run):
+    class Obstructs(Grid):
         def should_stop(self, run, epochs):
             (tmp_path / "runs").touch()
             return False
 
     with pytest.raises(OSError):
-        run_all(InTheWay([make_run()]), tmp_path, cohort, shared)
+        run_all(Obstructs([make_run()]), tmp_path, cohort, shared)
 
 
-def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
+def test_a_finished_run_is_not_trained_again(tmp_path, cohort, shared, make_run):
     run_all(Grid([make_run()]), tmp_path, cohort, shared)
     queue = RunQueue(Grid([make_run(), make_run(seed=1)]), Results(tmp_path), {cohort.name: cohort})
     assert queue.has_work()
@@ -111,7 +111,7 @@ def test_what_is_finished_is_not_done_again(tmp_path, cohort, shared, make_run):
     assert queue.take().config.seed == 1
 
 
-def test_a_failing_run_is_named_and_the_others_end(tmp_path, cohort, shared, make_run):
+def test_a_failing_run_is_reported_and_the_others_finish(tmp_path, cohort, shared, make_run):
     broken = make_run(width=18, block="residual")  # four heads do not divide 18
     queue = run_all(Grid([broken, make_run()]), tmp_path, cohort, shared)
     assert "do not divide a width of 18" in queue.failures[broken.path]
@@ -119,9 +119,7 @@ def test_a_failing_run_is_named_and_the_others_end(tmp_path, cohort, shared, mak
     assert not (tmp_path / "runs" / broken.path).exists()
 
 
-def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_bits(
-    tmp_path, cohort, bags, shared, make_run
-):
+def test_a_trial_with_a_killed_process_is_retried_and_ends_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
     class Kills(Grid):
         kills = 0
 
@@ -142,8 +140,8 @@ def test_a_trial_whose_process_is_killed_is_tried_again_and_ends_with_the_same_b
     assert list(record.report.weights_sha256) == train_folds(run, cohort, bags).details["weights_sha256"]
 
 
-def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run, listening):
-    """And workers listen to each other only."""
+def test_folds_on_several_workers_end_with_the_same_bits(tmp_path, cohort, bags, shared, make_run, listening):
+    """And workers listen on the loopback interface only."""
     open_to = set()
 
     class Looks(Grid):
@@ -160,8 +158,8 @@ def test_folds_over_workers_end_with_the_same_bits(tmp_path, cohort, bags, share
     assert {ip for _, ip in open_to} <= {"127.0.0.1", "::1"}, open_to
 
 
-def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort, bags, shared, make_run):
-    # without dropout: its masks cannot be the same when a batch is divided differently
+def test_a_fold_on_several_workers_ends_with_the_same_c_index(tmp_path, cohort, bags, shared, make_run):
+    # without dropout, because its masks depend on the division of a batch
     run = make_run(folds=2, epochs=3, **NO_DROPOUT)
     record = run_all(Grid([run]), tmp_path, cohort, shared, workers_per_trial=4).records[run.path]
     here = train_folds(run, cohort, bags)
@@ -172,28 +170,30 @@ def test_a_fold_over_several_workers_ends_with_the_same_c_index(tmp_path, cohort
     assert np.allclose(losses, [epoch.training_loss for epoch in here.epochs], atol=1e-4)
 
 
-def test_places_of_workers_are_given_back_when_a_trial_is_stopped(tmp_path, cohort, shared, make_run):
+def test_resources_of_workers_are_released_when_a_trial_is_stopped(tmp_path, cohort, shared, make_run):
     class StopsEarly(Grid):
         def should_stop(self, run, epochs):
             return run.config.seed == 0 and len(epochs) >= 2
 
     runs = [make_run(folds=2, epochs=6, seed=seed) for seed in range(2)]
-    queue = run_all(StopsEarly(runs), tmp_path, cohort, shared, workers_per_trial=4)  # room for one trial at a time
+    queue = run_all(
+        StopsEarly(runs), tmp_path, cohort, shared, workers_per_trial=4
+    )  # enough resources for one trial at a time
     assert [queue.records[run.path].state for run in runs] == ["stopped", "finished"]
 
 
 def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
-    with pytest.raises(UsageError, match="there is room for 4"):
+    with pytest.raises(UsageError, match="the resources suffice for 4"):
         run_all(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
 
 
-def test_workers_that_do_not_spread_over_the_folds_are_said_once(tmp_path, cohort, shared, make_run):
+def test_workers_that_do_not_divide_the_folds_are_reported(tmp_path, cohort, shared, make_run):
     queue = run_all(Grid([make_run(folds=3)]), tmp_path, cohort, shared, workers_per_trial=4)
     (reason,) = queue.failures.values()
-    assert "does not spread over 3 folds" in reason
+    assert "cannot be distributed over 3 folds" in reason
 
 
-def test_a_memory_between_steps_agrees_in_all_workers_of_a_fold(tmp_path, cohort, shared, make_run):
+def test_buffers_are_equal_in_all_workers_of_a_fold(tmp_path, cohort, shared, make_run):
     """Each worker sees its own part of a batch. A run ends only if the buffers of all workers of a fold are equal."""
     run = make_run(folds=2)
     folds = common_folds(cohort, run.folds, ["ccl"]).folds

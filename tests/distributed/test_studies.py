@@ -235,5 +235,5 @@ def test_what_cannot_be_done_is_refused_before_anything_is_read(tiny_folder, tmp
     said = " ".join(few.stderr.replace("│", " ").split())
     assert "--trials is -1; expected 1 or more; --inner-folds is 1; expected 2 or more" in said
     workers = run([*command("query_counts", tiny_folder, tmp_path), "--workers-per-trial", "4"], timeout=60)
-    assert workers.returncode == 64 and "does not spread over 3 folds" in workers.stderr
+    assert workers.returncode == 64 and "cannot be distributed over 3 folds" in workers.stderr
     assert "ray on" not in workers.stdout and "features" not in workers.stdout

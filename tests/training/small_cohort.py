@@ -1,4 +1,4 @@
-"""A small cohort in memory, and processes that train on it together without being processes."""
+"""A small cohort in memory, and threads that train on it as the processes of a run would."""
 
 import threading
 from collections.abc import Sequence
@@ -74,13 +74,13 @@ def train(run: Run, cohort: Cohort, bags) -> RunOutcome:
 def train_together(
     run: Run, cohort: Cohort, bags, shares: Sequence[tuple[tuple[int, ...], int, int]], **options
 ) -> list[RunOutcome]:
-    """Train as so many processes, each with the (folds, part, parts) of `shares`. Returns what each says became of it.
+    """Train with one thread per share (folds, part, parts). Returns the RunOutcome of each.
 
-    They are threads of which one runs at a time, until it waits for the others: torch has one random stream.
+    One thread runs at a time, until it waits for the others, because torch has one random stream.
     """
     turn = threading.Lock()
-    everyone = Group(len(shares), turn)
-    mates = {folds: Group(parts, turn) for folds, _, parts in shares}
+    all_threads = Group(len(shares), turn)
+    peers = {folds: Group(parts, turn) for folds, _, parts in shares}
     outcomes: list = [None] * len(shares)
 
     def process(rank: int) -> None:
@@ -89,24 +89,24 @@ def train_together(
         def sum_gradients(model) -> None:
             if parts > 1:
                 learnable = [p for p in model.parameters() if p.requires_grad]
-                gathered = mates[folds].exchange(part, [p.grad.clone() for p in learnable])
+                gathered = peers[folds].exchange(part, [p.grad.clone() for p in learnable])
                 for parameter, *gradients in zip(learnable, *gathered, strict=True):
                     parameter.grad = sum(gradients)
 
         def copy_buffers(model) -> None:
             if parts > 1:
                 buffers = [buffer for name, buffer in model.named_buffers() if name in model.state_dict()]
-                gathered = mates[folds].exchange(part, [buffer.clone() for buffer in buffers])
+                gathered = peers[folds].exchange(part, [buffer.clone() for buffer in buffers])
                 for buffer, first in zip(buffers, gathered[0], strict=True):
                     buffer.copy_(first)
 
-        share = Share(folds, part, parts, sum_gradients, copy_buffers, lambda mine: everyone.exchange(rank, mine))
+        share = Share(folds, part, parts, sum_gradients, copy_buffers, lambda mine: all_threads.exchange(rank, mine))
         with turn:
             try:
                 outcomes[rank] = train_folds(run, cohort, bags, device=CPU, share=share, **options)
             except BaseException as error:
                 outcomes[rank] = error
-                for group in (everyone, *mates.values()):
+                for group in (all_threads, *peers.values()):
                     group.barrier.abort()
 
     threads = [threading.Thread(target=process, args=(rank,)) for rank in range(len(shares))]
@@ -123,16 +123,16 @@ def train_together(
 class Group:
     def __init__(self, size: int, turn: threading.Lock):
         self.size, self.turn, self.barrier = size, turn, threading.Barrier(size, timeout=30)
-        self.said: dict[tuple[int, int], object] = {}
+        self.sent: dict[tuple[int, int], object] = {}
         self.rounds = [0] * size
 
     def exchange(self, rank: int, mine):
         number = self.rounds[rank]
         self.rounds[rank] += 1
-        self.said[number, rank] = mine
+        self.sent[number, rank] = mine
         self.turn.release()
         try:
             self.barrier.wait()
         finally:
             self.turn.acquire()
-        return [self.said[number, other] for other in range(self.size)]
+        return [self.sent[number, other] for other in range(self.size)]

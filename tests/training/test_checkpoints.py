@@ -1,4 +1,4 @@
-"""Checkpoints within a run: killed at any moment it ends in the same bits; a damaged checkpoint costs time only."""
+"""Checkpoints within a run: a killed run ends with the same bits; a damaged checkpoint only costs time."""
 
 import json
 import os
@@ -59,8 +59,8 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
-def test_killed_five_times_it_ends_in_the_same_bits(undisturbed, tmp_path):
-    """At most the epoch that was under way is trained again."""
+def test_a_run_killed_five_times_ends_with_the_same_bits(undisturbed, tmp_path):
+    """At most the interrupted epoch is trained again."""
     chance = random.Random(0)
     reached = 0
     for _ in range(5):
@@ -69,7 +69,7 @@ def test_killed_five_times_it_ends_in_the_same_bits(undisturbed, tmp_path):
         for line in process.stdout:
             if int(line) >= stop:
                 break
-        time.sleep(chance.uniform(0, 0.05))  # anywhere in the epoch after, the writing of a checkpoint included
+        time.sleep(chance.uniform(0, 0.05))  # at any time in the next epoch, also while a checkpoint is written
         process.send_signal(signal.SIGKILL)
         process.wait()
         kept = max((int(folder.parent.name) for folder in tmp_path.glob("*/checkpoint.json")), default=0)
@@ -90,7 +90,7 @@ class Interrupted(Exception):
 
 
 def interrupted(small, folder, after: int, **settings) -> None:
-    """Train with a checkpoint after every epoch, and stop after some."""
+    """Train with a checkpoint after every epoch, and stop after `after` epochs."""
 
     def on_epoch(epoch):
         if epoch.epoch > after:
@@ -112,15 +112,15 @@ def flip(file: Path, position: float) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", ["bit", "cut", "gone", "manifest"])
+@pytest.mark.parametrize("damage", ["bit", "truncated", "missing", "manifest"])
 def test_a_damaged_checkpoint_is_not_used(small, undisturbed, tmp_path, damage):
     interrupted(small, tmp_path, 4)
     (file,) = tmp_path.glob("*/fold-0-1.safetensors")
     if damage == "bit":
         flip(file, 0.7)
-    elif damage == "cut":
+    elif damage == "truncated":
         file.write_bytes(file.read_bytes()[:-100])
-    elif damage == "gone":
+    elif damage == "missing":
         file.unlink()
     else:
         (file.parent / "checkpoint.json").write_text("{")
@@ -130,19 +130,21 @@ def test_a_damaged_checkpoint_is_not_used(small, undisturbed, tmp_path, damage):
     assert outcome.details["weights_sha256"] == undisturbed.details["weights_sha256"]
 
 
-def test_only_the_newest_is_kept_and_none_after_the_last_epoch(small, tmp_path):
+def test_only_the_newest_checkpoint_is_kept_and_none_is_written_after_the_last_epoch(small, tmp_path):
     interrupted(small, tmp_path, 5)
     assert [folder.name for folder in tmp_path.iterdir()] == ["000005"]
     resumed(small, tmp_path)
-    assert [folder.name for folder in tmp_path.iterdir()] == [f"{EPOCHS - 1:06}"]  # whoever saves the result removes it
+    assert [folder.name for folder in tmp_path.iterdir()] == [
+        f"{EPOCHS - 1:06}"
+    ]  # the queue removes it with the result
 
 
-def test_they_are_written_as_often_as_asked(small, tmp_path):
+def test_checkpoints_are_written_at_the_requested_interval(small, tmp_path):
     train_folds(make_run(small[0], epochs=3), *small, device=CPU, checkpoints=Checkpoints(tmp_path, minutes=10))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_machine_that_does_not_see_the_folder_writes_none(tmp_path):
+def test_a_machine_without_the_folder_writes_no_checkpoints(tmp_path):
     assert checkpoints_at(tmp_path / "elsewhere", 10) is None
     assert checkpoints_at(tmp_path, 10) is not None
 
@@ -155,7 +157,7 @@ def test_a_machine_that_does_not_see_the_folder_writes_none(tmp_path):
     ],
 )
 def test_processes_of_a_run_share_a_checkpoint(small, undisturbed, tmp_path, shares):
-    """One that was written by one process is taken over by several, and the other way round."""
+    """Several processes restore the checkpoint of one, and vice versa."""
     interrupted(small, tmp_path, 6)
     run = make_run(small[0], epochs=EPOCHS)
     for outcome in train_together(run, *small, shares, checkpoints=Checkpoints(tmp_path, 0)):

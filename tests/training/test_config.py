@@ -18,8 +18,8 @@ def run(group="", cohort="BLCA", folds=FOLDS, **settings) -> Run:
     return Run(cohort, TrainConfig(**settings), folds, group)
 
 
-def test_the_defaults_are_the_papers():
-    """Section 4.3; the interval edges are the honest ones."""
+def test_defaults_are_those_of_the_paper():
+    """Section 4.3; except that interval edges are those of training cases only."""
     config = TrainConfig()
     assert (config.learning_rate, config.weight_decay, config.epochs, config.batch_size) == (5e-4, 1e-3, 50, 32)
     assert (config.intervals, config.interval_edges) == (4, "training")
@@ -53,19 +53,19 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
-def test_refuses(settings, message):
+def test_an_invalid_setting_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**settings)
 
 
-def test_says_all_that_is_wrong_at_once():
+def test_all_invalid_settings_are_listed_at_once():
     with pytest.raises(ValueError) as error:
         TrainConfig(epochs=0, learning_rate=0.0, seed=-1, hyperparameters={"dpth": 1, "zzz": 2})
     for word in ("epochs", "learning_rate", "seed", "'depth'", "'zzz'"):
         assert word in str(error.value)
 
 
-def test_accepts_a_weight_decay_of_0():
+def test_a_weight_decay_of_0_is_accepted():
     assert TrainConfig(weight_decay=0.0).weight_decay == 0
 
 
@@ -87,7 +87,7 @@ OTHER = {
 }
 
 
-def test_another_value_for_every_setting():
+def test_every_setting_has_another_value_in_these_tests():
     assert set(OTHER) == {entry.name for entry in fields(TrainConfig)} - {"model"}
 
 
@@ -110,7 +110,7 @@ def test_every_hyperparameter_changes_description_and_path(name):
     assert plain.path != changed.path
 
 
-def test_what_else_changes_a_description():
+def test_data_cohort_group_and_folds_change_a_description():
     first, second = FOLDS
     moved = Fold(0, 1, ("A",), ("B", "C"))
     descriptions = [
@@ -127,11 +127,11 @@ def test_what_else_changes_a_description():
     assert len(texts) == len(descriptions)
 
 
-def test_what_does_not():
-    """How a setting was written, defaults that were spelt out, and what is kept beside the result."""
+def test_spelling_defaults_and_kept_weights_do_not_change_a_description():
+    """Nor do the order of settings, explicit defaults and kept weights change the path."""
     plain = run().describe(PARTS)
-    spelt_out = run(hyperparameters={"depth": 1, "width": 256})
-    assert spelt_out.describe(PARTS) == plain and spelt_out.path == run().path
+    explicit = run(hyperparameters={"depth": 1, "width": 256})
+    assert explicit.describe(PARTS) == plain and explicit.path == run().path
     a = run(hyperparameters={"depth": 0, "width": 8})
     b = run(hyperparameters={"width": 8, "depth": 0})
     assert a.describe(PARTS) == b.describe(PARTS)
@@ -141,7 +141,7 @@ def test_what_does_not():
     assert kept.describe(PARTS) == plain and kept.path == run().path
 
 
-def test_settings_stand_in_two_namespaces():
+def test_settings_are_in_two_namespaces():
     description = run(hyperparameters={"depth": 0}, epochs=7).describe(PARTS)
     assert (description["model"], description["cohort"], description["group"]) == ("survq", "BLCA", "")
     assert description["hyperparameters"] == hyperparameters_of("survq") | {"depth": 0}
@@ -149,7 +149,7 @@ def test_settings_stand_in_two_namespaces():
     assert not set(description["training"]) & {"model", "hyperparameters", "depth"}
 
 
-def test_a_hyperparameter_that_is_called_as_a_training_setting_is_told_from_it():
+def test_a_hyperparameter_with_the_name_of_a_training_setting_is_distinguished():
     settings = named_settings("pibd", {"alpha": 2, "width": 8}, {"alpha": 0.5, "seed": 0})
     assert settings == {"model": "pibd", "hyperparameter alpha": 2, "width": 8, "alpha": 0.5, "seed": 0}
 
@@ -168,7 +168,7 @@ def test_a_hyperparameter_that_is_called_as_a_training_setting_is_told_from_it()
         ),
     ],
 )
-def test_a_run_keeps_the_parts_that_its_model_reads(monkeypatch, reads, gene_sets, parts):
+def test_a_description_has_the_parts_that_the_model_reads(monkeypatch, reads, gene_sets, parts):
     class Reader(SurvivalModel):
         pass
 
@@ -183,11 +183,11 @@ def test_the_path_is_short_and_readable():
     assert re.fullmatch(r"BLCA/outer-0-1/trial-003/survq-seed2-[0-9a-f]{8}", in_search.path)
 
 
-def test_the_weights_of_a_run_are_a_file_per_fold():
+def test_a_run_has_one_weight_file_per_fold():
     assert run().weights_files == ("fold-0-0.safetensors", "fold-0-1.safetensors")
 
 
-def test_learning_rates_that_nearly_agree_have_paths_of_their_own():
+def test_nearly_equal_learning_rates_have_different_paths():
     assert run(learning_rate=0.00051234567).path != run(learning_rate=0.00051234568).path
 
 
@@ -196,7 +196,7 @@ def test_learning_rates_that_nearly_agree_have_paths_of_their_own():
 @example(".hidden", "x" * 300)
 @given(st.text(min_size=1, max_size=50), st.text(max_size=50))
 def test_a_path_stays_inside_its_folder(cohort, group):
-    """Whatever a cohort or a group is called: no way up, no hidden name, none that a file system would refuse."""
+    """For any name of a cohort or a group: no parent folders, no hidden names, no invalid file names."""
     path = run(cohort=cohort, group=group, learning_rate=0.1).path
     assert not path.startswith("/")
     for part in path.split("/"):
@@ -208,6 +208,6 @@ def test_a_path_stays_inside_its_folder(cohort, group):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(alphabet="a./\\ é", min_size=1, max_size=4), min_size=2, max_size=2, unique=True))
-def test_names_that_have_to_be_altered_stay_different(cohorts):
+def test_altered_names_stay_different(cohorts):
     first, second = (run(cohort=cohort.replace("/", ":")).path for cohort in cohorts)
     assert first != second or cohorts[0].replace("/", ":") == cohorts[1].replace("/", ":")

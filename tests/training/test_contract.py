@@ -1,4 +1,4 @@
-"""Every part of the contract of models, by toy models that use all of it."""
+"""Every part of the contract of models, tested with toy models that use all of it."""
 
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +22,7 @@ from survq.training.loop import train_folds
 
 
 class Toy(SurvivalModel):
-    """Micro-bags, gene sets, condensed bags, pretraining, a memory between steps, penalties: all at once."""
+    """Micro-bags, gene sets, condensed bags, pretraining, a memory between steps, and penalties."""
 
     needs = frozenset({"histology", "genomics"})
     gene_sets = ("families",)
@@ -76,7 +76,7 @@ class Toy(SurvivalModel):
 
 
 class Fixed(SurvivalModel):
-    """Nothing to learn by gradient: the risk is one gene, in the direction that the training cases show."""
+    """A model without parameters: the risk is one gene, with the sign of its correlation in the training cases."""
 
     reads = needs = frozenset({"genomics"})
 
@@ -103,7 +103,7 @@ def toys(monkeypatch):
 
 @pytest.fixture(scope="module")
 def small():
-    """Cases that have both modalities, and a second collection of gene sets."""
+    """Cases with both modalities, and a second collection of gene sets."""
     cohort, bags = make_cohort()
     cohort = cohort.select(list(cohort.cases.index[cohort.has_slides & cohort.has_expression]))
     families = GeneSets(("one", "two"), (("A", "B", "C"), ("E", "H")))
@@ -170,7 +170,7 @@ def test_a_bag_is_condensed_once_per_case_and_fold(small):
     assert Counter(Toy.condensed) == {size: 2 * count for size, count in sizes.items()}
 
 
-def test_pretraining_and_prepare_reach_the_weights(small):
+def test_pretraining_and_prepare_change_the_weights(small):
     cohort, bags = small
     plain = train(toy_run(cohort), cohort, bags)
     assert weights(train(toy_run(cohort), cohort, bags)) == weights(plain)
@@ -178,7 +178,7 @@ def test_pretraining_and_prepare_reach_the_weights(small):
 
 
 @pytest.mark.parametrize("shares", [[((1,), 0, 1), ((0,), 0, 1)], [((0,), 0, 1), ((1,), 0, 1)]])
-def test_processes_of_other_folds_do_not_show(small, shares):
+def test_a_fold_does_not_depend_on_the_processes_of_other_folds(small, shares):
     cohort, bags = small
     run = toy_run(cohort)
     alone = train(run, cohort, bags)
@@ -188,8 +188,8 @@ def test_processes_of_other_folds_do_not_show(small, shares):
         pd.testing.assert_frame_equal(outcome.predictions, alone.predictions, check_exact=True)
 
 
-def test_buffers_agree_where_processes_share_a_fold(small):
-    """Each sees its own part of a batch, yet all end with the same memory. (The digest covers buffers.)"""
+def test_buffers_are_equal_in_processes_that_share_a_fold(small):
+    """Each process has its own part of a batch; all end with the same memory. (The digest covers buffers.)"""
     cohort, bags = small
     run = toy_run(cohort, epochs=2)
     outcomes = train_together(run, cohort, bags, [((0,), 0, 2), ((0,), 1, 2), ((1,), 0, 2), ((1,), 1, 2)])
@@ -197,7 +197,7 @@ def test_buffers_agree_where_processes_share_a_fold(small):
     assert all(weights(outcome)[0] != weights(outcome)[1] for outcome in outcomes)
 
 
-def test_a_model_without_parameters(small):
+def test_a_model_without_parameters_is_evaluated(small):
     cohort, bags = small
     outcome = train(toy_run(cohort, "fixed", epochs=2), cohort, bags)
     assert outcome.details["parameters"] == 0
@@ -205,7 +205,7 @@ def test_a_model_without_parameters(small):
     assert all(np.isfinite(outcome.epochs[-1].training_loss))
 
 
-def test_native_settings():
+def test_native_settings_replace_defaults():
     config = TrainConfig.native("toy", epochs=7)
     assert (config.optimizer, config.schedule, config.nll_alpha, config.epochs) == ("sgd", "cosine", 0.5, 7)
     assert config.learning_rate == TrainConfig.learning_rate
@@ -214,18 +214,18 @@ def test_native_settings():
 
 
 @pytest.mark.parametrize("setting", [{"optimizer": "adam"}, {"optimizer": "sgd"}, {"schedule": "cosine"}])
-def test_optimizers_and_schedules_are_put_to_use(small, setting):
+def test_optimizers_and_schedules_change_the_weights(small, setting):
     cohort, bags = small
     plain = train(toy_run(cohort), cohort, bags)
     assert weights(train(toy_run(cohort, **setting), cohort, bags)) != weights(plain)
 
 
-def test_what_a_model_cannot_predict_is_refused_once(small):
+def test_cases_that_a_model_cannot_predict_are_refused(small):
     cohort, bags = small
-    whole, all_bags = make_cohort()
-    whole = replace(whole, gene_sets=cohort.gene_sets)
-    with pytest.raises(DataError, match=r"toy needs genomics and histology: 'CASE-002', .* lack it.*Fix"):
-        train(toy_run(whole), whole, all_bags)
+    all_cases, all_bags = make_cohort()
+    all_cases = replace(all_cases, gene_sets=cohort.gene_sets)
+    with pytest.raises(DataError, match=r"toy needs genomics and histology: 'CASE-002', .* do not have it.*Fix"):
+        train(toy_run(all_cases), all_cases, all_bags)
     with pytest.raises(DataError, match=r"toy cannot be applied to cohort SMALL: the cohort has no slides"):
         train(toy_run(cohort), replace(cohort, slides=cohort.slides[:0]), {})
     with pytest.raises(DataError, match=r"toy cannot be applied to cohort SMALL: .*families"):
@@ -233,7 +233,7 @@ def test_what_a_model_cannot_predict_is_refused_once(small):
     assert not Toy.heard
 
 
-def test_saved_folds_predict_what_they_predicted(small, tmp_path):
+def test_saved_folds_reproduce_their_predictions(small, tmp_path):
     cohort, bags = small
     run = toy_run(cohort)
     outcome = train_folds(run, cohort, bags, device=CPU, keep_weights=True)
@@ -248,8 +248,8 @@ def test_saved_folds_predict_what_they_predicted(small, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_bits(small, tmp_path, stop):
-    """Interrupted in pretraining or later, it repeats no epoch, prepares no second time and reports all epochs."""
+def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_bits(small, tmp_path, stop):
+    """Interrupted in pretraining or later, it repeats no epoch, does not prepare again, and reports all epochs."""
     cohort, bags = small
     run = toy_run(cohort, epochs=3)
     undisturbed = train(run, cohort, bags)

@@ -1,4 +1,4 @@
-"""A finished run predicts cases that no fold has seen; whatever does not fit is refused, and nothing is written."""
+"""A finished run predicts new cases. Incompatible cohorts and damaged runs are refused, and nothing is written."""
 
 import pickle
 import re
@@ -30,7 +30,7 @@ SMALL = {"histology_queries": 8, "genomic_queries": 8, "width": 16}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two cohorts of one simulated world that share no patient."""
+    """Two cohorts of one simulated world without common patients."""
     root = tmp_path_factory.mktemp("data")
     write_simulated(root, "demo", name="SIM")
     write_simulated(root, "demo", name="NEW", seed=1)
@@ -39,7 +39,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """The folder of a finished run that kept its weights."""
+    """The folder of a finished run with weights."""
     from survq.training.loop import train_folds
 
     torch.set_num_threads(1)
@@ -56,7 +56,7 @@ def copy(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def test_cases_that_no_fold_has_seen(data, trained):
+def test_new_cases_are_predicted_by_all_folds_and_the_ensemble(data, trained):
     record, folds = load_run(trained)
     new = Cohort.load(data, "NEW")
     assert not set(new.cases.index) & set(Cohort.load(data, "SIM").cases.index)
@@ -85,7 +85,7 @@ def test_cases_that_no_fold_has_seen(data, trained):
     pd.testing.assert_frame_equal(few.drop(columns="risk"), expected.drop(columns="risk"), atol=1e-6)
 
 
-def test_the_own_cases_of_a_run_are_predicted_by_the_fold_that_held_them_out(data, trained):
+def test_cases_of_the_run_are_predicted_by_the_fold_that_held_them_out(data, trained):
     record, folds = load_run(trained)
     cohort = Cohort.load(data, "SIM")
     found = predict(record, folds, cohort, cohort.bags())
@@ -93,18 +93,18 @@ def test_the_own_cases_of_a_run_are_predicted_by_the_fold_that_held_them_out(dat
     assert (by_fold["seen"] == "held out").all() and by_fold["case_id"].is_unique
     expected = record.predictions.set_index("case_id").loc[by_fold["case_id"]]
     assert by_fold["risk"].to_numpy() == pytest.approx(expected["risk"].to_numpy(), abs=1e-6)
-    # a percentile within the fold's own held-out cases: each fold has the same mean
+    # percentiles within the held-out cases of a fold: all folds have the same mean
     assert by_fold.groupby("model")["percentile"].mean().to_numpy() == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_percentile_counts_equal_risks_one_half(trained):
+def test_a_percentile_counts_ties_one_half(trained):
     from survq.training.ensemble import _percentile
 
     assert _percentile(np.array([0.0, 1.0, 2.5, 9.0]), np.array([1.0, 2.0, 2.0, 3.0])).tolist() == [0, 0.125, 0.75, 1]
 
 
 def changed(data, tmp_path, **parts):
-    """The cohort NEW, written again with other parts."""
+    """A copy of the cohort NEW with other parts."""
     new = Cohort.load(data, "NEW")
     expression = parts.get("expression", new.expression)
     bags = new.bags()
@@ -120,7 +120,7 @@ def changed(data, tmp_path, **parts):
 
 
 def test_other_gene_sets_in_the_data_folder_do_not_matter(data, trained, tmp_path):
-    """The models keep their own; they find the genes by name, in whatever order."""
+    """The models keep their own gene sets and find genes by name, in any order."""
     record, folds = load_run(trained)
     new = Cohort.load(data, "NEW")
     mixed = new.expression.iloc[:, ::-1].assign(FURTHER=1.0)
@@ -134,9 +134,9 @@ def test_other_gene_sets_in_the_data_folder_do_not_matter(data, trained, tmp_pat
 REFUSED = {
     "a gene is missing": (
         lambda e: {"expression": e.drop(columns=["SIMGENE0003"])},
-        "lacks 1 of the 426 genes.*'SIMGENE0003'.*Fix",
+        "1 of the 426 genes of the model are missing: 'SIMGENE0003'.*Fix",
     ),
-    "another scale": (lambda e: {"expression": e * 3 + 40}, "expression on another scale.*Fix"),
+    "another scale": (lambda e: {"expression": e * 3 + 40}, "different scale of expression.*Fix"),
     "another encoder": (
         lambda _: {"encoder": "uni"},
         "patch features of uni, 64 wide; the model was trained on those of simulated, 64 wide. Fix",
@@ -146,7 +146,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_cohort_that_does_not_fit_is_refused(data, trained, tmp_path, capsys, change, message):
+def test_an_incompatible_cohort_is_refused(data, trained, tmp_path, capsys, change, message):
     folder = changed(data, tmp_path, **change(Cohort.load(data, "NEW").expression))
     output = tmp_path / "out.csv"
     assert main(["predict", str(trained), str(folder), "--cohort", "X", "--output", str(output)]) == 65
@@ -156,7 +156,7 @@ def test_a_cohort_that_does_not_fit_is_refused(data, trained, tmp_path, capsys, 
 
 
 def rewrite(file, record_folder, content: bytes) -> None:
-    """Put other content into a file and make its checksum right, as somebody hostile would."""
+    """Replace the content of a file and update its checksum, as an attacker would."""
     import hashlib
     import json
 
@@ -199,10 +199,10 @@ def damage(kind: str, folder) -> None:
 
 DAMAGED = {
     "a flipped bit": "does not match its checksum",
-    "gone": "is damaged|fold-0-1",
-    "a pickle": "is not a file of survq's tensors",
-    "a larger model than its weights": "its weights are not those of the model",
-    "no description": "is not a file of survq's tensors",
+    "gone": "damaged|fold-0-1",
+    "a pickle": "not a tensor file of survq",
+    "a larger model than its weights": "the weights do not match the model",
+    "no description": "not a tensor file of survq",
 }
 
 
@@ -219,7 +219,7 @@ def test_damaged_or_hostile_weights_are_refused(copy, data, tmp_path, capsys, ki
 def test_a_run_without_weights_is_refused(copy):
     record, _ = load_run(copy)
     report = replace(record.report, files={k: v for k, v in record.report.files.items() if "fold" not in k})
-    with pytest.raises(DataError, match=r"its weights were not kept.*--keep-weights"):
+    with pytest.raises(DataError, match=r"the weights were not kept.*--keep-weights"):
         results = Results(copy.parent / "again")
         files = {"predictions.parquet": (copy / "predictions.parquet").read_bytes()}
         load_run(results.save("SIM/x", dict(record.config), report, files).folder)
@@ -228,12 +228,12 @@ def test_a_run_without_weights_is_refused(copy):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_the_command_writes_and_says_what_it_found(data, trained, tmp_path, capsys, suffix):
+def test_the_command_writes_predictions_and_prints_a_summary(data, trained, tmp_path, capsys, suffix):
     output = tmp_path / f"out{suffix}"
     assert main(["predict", str(trained), str(data), "--cohort", "NEW", "--output", str(output)]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("3 fold models", "new cases", "C-index of the ensemble 0.", str(output)):
-        assert part in said
+        assert part in printed
     table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
     assert list(table.columns[:5]) == ["case_id", "model", "seen", "risk", "percentile"]
     assert {"hazard_0", "hazard_3"} <= set(table)

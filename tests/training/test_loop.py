@@ -31,7 +31,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def plain(small):
-    """The run that others are compared with."""
+    """The reference run."""
     return train(make_run(small[0]), *small)
 
 
@@ -39,7 +39,7 @@ def weights(outcome) -> list[str]:
     return outcome.details["weights_sha256"]
 
 
-def test_an_outcome(small):
+def test_a_run_has_epochs_and_out_of_fold_predictions(small):
     cohort, bags = small
     run = make_run(cohort, k=3, epochs=3)
     heard = []
@@ -67,8 +67,8 @@ def test_an_outcome(small):
 
 
 @pytest.mark.parametrize(("sampling", "balanced"), [("shuffled", None), ("balanced", 3)])
-def test_a_fold_is_trained_as_one_would_write_it_down(small, sampling, balanced):
-    """The plain loop, with an optimizer that is not fused: what the settings mean."""
+def test_a_fold_is_trained_like_a_plain_loop(small, sampling, balanced):
+    """The reference is a plain loop with an optimizer that is not fused."""
     cohort, bags = small
     settings = {"learning_rate": 5e-3, "weight_decay": 0.1, "sampling": sampling, "intervals": 3}
     run = make_run(cohort, epochs=3, hyperparameters=QUIET, **settings)
@@ -99,16 +99,16 @@ def test_a_fold_is_trained_as_one_would_write_it_down(small, sampling, balanced)
 
 
 @pytest.mark.parametrize(("units", "precision"), [(False, "fp32"), (True, "bf16")])
-def test_an_outcome_says_what_it_was_computed_with(small, monkeypatch, units, precision):
+def test_a_run_states_device_precision_and_parts(small, monkeypatch, units, precision):
     monkeypatch.setattr("survq.training.loop.computes_bf16", lambda: units)
     run = make_run(small[0], k=2, epochs=1)
     for outcome in train_together(run, *small, [((fold,), part, 2) for fold in (0, 1) for part in (0, 1)]):
-        said = outcome.details
-        assert (said["device"], said["precision"], said["parts"]) == ("cpu", precision, 2)
+        details = outcome.details
+        assert (details["device"], details["precision"], details["parts"]) == ("cpu", precision, 2)
 
 
-def test_it_learns(small):
-    """Risk is planted in expression and patches: a few epochs find it."""
+def test_training_finds_the_planted_risk(small):
+    """Expression and patches contain the risk; a few epochs suffice."""
     cohort, bags = small
     outcome = train(make_run(cohort, epochs=8), cohort, bags)
     first, last = outcome.epochs[0], outcome.epochs[-1]
@@ -120,7 +120,7 @@ def test_it_learns(small):
 
 
 def test_the_same_seed_gives_the_same_bits(small, plain):
-    """Whatever was drawn before."""
+    """The result does not depend on earlier random numbers."""
     torch.manual_seed(99)
     again = train(make_run(small[0]), *small)
     assert weights(again) == weights(plain)
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_bits(small, plain):
     assert again.epochs == plain.epochs
 
 
-def test_another_seed_gives_others(small, plain):
+def test_another_seed_gives_other_weights(small, plain):
     assert not set(weights(train(make_run(small[0], seed=1), *small))) & set(weights(plain))
 
 
@@ -146,12 +146,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_every_setting_is_put_to_use(small, plain, name):
+def test_every_setting_changes_the_weights(small, plain, name):
     assert weights(train(make_run(small[0], **{name: CHANGES[name]}), *small)) != weights(plain)
 
 
-def test_a_frozen_result(small):
-    """Not right or wrong, but known: who changes what training does has to say so here."""
+def test_a_known_result_is_reproduced(small):
+    """A regression test: update the numbers if training changes on purpose."""
     last = train(make_run(small[0], epochs=3), *small).epochs[-1]
     assert list(last.validation_loss) == pytest.approx(FROZEN["validation_loss"], rel=1e-3)
     assert list(last.c_index) == pytest.approx(FROZEN["c_index"], abs=1e-6)
@@ -161,8 +161,8 @@ def test_a_frozen_result(small):
 
 
 @pytest.mark.parametrize("sampling", ["shuffled", "balanced"])
-def test_how_folds_are_spread_over_processes_does_not_show(small, sampling):
-    """Not in a single bit: a fold trained alone is that fold trained beside others."""
+def test_a_fold_does_not_depend_on_the_distribution_over_processes(small, sampling):
+    """A fold trained alone equals the fold trained with others, to the bit."""
     run = make_run(small[0], sampling=sampling, patches_per_case=3)
     alone = train(run, *small)
     for outcome in (
@@ -176,8 +176,8 @@ def test_how_folds_are_spread_over_processes_does_not_show(small, sampling):
 
 
 @pytest.mark.parametrize(("batch_size", "epochs"), [(8, 2), (5, 2), (1, 1)])
-def test_the_batches_of_a_fold_may_be_spread_too(small, batch_size, epochs):
-    """Two processes a fold, their gradients summed: the same but for rounding, also where a part has no case."""
+def test_batches_of_a_fold_may_be_distributed_too(small, batch_size, epochs):
+    """Two processes per fold sum their gradients: equal up to rounding, even if a part has no case."""
     settings = {"batch_size": batch_size, "epochs": epochs, "learning_rate": 2e-3}
     run = make_run(small[0], k=2, hyperparameters=QUIET, **settings)
     alone = train(run, *small)
@@ -192,7 +192,7 @@ def test_the_batches_of_a_fold_may_be_spread_too(small, batch_size, epochs):
     assert found["risk"].to_numpy() == pytest.approx(alone.predictions["risk"].to_numpy(), abs=1e-4)
 
 
-def test_repeated_folds(small):
+def test_repeated_folds_predict_each_case_once_per_repeat(small):
     run = make_run(small[0], k=3, repeats=2, epochs=1)
     outcome = train(run, *small)
     assert len(outcome.epochs[0].c_index) == len(weights(outcome)) == 6
@@ -201,7 +201,7 @@ def test_repeated_folds(small):
 
 
 class Witness(SurvivalModel):
-    """Writes down what it is shown."""
+    """Records the cases that it receives."""
 
     seen: list = []  # noqa: RUF012
 
@@ -252,7 +252,7 @@ def test_a_fold_trains_on_its_training_cases_and_predicts_the_others(small, witn
     assert not seen
 
 
-def test_patches_are_drawn_in_training_alone(small, witness):
+def test_patches_are_sampled_in_training_only(small, witness):
     cohort, bags = small
     train(witness_run(cohort, patches_per_case=3), cohort, bags)
     for what, _, sizes in witness:
@@ -261,14 +261,14 @@ def test_patches_are_drawn_in_training_alone(small, witness):
             assert size == (min(3, all_of_them) if what == "train" else all_of_them)
 
 
-def test_what_prepare_draws_does_not_depend_on_other_folds(small, witness):
+def test_random_numbers_of_prepare_do_not_depend_on_other_folds(small, witness):
     run = witness_run(small[0])
     together = train(run, *small)
     apart = train_together(run, *small, [((0,), 0, 1), ((1, 2), 0, 1)])
     assert weights(apart[0]) == weights(together)
 
 
-def test_drawn_patches():
+def test_patches_are_sampled_uniformly_per_case_epoch_and_seed():
     bag = torch.arange(10)[:, None]
 
     def draw(bag, case="A", seed=0, epoch=1):
@@ -286,18 +286,18 @@ def test_drawn_patches():
     assert torch.equal(draw(bag[:4]), bag[:4])
 
 
-# what a fold must not know
+# information that must not reach a fold
 
 
 def with_other_held_out_cases(cohort, bags, fold):
-    """Everything else about them: outcomes, expression, patches."""
+    """Replace the outcomes, expression and patches of the held-out cases."""
     random = np.random.default_rng(9)
     held_out = list(fold.validation)
     cases, expression, bags = cohort.cases.copy(), cohort.expression.copy(), dict(bags)
     cases.loc[held_out, "time"] = random.exponential(500, len(held_out)) + 1
     cases.loc[held_out, "event"] = ~cases.loc[held_out, "event"]
-    there = [case for case in held_out if case in expression.index]
-    expression.loc[there] = random.normal(100, 50, (len(there), 8)).astype(np.float32)
+    measured = [case for case in held_out if case in expression.index]
+    expression.loc[measured] = random.normal(100, 50, (len(measured), 8)).astype(np.float32)
     for case in held_out:
         if case in bags:
             bags[case] = bags[case] * 7 + 1
@@ -306,19 +306,19 @@ def with_other_held_out_cases(cohort, bags, fold):
 
 @pytest.mark.parametrize("sampling", ["shuffled", "balanced"])
 @pytest.mark.parametrize("expression_scale", ["minmax", "zscore"])
-def test_nothing_of_its_held_out_cases_reaches_a_fold(small, sampling, expression_scale):
+def test_a_fold_does_not_depend_on_its_held_out_cases(small, sampling, expression_scale):
     run = make_run(small[0], sampling=sampling, expression_scale=expression_scale)
     before = train(run, *small)
     changed = train(run, *with_other_held_out_cases(*small, run.folds[0]))
     assert weights(changed)[0] == weights(before)[0]
     assert changed.details["interval_edges"][0] == before.details["interval_edges"][0]
-    # the others trained on these cases
+    # the other folds trained on these cases
     assert weights(changed)[1] != weights(before)[1]
     assert weights(changed)[2] != weights(before)[2]
 
 
-def test_edges_from_the_whole_cohort_do_know_them(small):
-    """The small leak that the paper's protocol has, and that the configuration names."""
+def test_edges_of_the_whole_cohort_depend_on_held_out_cases(small):
+    """The small leak of the paper's protocol, which the configuration names."""
     run = make_run(small[0], interval_edges="cohort")
     before = train(run, *small)
     changed = train(run, *with_other_held_out_cases(*small, run.folds[0]))
@@ -330,7 +330,7 @@ def test_edges_from_the_whole_cohort_do_know_them(small):
 
 
 def test_the_order_of_rows_and_genes_does_not_matter(small, plain):
-    """A model that took its expression by position in another table would give every case a stranger's genes."""
+    """Joining tables by position would give a case the expression of another case."""
     cohort, bags = small
     random = np.random.default_rng(4)
 
@@ -353,8 +353,8 @@ def test_the_order_of_rows_and_genes_does_not_matter(small, plain):
         assert float(batch.time) == pytest.approx(cohort.cases.loc[case, "time"])
 
 
-def test_a_swap_of_two_cases_would_be_seen(small, plain):
-    """The test above has teeth: rows under the wrong names change predictions."""
+def test_swapped_cases_change_predictions(small, plain):
+    """Shows that the test above can fail."""
     cohort, bags = small
     expression = cohort.expression.copy()
     expression.index = expression.index[::-1]
@@ -366,11 +366,11 @@ def test_a_swap_of_two_cases_would_be_seen(small, plain):
 
 
 def exploding(cohort, bags, of):
-    """Features of some cases that no arithmetic survives."""
+    """Features of some cases that overflow."""
     return cohort, {case: bag.float() * 1e30 if case in of else bag for case, bag in bags.items()}
 
 
-def test_a_run_that_diverges_says_so(small):
+def test_a_diverging_run_states_where_and_how(small):
     cohort, bags = small
     run = make_run(cohort, learning_rate=1.0, epochs=4)
     outcome = train(run, *exploding(cohort, bags, set(bags)))
@@ -381,8 +381,8 @@ def test_a_run_that_diverges_says_so(small):
     assert "lower learning rate" in outcome.details["reason"]
 
 
-def test_a_prediction_that_is_no_number_is_divergence_too(small, monkeypatch):
-    """A C-index of the cases that remain would pass for a result."""
+def test_a_prediction_of_nan_counts_as_divergence(small, monkeypatch):
+    """A C-index of the remaining cases would look like a result."""
     cohort, bags = small
     run = make_run(cohort)
     run = replace(run, folds=run.folds[:1])
@@ -391,7 +391,7 @@ def test_a_prediction_that_is_no_number_is_divergence_too(small, monkeypatch):
     assert "a prediction of fold 0" in outcome.details["reason"]
 
 
-def test_epochs_before_it_remain(small, monkeypatch):
+def test_epochs_before_divergence_are_kept(small, monkeypatch):
     cohort, bags = small
     step, calls = FoldLearner.step, []
 
@@ -406,8 +406,8 @@ def test_epochs_before_it_remain(small, monkeypatch):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_what_diverges_in_one_process_ends_in_all(small, parts):
-    """None may wait for gradients or predictions that will never come."""
+def test_divergence_in_one_process_stops_all(small, parts):
+    """Otherwise the others would wait for its gradients forever."""
     cohort, bags = small
     ids = list(cohort.cases.index)
     a, b, c, d = ids[:12], ids[12:18], ids[18:30], ids[30:]
@@ -424,12 +424,13 @@ def test_what_diverges_in_one_process_ends_in_all(small, parts):
         assert outcomes[0].details["reason"] == alone.details["reason"]
 
 
-# the sign of things, from the clinical table to the C-index
+# signs, from the clinical table to the C-index
 
 
 def planted(tmp_path):
-    """Half of the cases have a gene high and die within months; of the others most are lost from sight as early, for
-    reasons of their own, and some die late. Returns a cohort read from a clinical table, and who is of high risk.
+    """A cohort read from a clinical table, and a mask of its cases of high risk.
+
+    Half of the cases have a high value of a gene and die early. Most of the others are censored early; some die late.
     """
     random = np.random.default_rng(0)
     n = 60
@@ -451,8 +452,8 @@ def planted(tmp_path):
     return replace(cohort, cases=cases, expression=expression.astype(np.float32), slides=cohort.slides[:0]), high
 
 
-def test_high_risk_is_high(tmp_path):
-    """Censorship 0 is a death; deaths raise the hazard; a higher hazard is a higher risk; that ranks towards 1."""
+def test_early_deaths_have_a_high_risk(tmp_path):
+    """Censorship 0 is a death; deaths raise hazard and risk; a correct ranking has a C-index near 1."""
     cohort, high = planted(tmp_path)
     assert cohort.cases["event"][high].all()
     hyperparameters = {"width": 8, "histology_queries": 0, **QUIET}

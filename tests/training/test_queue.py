@@ -26,29 +26,29 @@ def results(tmp_path):
     return Results(tmp_path / "study")
 
 
-class Ear:
-    """Hears what a queue tells."""
+class Recorder:
+    """A monitor that records its calls."""
 
     def __init__(self):
-        self.heard = []
+        self.events = []
 
     def on_started(self, path, epochs):
-        self.heard.append(("started", path))
+        self.events.append(("started", path))
 
     def on_pretraining_epoch(self, path, epoch):
-        self.heard.append(("pretraining", path))
+        self.events.append(("pretraining", path))
 
     def on_epoch(self, path, epoch):
-        self.heard.append(("epoch", path))
+        self.events.append(("epoch", path))
 
     def on_finished(self, path, record, *, found):
-        self.heard.append(("found" if found else "ended", path))
+        self.events.append(("found" if found else "ended", path))
 
     def on_failed(self, path, reason):
-        self.heard.append(("failed", path))
+        self.events.append(("failed", path))
 
     def notify(self, text):
-        self.heard.append(("said", text))
+        self.events.append(("notified", text))
 
 
 class StopAtTwo(Grid):
@@ -62,18 +62,18 @@ def runs(cohort, count: int = 3):
 
 
 def queue(small, results, schedule):
-    ear = Ear()
-    return RunQueue(schedule, results, {small[0].name: small[0]}, [ear]), ear
+    monitor = Recorder()
+    return RunQueue(schedule, results, {small[0].name: small[0]}, [monitor]), monitor
 
 
 def epoch(number: int) -> Epoch:
     return Epoch(number, [1.0], [1.0], [0.5])
 
 
-def test_all_runs_are_done_once(small, results, finished):
+def test_all_runs_are_handed_out_once(small, results, finished):
     todo = runs(small[0])
-    work, ear = queue(small, results, Grid(todo))
-    assert work.has_work() and work.has_work()  # looking changes nothing
+    work, monitor = queue(small, results, Grid(todo))
+    assert work.has_work() and work.has_work()  # repeated calls change nothing
     taken = []
     while (run := work.take()) is not None:
         taken.append(run)
@@ -81,56 +81,56 @@ def test_all_runs_are_done_once(small, results, finished):
     assert taken == todo
     assert work.exhausted
     assert list(work.records) == [run.path for run in todo]
-    assert ear.heard == [(what, run.path) for run in todo for what in ("started", "ended")]
+    assert monitor.events == [(what, run.path) for run in todo for what in ("started", "ended")]
 
 
-def test_starting_again_finds_what_is_finished_and_does_the_rest(small, results, finished):
+def test_a_restarted_study_finds_finished_runs_and_hands_out_the_others(small, results, finished):
     todo = runs(small[0])
     work, _ = queue(small, results, Grid(todo))
     for _ in range(2):
         work.end(work.take(), finished)
-    lost = work.take()  # and here the process dies
+    lost = work.take()  # the process dies here
 
-    again, ear = queue(small, results, Grid(todo))
+    again, monitor = queue(small, results, Grid(todo))
     assert again.has_work()
     assert again.take() == lost == todo[2]
     assert again.take() is None
-    assert ear.heard == [("found", todo[0].path), ("found", todo[1].path), ("started", todo[2].path)]
+    assert monitor.events == [("found", todo[0].path), ("found", todo[1].path), ("started", todo[2].path)]
     again.end(lost, finished)
 
-    done, ear = queue(small, results, Grid(todo))
+    done, monitor = queue(small, results, Grid(todo))
     assert not done.has_work()
     assert {record.folder for record in done.records.values()} == {record.folder for record in results.records()}
     assert {run.path for run in todo} == set(done.records)
 
 
-def test_other_data_make_a_run_anew(small, results, finished):
+def test_a_run_on_changed_data_is_trained_again(small, results, finished):
     cohort, _ = small
     (run,) = runs(cohort, 1)
     work, _ = queue(small, results, Grid([run]))
     work.end(work.take(), finished)
     changed = replace(cohort, cases=cohort.cases.assign(time=cohort.cases["time"] + 1))
-    again, ear = queue((changed, None), results, Grid([run]))
+    again, monitor = queue((changed, None), results, Grid([run]))
     assert again.take() == run
-    assert ear.heard[0][0] == "said" and "was made with other cases;" in ear.heard[0][1]
+    assert monitor.events[0][0] == "notified" and "was trained with different cases;" in monitor.events[0][1]
 
 
-def test_a_run_that_failed_leaves_no_record_and_is_tried_by_the_next_study(small, results, finished):
+def test_a_failed_run_has_no_record_and_is_retried_by_the_next_study(small, results, finished):
     first, second = todo = runs(small[0], 2)
-    work, ear = queue(small, results, Grid(todo))
-    work.end(work.take(), RunOutcome("failed", [], details={"reason": "no room"}))
+    work, monitor = queue(small, results, Grid(todo))
+    work.end(work.take(), RunOutcome("failed", [], details={"reason": "no memory"}))
     work.end(work.take(), finished)
-    assert work.failures == {first.path: "no room"}
+    assert work.failures == {first.path: "no memory"}
     assert list(work.records) == [second.path]
-    assert ("failed", first.path) in ear.heard
+    assert ("failed", first.path) in monitor.events
 
     again, _ = queue(small, results, Grid(todo))
     assert again.take() == first
 
 
-def test_a_run_may_be_stopped(small, results):
+def test_a_schedule_may_stop_a_run(small, results):
     (run,) = runs(small[0], 1)
-    work, ear = queue(small, results, StopAtTwo([run]))
+    work, monitor = queue(small, results, StopAtTwo([run]))
     work.take()
     assert not work.epoch(run, epoch(1))
     assert work.epoch(run, epoch(2))
@@ -138,12 +138,12 @@ def test_a_run_may_be_stopped(small, results):
     assert record.state == "stopped"
     assert record.predictions is None
     assert [entry.epoch for entry in record.epochs] == [1, 2]
-    assert ear.heard[-1] == ("ended", run.path)
+    assert monitor.events[-1] == ("ended", run.path)
     again, _ = queue(small, results, StopAtTwo([run]))
     assert not again.has_work()
 
 
-def test_nothing_is_stopped_after_its_last_epoch(small, results):
+def test_no_run_is_stopped_after_its_last_epoch(small, results):
     run = replace(runs(small[0], 1)[0])
     run = replace(run, config=replace(run.config, epochs=2))
     work, _ = queue(small, results, StopAtTwo([run]))
@@ -153,7 +153,7 @@ def test_nothing_is_stopped_after_its_last_epoch(small, results):
     assert not work.records
 
 
-def test_a_run_tried_again_starts_its_epochs_anew(small, results):
+def test_a_retried_run_reports_its_epochs_again(small, results):
     (run,) = runs(small[0], 1)
     work, _ = queue(small, results, StopAtTwo([run]))
     work.take()
@@ -163,7 +163,7 @@ def test_a_run_tried_again_starts_its_epochs_anew(small, results):
     assert [entry.epoch for entry in work.records[run.path].epochs] == [1, 2]
 
 
-def test_a_diverged_run_is_a_result(small, results):
+def test_a_diverged_run_has_a_record(small, results):
     (run,) = runs(small[0], 1)
     work, _ = queue(small, results, Grid([run]))
     work.end(work.take(), RunOutcome("diverged", [epoch(1)], details={"reason": "the loss became nan"}))
@@ -173,9 +173,9 @@ def test_a_diverged_run_is_a_result(small, results):
     assert not again.has_work()
 
 
-def test_pretraining_is_kept_and_is_no_epoch(small, results, finished):
+def test_pretraining_is_recorded_and_not_counted_as_an_epoch(small, results, finished):
     (run,) = runs(small[0], 1)
-    work, ear = queue(small, results, Grid([run]))
+    work, monitor = queue(small, results, Grid([run]))
     work.take()
     for number in (1, 1, 2):  # its process died once
         work.pretraining(run, PretrainingEpoch(number, {"contrast": [0.5, 0.25, 0.125]}))
@@ -186,10 +186,10 @@ def test_pretraining_is_kept_and_is_no_epoch(small, results, finished):
         PretrainingEpoch(number, {"contrast": (0.5, 0.25, 0.125)}) for number in (1, 2)
     )
     assert len(record.epochs) == 2
-    assert [what for what, _ in ear.heard] == ["started", *3 * ["pretraining"], "ended"]
+    assert [what for what, _ in monitor.events] == ["started", *3 * ["pretraining"], "ended"]
 
 
-def test_further_files_of_an_outcome_are_kept_and_let_go(small, results, finished):
+def test_weights_are_written_and_released(small, results, finished):
     (run,) = runs(small[0], 1)
     work, _ = queue(small, results, Grid([run]))
     outcome = replace(finished, files={"fold-0-0.safetensors": b"weights"})
@@ -198,21 +198,21 @@ def test_further_files_of_an_outcome_are_kept_and_let_go(small, results, finishe
     assert outcome.files == {}
 
 
-def test_a_run_whose_weights_are_wanted_is_done_again_where_they_were_not_kept(small, results, finished):
+def test_a_run_without_the_requested_weights_is_trained_again(small, results, finished):
     (run,) = runs(small[0], 1)
     work, _ = queue(small, results, Grid([run]))
     work.end(work.take(), finished)
     wanted = replace(run, keep_weights=True)
-    again, ear = queue(small, results, Grid([wanted]))
+    again, monitor = queue(small, results, Grid([wanted]))
     assert again.take() == wanted
-    assert "has no 'fold-0-0.safetensors', 'fold-0-1.safetensors'" in ear.heard[0][1]
+    assert "has no 'fold-0-0.safetensors', 'fold-0-1.safetensors'" in monitor.events[0][1]
     again.end(wanted, replace(finished, files={name: b"weights" for name in wanted.weights_files}))
     for same in (run, wanted):
         found, _ = queue(small, results, Grid([same]))
         assert not found.has_work()
 
 
-def test_a_grid_knows_how_many_epochs_are_ahead(small):
+def test_a_grid_counts_its_remaining_epochs(small):
     short, long = runs(small[0], 2)
     long = replace(long, config=replace(long.config, epochs=50))
     grid = Grid([short, long])
@@ -221,7 +221,7 @@ def test_a_grid_knows_how_many_epochs_are_ahead(small):
     assert grid.remaining_epochs == 50
 
 
-def test_a_report_tells_the_last_epoch_and_calls_the_best_one_optimistic(finished):
+def test_a_report_has_the_last_epoch_and_labels_the_best_one_as_optimistic(finished):
     content = report_of(finished)
     last, best = finished.epochs[-1], max(finished.epochs, key=lambda e: e.mean_c_index)
     assert content.c_index.mean == pytest.approx(last.mean_c_index, abs=1e-12)
@@ -233,7 +233,7 @@ def test_a_report_tells_the_last_epoch_and_calls_the_best_one_optimistic(finishe
     assert {"survq", "torch", "lifelines", "python"} == set(content.versions)
 
 
-def test_the_best_epoch_is_one_that_has_a_c_index(finished):
+def test_the_best_epoch_has_a_c_index(finished):
     nan = float("nan")
     epochs = [Epoch(1, [1.0], [1.0], [nan]), Epoch(2, [1.0], [1.0], [0.4]), Epoch(3, [1.0], [1.0], [nan])]
     assert report_of(replace(finished, epochs=epochs)).optimistic_best_epoch == BestEpoch(2, 0.4)

@@ -33,7 +33,7 @@ def results(tmp_path) -> Results:
 
 
 def visible(folder: Path) -> list[str]:
-    """What stands under a final name."""
+    """The visible files and folders."""
     paths = [path.relative_to(folder) for path in folder.rglob("*")]
     return sorted(str(path) for path in paths if not any(part.startswith(".") for part in path.parts))
 
@@ -44,11 +44,11 @@ def hidden(folder: Path) -> list[str]:
 
 def same(first: Record, second: Record) -> None:
     assert (first.folder, first.config) == (second.folder, second.config)
-    np.testing.assert_equal(vars(first.report), vars(second.report))  # for which NaN is NaN
+    np.testing.assert_equal(vars(first.report), vars(second.report))  # treats NaN as equal to NaN
     pd.testing.assert_frame_equal(first.predictions, second.predictions, check_exact=True)
 
 
-def test_a_record_comes_back_as_it_was(results):
+def test_a_record_is_read_as_it_was_written(results):
     saved = save(results)
     found = results.find(PATH, CONFIG)
     for record in (saved, found, *results.records()):
@@ -61,14 +61,14 @@ def test_a_record_comes_back_as_it_was(results):
     assert hidden(results.folder) == []
 
 
-def test_a_run_without_predictions(results):
+def test_a_diverged_run_has_no_predictions(results):
     results.save(PATH, CONFIG, Report("diverged", (), reason="the loss became nan"))
-    found = results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"])  # it cannot have them
+    found = results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"])  # a diverged run has no weights
     assert found.state == "diverged" and found.predictions is None and found.report.reason == "the loss became nan"
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.75, math.nan])
-def test_what_readers_ask_of_a_record(results, mean):
+def test_a_record_has_shortcuts_to_its_report_and_configuration(results, mean):
     epoch = Epoch(1, (0.5,), (0.25,), (math.nan,), {"bottleneck": (0.125,)})
     measured = Measured(mean, 0.0, math.nan, math.nan, (FoldConcordance(0, 0, 9, 0, 0, math.nan, "no events"),))
     record = results.save(PATH, CONFIG, Report("finished", (epoch,), c_index=measured))
@@ -85,14 +85,14 @@ def test_a_run_that_did_not_finish_has_no_c_index(results):
     assert math.isnan(results.save(PATH, CONFIG, Report("stopped", ())).c_index)
 
 
-def test_nothing_is_found_where_nothing_was_done(results):
+def test_an_empty_study_has_no_runs(results):
     assert results.find(PATH, CONFIG) is None
     assert results.records() == []
     assert not results.folder.exists()
 
 
-def test_a_configuration_is_found_again_however_it_was_written(results):
-    """Tuples come back as lists, and JSON knows no infinity: the same configuration still."""
+def test_a_configuration_is_found_despite_its_conversion_to_json(results):
+    """JSON turns tuples into lists and has no infinity; the configuration is still the same."""
     config = {**CONFIG, "hyperparameters": {"sizes": (1, 2), "limit": math.inf}}
     save(results, config=config)
     assert results.find(PATH, config, notify=pytest.fail) is not None
@@ -101,10 +101,10 @@ def test_a_configuration_is_found_again_however_it_was_written(results):
 CHANGES = {
     "expression": ({"data": {**CONFIG["data"], "expression": "new"}}, "expression"),
     "a gene set": ({"data": {**CONFIG["data"], "gene set pathways": "new"}}, "gene set pathways"),
-    "a part more": ({"data": {**CONFIG["data"], "features": "new"}}, "features"),
+    "another part": ({"data": {**CONFIG["data"], "features": "new"}}, "features"),
     "folds": ({"folds": {"count": 2, "sha256": "new"}}, "folds"),
     "code": ({"code": {**CONFIG["code"], "survq.layers.attention": "new"}}, "code of survq.layers.attention"),
-    "code that is gone": ({"code": {"survq.models.survq": "abc"}}, "code of survq.layers.attention"),
+    "removed code": ({"code": {"survq.models.survq": "abc"}}, "code of survq.layers.attention"),
     "training": ({"training": {"learning_rate": 1e-3, "seed": 0}}, "training settings learning_rate"),
     "hyperparameters": ({"hyperparameters": {"depth": 2, "width": 1}}, "hyperparameters depth, width"),
     "several": ({"data": {"cases": "x"}, "model": "mlp"}, "cases, expression, gene set pathways; model"),
@@ -112,16 +112,16 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES)
-def test_what_became_another_is_said_in_words(results, change, words):
+def test_a_changed_configuration_is_reported_by_its_keys(results, change, words):
     save(results)
     messages = []
     assert results.find(PATH, CONFIG | change, notify=messages.append) is None
     assert messages == [
-        f"  {PATH} was made with other {words}; kept as .stale-survq-seed0-01234567-1, it is done again"
+        f"  {PATH} was trained with different {words}; kept as .stale-survq-seed0-01234567-1; the run is trained again"
     ]
 
 
-def test_another_configuration_is_set_aside_and_never_lost(results):
+def test_a_run_with_another_configuration_is_set_aside_and_never_lost(results):
     save(results, seed=1)
     other = CONFIG | {"data": {"cases": "new"}}
     for number in (1, 2):
@@ -133,7 +133,7 @@ def test_another_configuration_is_set_aside_and_never_lost(results):
     assert len(results.records()) == 1
 
 
-def test_a_record_without_what_is_needed_is_set_aside(results):
+def test_a_record_without_a_needed_file_is_set_aside(results):
     save(results)
     messages = []
     assert results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"], notify=messages.append) is None
@@ -141,12 +141,12 @@ def test_a_record_without_what_is_needed_is_set_aside(results):
     save(results, **{"fold-0-0.safetensors": b"weights"})
     found = results.find(PATH, CONFIG, needed=["fold-0-0.safetensors"], notify=pytest.fail)
     assert found.read("fold-0-0.safetensors") == b"weights"
-    assert results.find(PATH, CONFIG, notify=pytest.fail) is not None  # more than is needed does no harm
+    assert results.find(PATH, CONFIG, notify=pytest.fail) is not None  # additional files are allowed
     with pytest.raises(DataError, match=r"has no other; it has 'config.json', .* Fix: train the run again"):
         found.read("other")
 
 
-def test_a_file_that_is_read_later_is_checked_then(results):
+def test_weights_are_verified_when_they_are_read(results):
     record = save(results, weights=b"weights of a fold")
     flip(record.folder / "weights", 3)
     found = results.find(PATH, CONFIG, notify=pytest.fail)
@@ -154,9 +154,7 @@ def test_a_file_that_is_read_later_is_checked_then(results):
         found.read("weights")
     os.truncate(record.folder / "weights", 3)
     messages = []
-    assert (
-        results.find(PATH, CONFIG, notify=messages.append) is None and "weights is not as long as it was" in messages[0]
-    )
+    assert results.find(PATH, CONFIG, notify=messages.append) is None and "weights has a different size" in messages[0]
 
 
 DAMAGES = {
@@ -165,14 +163,14 @@ DAMAGES = {
     "a changed checksum": lambda f: replace_text(f / "report.json", '"sha256": "', '"sha256": "0'),
     "a changed configuration": lambda f: replace_text(f / "config.json", "0.0005", "0.005"),
     "an empty report": lambda f: (f / "report.json").write_text(""),
-    "a report cut short": lambda f: os.truncate(f / "report.json", 100),
-    "a report that is none": lambda f: (f / "report.json").write_text("[]"),
+    "a truncated report": lambda f: os.truncate(f / "report.json", 100),
+    "a report that is a list": lambda f: (f / "report.json").write_text("[]"),
     "a report of something else": lambda f: (f / "report.json").write_text('{"state": "finished"}'),
-    "predictions cut short": lambda f: os.truncate(f / "predictions.parquet", 500),
-    "predictions gone": lambda f: (f / "predictions.parquet").unlink(),
-    "a configuration gone": lambda f: (f / "config.json").unlink(),
-    "a report gone": lambda f: (f / "report.json").unlink(),
-    "everything gone": lambda f: [file.unlink() for file in f.iterdir()],
+    "truncated predictions": lambda f: os.truncate(f / "predictions.parquet", 500),
+    "missing predictions": lambda f: (f / "predictions.parquet").unlink(),
+    "a missing configuration": lambda f: (f / "config.json").unlink(),
+    "a missing report": lambda f: (f / "report.json").unlink(),
+    "an empty folder": lambda f: [file.unlink() for file in f.iterdir()],
     "a file instead of a folder": lambda f: (shutil.rmtree(f), f.write_text("")),
 }
 
@@ -189,7 +187,7 @@ def replace_text(file: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_record_is_set_aside_and_said(results, damage):
+def test_a_damaged_record_is_set_aside_and_reported(results, damage):
     save(results)
     results.save("BLCA/another", CONFIG, report())
     damage(results.runs / PATH)
@@ -203,19 +201,19 @@ def test_a_damaged_record_is_set_aside_and_said(results, damage):
     assert results.find(PATH, CONFIG, notify=messages.append) is not None
 
 
-def test_no_flipped_bit_goes_unseen(results):
+def test_every_flipped_bit_is_detected(results):
     folder = save(results).folder
     random.seed(0)
-    unseen = 0
+    undetected = 0
     for name in ("config.json", "predictions.parquet", "report.json"):
         content = (folder / name).read_bytes()
         for _ in range(100):
             flip(folder / name, random.randrange(len(content)), random.randrange(8))
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(module, "_set_aside", lambda folder, prefix: folder)
-                unseen += results.find(PATH, CONFIG, notify=lambda line: None) is not None
+                undetected += results.find(PATH, CONFIG, notify=lambda line: None) is not None
             (folder / name).write_bytes(content)
-    assert unseen == 0
+    assert undetected == 0
     assert results.find(PATH, CONFIG) is not None
 
 
@@ -226,7 +224,7 @@ def test_the_first_writer_wins(results):
     assert hidden(results.folder) == []
 
 
-def test_of_many_writers_at_once_one_wins_and_all_know_it(results):
+def test_one_of_many_concurrent_writers_wins_and_all_read_its_record(results):
     saved = []
     writers = [threading.Thread(target=lambda n=n: saved.append(save(results, seed=n))) for n in range(8)]
     for writer in writers:
@@ -241,7 +239,7 @@ def test_of_many_writers_at_once_one_wins_and_all_know_it(results):
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o700), (0o022, 0o755)])
-def test_who_may_read_a_record_is_for_the_umask_to_say(results, mask, mode):
+def test_permissions_of_a_record_follow_the_umask(results, mask, mode):
     before = os.umask(mask)
     try:
         folder = save(results).folder
@@ -251,7 +249,7 @@ def test_who_may_read_a_record_is_for_the_umask_to_say(results, mask, mode):
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {mode & 0o666}
 
 
-# what may fail
+# failures
 
 
 @contextmanager
@@ -280,7 +278,7 @@ def failing(number: int, code: int):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["disk full", "i/o error"])
-def test_whichever_operation_fails_no_half_record_has_a_final_name(results, code):
+def test_no_failing_operation_leaves_a_partial_record(results, code):
     seen = []
     for number in range(1, 100):
         path = f"{PATH}-{number}"
@@ -291,7 +289,7 @@ def test_whichever_operation_fails_no_half_record_has_a_final_name(results, code
                 assert error.errno == code
                 saved = None
         assert hidden(results.folder) == []
-        found = results.find(path, CONFIG, notify=pytest.fail)  # whole, or not there
+        found = results.find(path, CONFIG, notify=pytest.fail)  # complete or missing
         assert saved is None or found is not None
         if not failed:
             break
@@ -300,7 +298,7 @@ def test_whichever_operation_fails_no_half_record_has_a_final_name(results, code
     assert number > 10
 
 
-def test_what_cannot_be_written_leaves_nothing(results):
+def test_a_record_that_cannot_be_written_leaves_nothing(results):
     with pytest.raises(TypeError):
         save(results, config={**CONFIG, "odd": object()})
     with pytest.raises(TypeError):
@@ -309,12 +307,12 @@ def test_what_cannot_be_written_leaves_nothing(results):
     assert hidden(results.folder) == []
 
 
-def test_leftovers_are_swept_when_a_study_is_opened(results):
+def test_unfinished_folders_are_removed_when_a_study_is_opened(results):
     for folder in ("BLCA/.a.unfinished", "BLCA/outer-0-0/.b.unfinished", ".c.unfinished/BLCA/.d.unfinished"):
         (results.folder / folder).mkdir(parents=True)
         (results.folder / folder / "report.json").write_text("{")
     save(results)
-    assert len(results.records()) == 1  # nor do they disturb
+    assert len(results.records()) == 1  # unfinished folders are ignored
     with results.lock():
         assert hidden(results.folder) == []
     assert results.find(PATH, CONFIG) is not None
@@ -325,41 +323,41 @@ def test_leftovers_are_swept_when_a_study_is_opened(results):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start in milliseconds: forked off one that has imported everything."""
+    """Processes that start in milliseconds, because they are forked from one with all imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "survq.training.results"])
     return context
 
 
-def test_killed_at_any_moment_it_leaves_whole_records_or_none(results, processes):
-    """SIGKILL, 30 times: what was acknowledged is there and whole, and nothing is there by half."""
+def test_a_killed_writer_leaves_complete_records_or_none(results, processes):
+    """After 30 SIGKILLs all acknowledged records are complete, and there are no partial ones."""
     random.seed(1)
     acknowledged = []
     for attempt in range(30):
-        hears, says = processes.Pipe(duplex=False)
-        writer = processes.Process(target=write_for_ever, args=(results.folder, attempt, says))
+        receiver, sender = processes.Pipe(duplex=False)
+        writer = processes.Process(target=write_for_ever, args=(results.folder, attempt, sender))
         writer.start()
-        says.close()
-        acknowledged.append(hears.recv())
+        sender.close()
+        acknowledged.append(receiver.recv())
         time.sleep(random.uniform(0, 0.03))
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
         with pytest.raises((EOFError, OSError)):
             while True:
-                acknowledged.append(hears.recv())
+                acknowledged.append(receiver.recv())
     leftovers = hidden(results.folder)
 
     names = [f.name for f in (results.runs / "BLCA").iterdir() if not f.name.startswith(".")]
-    records = {f"BLCA/{name}": read_record(results.runs / "BLCA" / name) for name in names}  # checks every byte
+    records = {f"BLCA/{name}": read_record(results.runs / "BLCA" / name) for name in names}  # verifies checksums
     assert len(results.records()) == len(records)
     assert set(acknowledged) <= set(records)
-    assert len(records) <= len(acknowledged) + 30  # written, and killed before it could say so
+    assert len(records) <= len(acknowledged) + 30  # killed between writing and acknowledging
     for path, record in records.items():
         number = int(path.split("-")[1])
         assert record.config == CONFIG and record.report.parameters == number
         pd.testing.assert_frame_equal(record.predictions, predictions(number), check_exact=True)
 
-    assert leftovers, "no kill hit a writer at work: the test shows nothing"
+    assert leftovers, "no kill interrupted a write: the test is inconclusive"
     with results.lock():
         assert hidden(results.folder) == []
     assert len(results.records()) == len(records)
@@ -367,36 +365,36 @@ def test_killed_at_any_moment_it_leaves_whole_records_or_none(results, processes
 
 @pytest.mark.parametrize("size", [0, 100, 1000, 3000])
 def test_a_full_disk_leaves_nothing(results, processes, size):
-    """The write that does not fit ends in the middle of a file."""
-    hears, says = processes.Pipe(duplex=False)
-    writer = processes.Process(target=save_on_a_small_disk, args=(results.folder, size, says))
+    """The failing write leaves a truncated file."""
+    receiver, sender = processes.Pipe(duplex=False)
+    writer = processes.Process(target=save_on_a_small_disk, args=(results.folder, size, sender))
     writer.start()
-    assert hears.recv() == errno.EFBIG
+    assert receiver.recv() == errno.EFBIG
     writer.join()
     assert not (results.runs / PATH).exists()
     assert hidden(results.folder) == []
 
 
-def test_a_study_is_for_one_process(results, processes):
-    hears, says = processes.Pipe(duplex=False)
-    holder = processes.Process(target=hold, args=(results.folder, says))
+def test_a_study_is_locked_against_other_processes(results, processes):
+    receiver, sender = processes.Pipe(duplex=False)
+    holder = processes.Process(target=hold, args=(results.folder, sender))
     holder.start()
-    assert hears.recv() == "held"
+    assert receiver.recv() == "held"
     (results.folder / "BLCA/.of-the-other.unfinished").mkdir(parents=True)
     try:
         for _ in range(3):
             with pytest.raises(InUse, match=f"process {holder.pid} on .*Fix"), results.lock():
-                pytest.fail("two processes work on one study")
-        assert hidden(results.folder) == [".of-the-other.unfinished"]  # it may be at work on it
+                pytest.fail("two processes have the lock")
+        assert hidden(results.folder) == [".of-the-other.unfinished"]  # the other process may still write to it
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.join()
-    with results.lock():  # a lock dies with its holder
+    with results.lock():  # a lock ends with its holder
         assert hidden(results.folder) == []
     with results.lock():
         pass
 
 
-def test_a_study_is_opened_once_in_a_process_too(results):
+def test_a_study_is_locked_within_a_process_too(results):
     with results.lock(), pytest.raises(InUse, match=f"process {os.getpid()}"), results.lock():
         pytest.fail("opened twice")

@@ -26,7 +26,7 @@ def k_folds(n: int, k: int) -> list[Fold]:
 
 @st.composite
 def any_folds(draw) -> list[Fold]:
-    """Folds as they may be published: cases in one role, in the other or in none."""
+    """Folds as they may be published: a case is training, held out, or in neither."""
     n = draw(st.integers(2, 40))
     folds = []
     for number in range(draw(st.integers(1, 6))):
@@ -38,7 +38,7 @@ def any_folds(draw) -> list[Fold]:
 
 
 def own(batches: list[list[str]], fold: Fold) -> list[list[str]]:
-    """What a fold takes of each global batch."""
+    """The training cases of a fold in each global batch."""
     training = set(fold.training)
     return [[case for case in batch if case in training] for batch in batches]
 
@@ -50,10 +50,10 @@ def test_parts_of_k_folds_are_the_held_out_parts():
 
 @settings(max_examples=100, deadline=None)
 @given(any_folds())
-def test_parts_are_what_no_fold_tells_apart(folds):
+def test_a_part_is_in_or_out_of_each_fold_as_a_whole(folds):
     parts = parts_of(folds)
-    everyone = [case for part in parts for case in part]
-    assert sorted(everyone) == sorted({case for fold in folds for case in fold.training})
+    cases = [case for part in parts for case in part]
+    assert sorted(cases) == sorted({case for fold in folds for case in fold.training})
     for part in parts:
         assert part == sorted(part)
         assert all(len({case in fold.training for case in part}) == 1 for fold in folds)
@@ -61,7 +61,7 @@ def test_parts_are_what_no_fold_tells_apart(folds):
 
 @settings(max_examples=100, deadline=None)
 @given(any_folds(), st.integers(1, 12), st.integers(0, 5), st.integers(1, 3))
-def test_each_fold_sees_each_of_its_cases_once_an_epoch(folds, batch_size, seed, epoch):
+def test_each_fold_sees_each_training_case_once_per_epoch(folds, batch_size, seed, epoch):
     batches = epoch_batches(folds, pd.DataFrame(), batch_size=batch_size, seed=seed, epoch=epoch)
     for fold in folds:
         assert sorted(case for batch in own(batches, fold) for case in batch) == sorted(fold.training)
@@ -69,8 +69,8 @@ def test_each_fold_sees_each_of_its_cases_once_an_epoch(folds, batch_size, seed,
 
 @settings(max_examples=100, deadline=None)
 @given(any_folds(), st.integers(1, 12), st.integers(0, 5))
-def test_every_part_is_spread_evenly(folds, batch_size, seed):
-    """So are the batches of a fold: none larger than asked for by more than one case a part."""
+def test_every_part_is_distributed_evenly(folds, batch_size, seed):
+    """The batches of a fold exceed the batch size by at most one case per part."""
     batches = epoch_batches(folds, pd.DataFrame(), batch_size=batch_size, seed=seed, epoch=1)
     assert len(batches) == max(-(-len(fold.training) // batch_size) for fold in folds)
     parts = [set(part) for part in parts_of(folds)]
@@ -85,7 +85,7 @@ def test_every_part_is_spread_evenly(folds, batch_size, seed):
 
 
 @pytest.mark.parametrize(("n", "k", "batch_size"), [(160, 5, 32), (120, 3, 8), (300, 5, 8), (100, 5, 80)])
-def test_equal_parts_give_batches_of_exactly_the_size_asked_for(n, k, batch_size):
+def test_equal_parts_give_batches_of_exactly_the_batch_size(n, k, batch_size):
     folds = k_folds(n, k)
     for seed in range(5):
         batches = epoch_batches(folds, pd.DataFrame(), batch_size=batch_size, seed=seed, epoch=1)
@@ -102,7 +102,7 @@ def test_batches_are_ordered_by_part():
         assert parts == sorted(parts)
 
 
-def test_the_order_is_a_matter_of_seed_and_epoch():
+def test_the_order_depends_on_seed_and_epoch():
     folds = k_folds(40, 4)
 
     def order(seed, epoch, folds=folds):
@@ -115,7 +115,7 @@ def test_the_order_is_a_matter_of_seed_and_epoch():
     assert order(0, 1, shuffled) == order(0, 1)
 
 
-def test_what_does_not_divide_falls_on_other_batches_each_epoch():
+def test_the_remainder_falls_on_other_batches_in_each_epoch():
     folds = k_folds(43, 2)
     sizes = [
         tuple(len(batch) for batch in epoch_batches(folds, pd.DataFrame(), batch_size=5, seed=0, epoch=epoch))
@@ -124,7 +124,7 @@ def test_what_does_not_divide_falls_on_other_batches_each_epoch():
     assert len(set(sizes)) > 3
 
 
-def test_repeated_folds_are_more_parts():
+def test_repeated_folds_have_more_parts():
     cases = cases_of(60)
     folds = make_folds(cases, k=3, repeats=2)
     batches = epoch_batches(folds, cases, batch_size=8, seed=0, epoch=1)
@@ -133,8 +133,8 @@ def test_repeated_folds_are_more_parts():
     assert len(parts_of(folds)) == 9
 
 
-def test_balanced_draws_inside_each_part():
-    """A fold never meets a case it holds out, and every part keeps its share of the epoch."""
+def test_balanced_sampling_draws_inside_each_part():
+    """A fold never trains on its held-out cases, and every part keeps its share of the epoch."""
     cases, folds = cases_of(120), k_folds(120, 4)
     batches = epoch_batches(folds, cases, batch_size=16, seed=0, epoch=1, balanced=4)
     for part in parts_of(folds):
@@ -144,8 +144,8 @@ def test_balanced_draws_inside_each_part():
 
 
 @pytest.mark.parametrize("intervals", [3, 4])
-def test_balanced_balances(intervals):
-    """Deaths and censorings in each interval come up equally often, however rare they are."""
+def test_balanced_sampling_balances_deaths_and_censorings(intervals):
+    """Deaths and censorings of each interval are drawn equally often, even rare ones."""
     cases, folds = cases_of(400), k_folds(400, 2)
     for part in parts_of(folds):
         chosen = cases.loc[part]
@@ -164,7 +164,7 @@ def test_balanced_balances(intervals):
         assert all(abs(count - expected) < 5 * expected**0.5 for count in drawn.values())
 
 
-def test_balanced_where_a_part_has_too_few_deaths_for_intervals():
+def test_balanced_sampling_works_with_too_few_deaths_for_intervals():
     cases, folds = cases_of(24), k_folds(24, 4)
     cases["event"] = [number < 5 for number in range(24)]
     batches = epoch_batches(folds, cases, batch_size=6, seed=0, epoch=1, balanced=4)

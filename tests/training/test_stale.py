@@ -1,4 +1,4 @@
-"""When a data folder changes, finished runs that read the change are stale, and the others are found."""
+"""After a change of a data folder, the finished runs that read the change are stale; the others are found."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,34 +40,38 @@ def registered(monkeypatch):
 
 @pytest.fixture
 def study(small, tmp_path):
-    """study(change) -> what a queue says of finished runs of each reader after the data folder was changed."""
+    """study(change) -> the messages of a queue about finished runs of each model, after a change of the data folder."""
 
     def queue(model: str) -> RunQueue:
         cohort = Cohort.load(tmp_path / "data", "X")
         folds = tuple(given_folds(cohort.splits, list(cohort.cases.index)))
-        return RunQueue(Grid([Run("X", TrainConfig(model), folds)]), Results(tmp_path / model), {"X": cohort}, [said])
+        return RunQueue(
+            Grid([Run("X", TrainConfig(model), folds)]), Results(tmp_path / model), {"X": cohort}, [messages]
+        )
 
-    said = Said()
+    messages = Messages()
     write_cohort(tmp_path / "data", "X", **small)
     for model in READERS:
         work = queue(model)
         work.end(work.take(), outcome_of(work.cohorts["X"]))
 
     def study(change: Callable[[dict, Path], None]) -> dict[str, str | None]:
-        """Of each model, None where its run is found, or what changed."""
+        """Per model: None if its run is found, else the changed part."""
         change(small, tmp_path / "data")
         found = {}
         for model in READERS:
-            said.lines.clear()
+            messages.lines.clear()
             work = queue(model)
-            found[model] = said.lines[0].split("was made with other ")[1].split(";")[0] if work.has_work() else None
+            found[model] = (
+                messages.lines[0].split("was trained with different ")[1].split(";")[0] if work.has_work() else None
+            )
         return found
 
     return study
 
 
-class Said:
-    """A monitor that keeps what is said."""
+class Messages:
+    """A monitor that keeps messages."""
 
     def __init__(self):
         self.lines: list[str] = []
@@ -80,7 +84,7 @@ class Said:
 
 
 def outcome_of(cohort: Cohort) -> RunOutcome:
-    """As if a run had been trained: what matters here is what is kept beside it."""
+    """The RunOutcome of a run that was not trained: only its record matters here."""
     tables = [
         cohort.cases.loc[list(fold.validation), ["time", "event"]].assign(repeat=0, fold=fold.index)
         for fold in given_folds(cohort.splits, list(cohort.cases.index))
@@ -128,24 +132,24 @@ def moved(splits: pd.DataFrame) -> pd.DataFrame:
 
 CHANGES = {
     "nothing": (lambda small, folder: None, {}),
-    "a gene set that nobody reads": (a_gene_set, {}),
+    "an unused gene set": (a_gene_set, {}),
     "a column of labels": (rewrite("cases", lambda cases: cases.assign(age=60.0)), {}),
     "a site": (rewrite("cases", lambda cases: cases.assign(site="S")), {}),
     "another order of cases": (rewrite("cases", lambda cases: cases.iloc[::-1]), {}),
-    "a slide more": (rewrite("slides", a_slide), {"patches": "features", "survq": "features"}),
+    "another slide": (rewrite("slides", a_slide), {"patches": "features", "survq": "features"}),
     "a value of expression": (rewrite("expression", another_value), {"genes": "expression", "survq": "expression"}),
-    "a pathway more": (another_pathway, {"genes": "gene set pathways", "survq": "gene set pathways"}),
+    "another pathway": (another_pathway, {"genes": "gene set pathways", "survq": "gene set pathways"}),
     "a case moved to another fold": (rewrite("splits", moved), dict.fromkeys(READERS, "folds")),
-    "an outcome": (rewrite("cases", lambda c: c.assign(time=c["time"] + 1)), dict.fromkeys(READERS, "cases")),
+    "a survival time": (rewrite("cases", lambda c: c.assign(time=c["time"] + 1)), dict.fromkeys(READERS, "cases")),
 }
 
 
 @pytest.mark.parametrize(("change", "stale"), CHANGES.values(), ids=CHANGES)
-def test_just_the_runs_that_read_a_change_are_stale_and_the_message_names_it(study, change, stale):
+def test_only_runs_that_read_a_change_are_stale_and_the_message_names_it(study, change, stale):
     assert study(change) == dict.fromkeys(READERS) | stale
 
 
-def test_other_code_is_named_by_its_module(study, monkeypatch):
+def test_changed_code_is_reported_by_its_module(study, monkeypatch):
     from survq.training import run as module
 
     def edited(model: str) -> dict[str, str]:
@@ -156,7 +160,7 @@ def test_other_code_is_named_by_its_module(study, monkeypatch):
     assert study(lambda small, folder: None) == dict.fromkeys(READERS) | {"survq": "code of survq.layers.attention"}
 
 
-def test_folds_made_on_request_are_other_folds(small, tmp_path):
+def test_requested_folds_change_the_description_of_a_run(small, tmp_path):
     write_cohort(tmp_path, "X", **small)
     cohort = Cohort.load(tmp_path, "X")
     one, other = (Run("X", TrainConfig(), tuple(make_folds(cohort.cases, k))) for k in (3, 4))

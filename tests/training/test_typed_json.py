@@ -40,15 +40,15 @@ WHOLE = Report(
 )
 
 
-def test_a_record_comes_back_as_it_was():
-    """NaN too, where a number is expected: JSON has none. Where nothing is expected, null stays null."""
+def test_a_record_is_read_as_it_was_written():
+    """Null is read as NaN if a number is expected, and stays None if any value is expected."""
     text = to_json(WHOLE)
-    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
-    np.testing.assert_equal(vars(parse(Report, json.loads(text))), vars(WHOLE))  # for which NaN is NaN
+    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+    np.testing.assert_equal(vars(parse(Report, json.loads(text))), vars(WHOLE))  # treats NaN as equal to NaN
     assert to_json(parse(Report, json.loads(text))) == text
 
 
-def test_what_a_record_leaves_out_has_its_default_and_what_it_does_not_know_is_passed_over():
+def test_missing_keys_have_their_default_and_unknown_keys_are_ignored():
     found = parse(Report, {"state": "stopped", "mean": 1, "epoch": 0, "folds": [], "added later": 1})
     assert (found.best, found.curves, found.mean) == (None, {}, 1.0)
 
@@ -56,16 +56,16 @@ def test_what_a_record_leaves_out_has_its_default_and_what_it_does_not_know_is_p
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("state", "ended", "'ended' is none of finished, stopped"),
-        ("mean", "0.5", "'0.5' is no number"),
-        ("epoch", 1.5, "1.5 is no int"),
-        ("epoch", None, "None is no int"),
-        ("folds", {}, "is no list"),
+        ("state", "ended", "'ended' is not one of finished, stopped"),
+        ("mean", "0.5", "'0.5' is not of type number"),
+        ("epoch", 1.5, "1.5 is not of type int"),
+        ("epoch", None, "None is not of type int"),
+        ("folds", {}, "is not of type list"),
         ("folds", [{"c_index": 0.5}], "reason"),
-        ("best", [], "is no dict"),
-        ("curves", [], "is no dict"),
+        ("best", [], "is not of type dict"),
+        ("curves", [], "is not of type dict"),
     ],
 )
-def test_what_does_not_fit_is_refused(name, value, message):
+def test_a_value_of_another_type_is_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
         parse(Report, json.loads(to_json(WHOLE)) | {name: value})

@@ -1,4 +1,4 @@
-"""Nested search: the outer fold has no say, and neither has the machine."""
+"""Nested search: its choices depend neither on the outer fold nor on the machine."""
 
 import json
 import random
@@ -67,7 +67,7 @@ def make_queue(cohort, folder, outer=None, seeds=1) -> RunQueue:
 
 @pytest.fixture(scope="module")
 def undisturbed(cohort, bags, tmp_path_factory):
-    """The searches of a run that nothing happened to, and its folder."""
+    """The searches of an uninterrupted study, and its folder."""
     from survq.training.loop import train_folds
 
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -77,7 +77,7 @@ def undisturbed(cohort, bags, tmp_path_factory):
 
 
 def work(queue, bags, choose, train_folds, at_once=1, until=None) -> None:
-    """Do what the queue hands out as `at_once` workers would: all start what they can, `choose` says who ends first."""
+    """Train the runs of the queue like `at_once` workers; `choose` picks the run that ends next."""
     waiting, ended = [], 0
     while True:
         while len(waiting) < at_once and (run := queue.take()) is not None:
@@ -95,7 +95,7 @@ def work(queue, bags, choose, train_folds, at_once=1, until=None) -> None:
         ended += 1
 
 
-def test_every_outer_fold_reports_once_on_what_its_training_cases_chose(cohort, undisturbed):
+def test_every_outer_fold_evaluates_the_choice_of_its_training_cases_once(cohort, undisturbed):
     searches, _ = undisturbed
     assert len(searches) == 3
     for search in searches:
@@ -111,7 +111,7 @@ def test_every_outer_fold_reports_once_on_what_its_training_cases_chose(cohort, 
     assert trials_table(searches).groupby("search")["chosen"].sum().tolist() == [1, 1, 1]
 
 
-def test_the_first_trial_is_the_known_setting_and_some_are_stopped_early(undisturbed):
+def test_the_first_trial_is_the_known_setting_and_some_trials_stop_early(undisturbed):
     searches, _ = undisturbed
     for search in searches:
         assert search.trials[0].params == dict(SPACE.first)
@@ -130,12 +130,12 @@ def test_the_choice_is_the_simplest_within_one_standard_error(undisturbed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_order_parallelism_and_kills_change_nothing(seed, cohort, bags, undisturbed, tmp_path):
+def test_the_result_does_not_depend_on_order_parallelism_and_kills(seed, cohort, bags, undisturbed, tmp_path):
     from survq.training.loop import train_folds
 
     chance = random.Random(seed)
     at_once = 1 + seed
-    for _ in range(20):  # a queue that is dropped is a driver that was killed
+    for _ in range(20):  # dropping a queue is like killing a driver
         queue = make_queue(cohort, tmp_path)
         work(queue, bags, chance.choice, train_folds, at_once, until=chance.randint(1, 9))
         if queue.exhausted and not any(None in search.refits.values() for search in queue.schedule.searches):
@@ -145,8 +145,10 @@ def test_order_parallelism_and_kills_change_nothing(seed, cohort, bags, undistur
     pd.testing.assert_frame_equal(trials_table(queue.schedule.searches), trials_table(undisturbed[0]))
 
 
-def test_held_out_labels_expression_and_features_have_no_say(cohort, bags, undisturbed, tmp_path, run_here):
-    """The proof of nesting: whatever becomes of the outer fold's cases, choices and weights stay the same bits."""
+def test_choices_do_not_depend_on_held_out_labels_expression_and_features(
+    cohort, bags, undisturbed, tmp_path, run_here
+):
+    """Nesting: with other data of the outer fold's cases, choices and weights are the same to the bit."""
     outer = make_folds(cohort.cases, 3)[0]
     held_out = list(outer.validation)
     chance = np.random.default_rng(1)
@@ -174,8 +176,8 @@ def test_held_out_labels_expression_and_features_have_no_say(cohort, bags, undis
     assert not ours.predictions["risk"].equals(theirs.predictions["risk"]), "the change did not reach the outer fold"
 
 
-def test_training_labels_do_have_a_say(cohort, bags, undisturbed, tmp_path, run_here):
-    """Without this the test above would also pass for a search that looks at nothing."""
+def test_weights_depend_on_training_labels(cohort, bags, undisturbed, tmp_path, run_here):
+    """Shows that the test above can fail."""
     outer = make_folds(cohort.cases, 3)[0]
     cases = cohort.cases.copy()
     cases.loc[list(outer.training), "time"] = cases.loc[list(outer.training), "time"].to_numpy()[::-1]
@@ -185,7 +187,7 @@ def test_training_labels_do_have_a_say(cohort, bags, undisturbed, tmp_path, run_
     assert ours.report.weights_sha256 != theirs.report.weights_sha256
 
 
-def test_a_search_without_result_is_abandoned_and_the_others_end(cohort, bags, tmp_path):
+def test_a_search_with_a_failed_run_is_abandoned_and_the_others_finish(cohort, bags, tmp_path):
     from survq.training.loop import RunOutcome, train_folds
 
     queue = make_queue(cohort, tmp_path)
@@ -199,7 +201,7 @@ def test_a_search_without_result_is_abandoned_and_the_others_end(cohort, bags, t
     assert outer_table(queue.schedule.searches)["fold"].tolist() == [0, 2]
 
 
-def test_the_dashboard_file_is_a_view(undisturbed, tmp_path):
+def test_the_dashboard_file_has_all_trials(undisturbed, tmp_path):
     import optuna
 
     write_optuna_view(undisturbed[0], tmp_path / "optuna.db")
@@ -211,7 +213,7 @@ def test_the_dashboard_file_is_a_view(undisturbed, tmp_path):
     assert json.dumps(study.best_params)
 
 
-def test_a_sweep_reports_on_the_folds_that_chose(cohort, bags, tmp_path, run_here):
+def test_a_sweep_selects_and_reports_on_the_same_folds(cohort, bags, tmp_path, run_here):
     folds = make_folds(cohort.cases, 3)
     search = sweep(cohort, folds, SPACE, trials=5)
     queue = RunQueue(Searches([search]), Results(tmp_path), {cohort.name: cohort})
@@ -221,7 +223,7 @@ def test_a_sweep_reports_on_the_folds_that_chose(cohort, bags, tmp_path, run_her
     assert outer_table([search]).empty
 
 
-def test_every_model_declares_a_space_of_hyperparameters_that_it_has():
+def test_every_search_space_has_existing_hyperparameters():
     for name, model in MODELS.items():
         assert set(model.space) <= set(hyperparameters_of(name)), name
         for suggested in (0, 1):
