@@ -156,7 +156,7 @@ def test_a_nested_table_states_its_epoch(searched):
     _, schedule = searched("finished", "finished", "finished")
     table = nested_table(schedule.searches, seeds=1)
     assert table.cells["mean"].notna().all() and not schedule.missing
-    assert "after the epoch that inner folds chose" in table.caption and "last epoch" not in table.caption
+    assert "after the epoch selected on inner folds" in table.caption and "last epoch" not in table.caption
 
 
 def test_a_search_without_a_selection_is_reported(make_study):

@@ -1,4 +1,4 @@
-"""In what runs differ: their labels for people, and the index of a study."""
+"""Settings in which runs differ: short labels of runs, and the index of a study."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from survq.training.run import Run
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names whose values are not the same wherever they are given, in the order in which they appear."""
+    """The names with more than one value among the settings that have them, in order of appearance."""
     names = dict.fromkeys(name for one in settings for name in one)
     return [name for name in names if len({repr(one[name]) for one in settings if name in one}) > 1]
 
 
 def short_labels(runs: Iterable[Run]) -> Callable[[str], str]:
-    """A label for each path: what the runs do not have in common. Those that differ in nothing get cohort and model."""
+    """A label for each path, made of the settings in which the runs differ; cohort and model if there are none."""
     runs = list(runs)
     places = {
         run.path: {"cohort": run.cohort, "group": run.group.replace("/", " "), "model": run.model} for run in runs
@@ -37,7 +37,7 @@ def short_labels(runs: Iterable[Run]) -> Callable[[str], str]:
 
 
 def brief(value: object) -> str:
-    """A setting for people: a float in three digits."""
+    """A setting as printed: floats with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

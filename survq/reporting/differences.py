@@ -1,4 +1,4 @@
-"""By how much models differ, on the same resampled patients."""
+"""Differences between models, on the same resampled patients."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from survq.training.record import Record
 
 
 def differences(records: Sequence[Record], rows: Sequence[str], reference: Callable[[Record], bool]) -> pd.DataFrame:
-    """By how much the C-index of each finished run differs from that of its cohort and seed's reference: a row per run.
+    """C-index of each finished run minus that of the reference run of the same cohort and seed: one row per run.
 
-    Columns: cohort, the settings `rows`, seed, the difference and its 95 % interval; NaN where none is defined. Runs
-    without a reference have no row.
+    Columns: cohort, the settings `rows`, seed, the difference and its 95 % interval; NaN if undefined. Runs without a
+    reference have no row.
     """
     references = {(record.cohort, record.training["seed"]): record for record in records if reference(record)}
     lines = []

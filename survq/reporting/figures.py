@@ -1,6 +1,7 @@
-"""Figures of survival and of studies. Each function returns a matplotlib Figure that belongs to nobody else.
+"""Figures of survival and of studies. Each function returns a matplotlib Figure that pyplot does not keep.
 
-Colours are those of Okabe and Ito, told apart by colour-blind readers; groups and cohorts differ in line or mark too.
+Colours are those of Okabe and Ito, which colour-blind readers can distinguish; groups and cohorts also differ in line
+or marker.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ QUERIES = {"histology_queries": "histology queries", "genomic_queries": "genomic
 def kaplan_meier_figure(predictions: pd.DataFrame, title: str) -> Figure:
     """Survival of the high- and low-risk cases, with its 95 % band, numbers at risk and log-rank p (Figure 3).
 
-    `predictions` has one row a held-out case and fold: case_id, repeat, fold, time (months), event, risk.
+    `predictions` has one row per held-out case and fold: case_id, repeat, fold, time (months), event, risk.
     """
     groups = risk_groups(predictions)
     test = log_rank(groups)
@@ -51,7 +52,7 @@ def kaplan_meier_figure(predictions: pd.DataFrame, title: str) -> Figure:
     axes.set(xlim=(0, None), ylim=(0, 1.03), ylabel="survival", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.legend(frameon=False, loc="lower left")
-    _say(axes, f"log-rank test: {test.reason}" if test.reason else f"log-rank {_p_value(test.p_value)}")
+    _annotate(axes, f"log-rank test: {test.reason}" if test.reason else f"log-rank {_p_value(test.p_value)}")
     _plain(axes)
 
     limit = axes.get_xlim()[1]
@@ -69,26 +70,30 @@ def kaplan_meier_figure(predictions: pd.DataFrame, title: str) -> Figure:
 
 
 def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) -> Figure:
-    """C-index against the number of queries, a panel a modality that the table varies, a line a cohort (Table 3).
+    """C-index by number of queries, one panel per varied modality and one line per cohort (Table 3).
 
-    `table` has histology_queries and genomic_queries among its rows. Each panel varies one of them and keeps the other
-    at the value that was combined with most. The bars are 95 % patient-bootstrap intervals: lines that run inside each
-    other's bars tell no trend. `oracle` gives, by cohort, the C-index of the true risk, known for simulated cohorts.
+    `table` has histology_queries and genomic_queries among its rows. Each panel varies one of them and fixes the other
+    at the value with most combinations. The bars are 95 % patient-bootstrap intervals; a line within its own bars shows
+    no trend. `oracle` maps simulated cohorts to the C-index of the true risk.
     """
     if missing := [name for name in QUERIES if name not in table.rows]:
-        raise ValueError(f"The table has the rows {list(table.rows)}, without {missing}. Make it with {list(QUERIES)}.")
+        raise ValueError(
+            f"The table has the rows {list(table.rows)}, without {missing}. Fix: make it with {list(QUERIES)}."
+        )
     if others := [name for name in table.rows if name not in QUERIES and table.cells[name].nunique(dropna=False) > 1]:
-        raise ValueError(f"The table varies {others} beside the numbers of queries. Choose one value of each.")
+        raise ValueError(
+            f"The table varies {others} in addition to the numbers of queries. Fix: choose one value of each."
+        )
     cohorts = list(table.cells[table.columns].unique())
     varying = [name for name in QUERIES if table.cells[name].nunique() > 1] or ["genomic_queries"]
     figure = Figure(figsize=(3 + 3 * len(varying), 4), layout="constrained")
     panels = figure.subplots(1, len(varying), sharey=True, squeeze=False)[0]
     for axes, varied in zip(panels, varying, strict=True):
         (kept,) = QUERIES.keys() - {varied}
-        coordinate_file = table.cells.groupby(kept, sort=False)[varied].nunique().idxmax()
-        cells = table.cells[table.cells[kept] == coordinate_file].sort_values(varied)
+        fixed = table.cells.groupby(kept, sort=False)[varied].nunique().idxmax()
+        cells = table.cells[table.cells[kept] == fixed].sort_values(varied)
         counts = sorted(cells[varied].unique())
-        axes.set_xscale("symlog", base=2, linthresh=1)  # logarithmic, and yet with a place for no query at all
+        axes.set_xscale("symlog", base=2, linthresh=1)  # logarithmic, but including 0 queries
         axes.xaxis.set_major_locator(FixedLocator(counts))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels([f"{count:g}" for count in counts])
@@ -96,14 +101,14 @@ def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) 
         for i, cohort in enumerate(cohorts):
             line = cells[cells[table.columns] == cohort]
             colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
-            # side by side, or the bars of the cohorts would hide one another
+            # shifted per cohort, so that bars do not hide each other
             x = line[varied] * 2 ** (0.02 * octaves * (i - (len(cohorts) - 1) / 2))
             axes.plot(x, line["mean"], "-", color=colour, marker=mark, markersize=5, label=cohort)
             axes.vlines(x, line["low"], line["high"], color=colour, linewidth=1.2, alpha=0.6)
             if oracle and cohort in oracle:
                 axes.axhline(oracle[cohort], color=colour, linestyle=":", linewidth=1.2)
         axes.margins(x=0.15)
-        axes.set(xlabel=QUERIES[varied], title=f"with {coordinate_file:g} {QUERIES[kept]}")
+        axes.set(xlabel=QUERIES[varied], title=f"with {fixed:g} {QUERIES[kept]}")
         axes.axhline(0.5, color="0.8", linewidth=0.8, zorder=0)
         _plain(axes)
     panels[0].set_ylabel("C-index, mean over folds")
@@ -116,9 +121,9 @@ def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) 
 
 
 def learning_curves_figure(epochs: Sequence[Epoch], title: str) -> Figure:
-    """Losses and C-index by epoch, a faint line a fold and their mean in bold.
+    """Losses and C-index by epoch: one faint line per fold, and their mean in bold.
 
-    A C-index of NaN leaves a gap in its fold's line and is left out of the mean.
+    A C-index of NaN is a gap in its fold's line and excluded from the mean.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
@@ -145,7 +150,7 @@ def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _say(axes: Axes, text: str) -> None:
+def _annotate(axes: Axes, text: str) -> None:
     axes.text(0.98, 0.97, text, transform=axes.transAxes, ha="right", va="top")
 
 

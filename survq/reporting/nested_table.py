@@ -13,7 +13,7 @@ from survq.tuning.search import Search, outer_predictions, outer_records
 
 
 def nested_table(searches: Sequence[Search], seeds: int) -> Table:
-    """What nested searches chose, on the outer folds, which were not used for any selection: a column per cohort."""
+    """C-index of the selected settings on the outer folds, not used for any selection: one column per cohort."""
     lines, reports = [], []
     for cohort in {search.cohort.name: search.cohort for search in searches}.values():
         own = [search for search in searches if search.cohort.name == cohort.name]
@@ -28,4 +28,4 @@ def nested_table(searches: Sequence[Search], seeds: int) -> Table:
                 lines.append(line | measured(measure(predictions)))
             reports += [record.report for record in records]
     note = environment_note(reports)
-    return paper_table(pd.DataFrame(lines), ["protocol"], epoch="the epoch that inner folds chose", note=note)
+    return paper_table(pd.DataFrame(lines), ["protocol"], epoch="the epoch selected on inner folds", note=note)

@@ -1,4 +1,4 @@
-"""The tables of a study, from what became of its runs."""
+"""The tables of a study, made of its runs."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from survq.training.run import Run
 
 @dataclass(frozen=True)
 class Trained:
-    """The runs that a study asked for, and what became of each."""
+    """The runs that a study requested, with their records or problems."""
 
     runs: Sequence[Run]
-    records: Mapping[str, Record]  # by path: those that ended
-    problems: Mapping[str, str]  # by path: why a run has no record
+    records: Mapping[str, Record]  # of ended runs, by path
+    problems: Mapping[str, str]  # why a run has no record, by path
     cohorts: Mapping[str, Cohort]
 
     @property
     def finished(self) -> list[Record]:
-        """The records of the runs that finished, in the order in which they were asked for."""
+        """The records of finished runs, in the order of `runs`."""
         records = [self.records[run.path] for run in self.runs if run.path in self.records]
         return [record for record in records if record.state == "finished"]
 
 
 def study_table(trained: Trained, rows: Sequence[str]) -> Table:
-    """The table of runs, with these hyperparameters or settings as rows and a column per cohort.
+    """The table of runs, with these hyperparameters or settings as rows and one column per cohort.
 
-    For settings that were fixed beforehand: nothing was chosen by looking at what the table says.
+    It is meant for settings that were fixed beforehand, not selected by their results.
     """
     lines = []
     for run in trained.runs:
@@ -51,7 +51,7 @@ def study_table(trained: Trained, rows: Sequence[str]) -> Table:
 
 
 def size(cohort: Cohort, folds: Sequence[Fold]) -> dict:
-    """Of a line of `paper_table`: what is known before anything is measured."""
+    """The part of a row of `paper_table` that is known before training."""
     cases = cohort.cases.loc[sorted({case for fold in folds for case in fold.validation})]
     unknown = dict.fromkeys(("c_index", "deviation", "low", "high"), math.nan)
     counts = {"folds": len(folds), "n_cases": len(cases), "n_events": int(cases["event"].sum())}
@@ -59,6 +59,6 @@ def size(cohort: Cohort, folds: Sequence[Fold]) -> dict:
 
 
 def measured(found: Measured) -> dict:
-    """Of a line of `paper_table`: what was measured, on the folds where there is a C-index."""
+    """The measured part of a row of `paper_table`, over the folds with a defined C-index."""
     numbers = {"c_index": found.mean, "deviation": found.deviation, "low": found.low, "high": found.high}
     return numbers | {"folds": sum(not math.isnan(fold.c_index) for fold in found.folds)}

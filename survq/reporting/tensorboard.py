@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a study: curves per fold and epoch, hyperparameters, a Kaplan-Meier figure."""
+"""Event files for TensorBoard: curves per fold and epoch, hyperparameters, a Kaplan-Meier figure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from survq.evaluation.epochs import Epoch, PretrainingEpoch, mean_defined
 from survq.reporting.figures import kaplan_meier_figure
 from survq.training.record import Record
 
-DRAWN = "drawn"  # an empty file beside the curves of a run that are whole
+DRAWN = "drawn"  # name of an empty file that marks complete curves of a run
 
 
 class Board:
-    """Writes event files, a folder per run, to results/<study>/views/tensorboard/. They are a view, never read."""
+    """Writes event files, one folder per run, to results/<study>/views/tensorboard/. They are never read again."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._writers: dict[str, SummaryWriter] = {}
 
     def on_started(self, path: str, epochs: int) -> None:
-        """An earlier try of the same run leaves no curve behind."""
+        """Delete the curves of an earlier attempt of the same run."""
         if writer := self._writers.pop(path, None):
             writer.close()
         shutil.rmtree(self.folder / path, ignore_errors=True)
@@ -51,7 +51,7 @@ class Board:
                 writer.add_scalar(f"{name}/fold {fold}", value, step)
 
     def on_finished(self, path: str, record: Record, *, found: bool) -> None:
-        """One that is found is drawn where the study was killed before it was, or its curves were deleted."""
+        """A stored run (`found`) is drawn only if its curves are missing or incomplete."""
         drawn = self.folder / path / DRAWN
         if found:
             if drawn.exists():

@@ -1,18 +1,18 @@
-"""Cohorts with a planted truth, drawn from a simulated world. NumPy only; every draw depends on seeds alone.
+"""Cohorts with a known truth, drawn from a simulated world. NumPy only; every draw depends only on seeds.
 
 A case is made in this order, with one function per step, from top to bottom:
 
-    latent state      activities of its pathways, severities and inclinations of its morphologies
-    tissue            one to three slides with pieces of tissue, a morphology for each patch (tissue.py)
+    latent state      activities of its pathways, severities and log shares of its morphologies
+    tissue            one to three slides with pieces of tissue, one morphology per patch (tissue.py)
     truth             eta = a h + b g + c h g, the log hazard
-    outcome           time of death, by Weibull; end of follow-up; which of them came first
-    expression        genes, from the activities
-    missing           cases that lack their slides or their expression
-    patch features    painted when a slide is asked for, never held all at once
+    outcome           Weibull time of death and end of follow-up, whichever is earlier
+    expression        genes, computed from the activities
+    missing           cases without slides or without expression
+    patch features    painted on request, never all in memory at once
 
-h is the contribution of histology to the hazard and g that of the genes, both with mean 0 and deviation 1 over the
-world's cases. h is computed from what the slides show (the shares that the patches really have), not from the
-inclinations behind them: no model could learn a truth that the data hide.
+h is the contribution of histology to the log hazard and g that of the genes, both with mean 0 and deviation 1 over the
+world's cases. h is computed from the realised shares of the patches, not from the inclinations from which they were
+drawn, so that the truth can be learned from the data.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from survq.exits import UsageError
 from survq.simulation.tissue import Section, draw_sections, patch_counts
 from survq.simulation.worlds import PROGNOSTIC, PatchSpace, Transcriptome, WorldConfig
 
-SHARE_SPREAD = 0.8  # deviation of a case's log inclination to a morphology
-CROSSTALK = 0.3  # how much the first planted pathway inclines a case to the first prognostic morphology
+SHARE_SPREAD = 0.8  # deviation of a case's inclination (log share) to a morphology
+CROSSTALK = 0.3  # effect of the first planted pathway on the inclination to the first prognostic morphology
 WEIBULL_SHAPE = 1.3
 MEDIAN_MONTHS = 36.0  # survival of a case with eta = 0
 STUDY_END_MONTHS = 120.0
 AGE = (62.0, 10.0)  # years: mean and deviation
 AGE_BY_RISK = 0.3  # correlation with eta
-REFERENCE_CASES = 600  # they give the mean and deviation of h, and the rate of drop-out, of a world
+REFERENCE_CASES = 600  # from which the mean and deviation of h and the rate of drop-out are computed
 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """What is behind the cases. Nobody sees it."""
+    """The latent state of cases, hidden from models."""
 
     activity: Float[np.ndarray, "case pathway"]
     severity: Float[np.ndarray, "case morphology"]  # how severe the tissue of a morphology looks
@@ -62,7 +62,7 @@ class World:
         self._calibrate()
 
     def cohort(self, cases: int, seed: int) -> SimulatedCohort:
-        """Draw cases; the same ones for the same world, number of cases and seed."""
+        """Draw cases, which depend only on the world, the number of cases and the seed."""
         config = self.config
 
         def random_for(purpose: str) -> np.random.Generator:
@@ -118,7 +118,7 @@ class World:
     def truth(
         self, latent: Latent, counts: Int[np.ndarray, "case morphology"]
     ) -> tuple[Float[np.ndarray, " case"], Float[np.ndarray, " case"], Float[np.ndarray, " case"]]:
-        """h, g and eta, where `counts` are the patches of each morphology that the slides show."""
+        """h, g and eta; `counts` are the numbers of patches of each morphology on the slides."""
         config = self.config
         h = (self._histology(latent, counts) - self.histology_mean) / self.histology_deviation
         g = latent.activity[:, self.transcriptome.planted] @ self.transcriptome.weight
@@ -128,7 +128,7 @@ class World:
     def outcome(
         self, eta: Float[np.ndarray, " case"], random: np.random.Generator
     ) -> tuple[Float[np.ndarray, " case"], Bool[np.ndarray, " case"]]:
-        """The time in months at which a case was last heard of, and whether that was its death."""
+        """Months to death or to the end of follow-up, and whether the case died."""
         death = time_of_death(eta, random)
         dropout = random.exponential(size=len(eta)) / self.dropout_rate
         last = np.minimum(dropout, STUDY_END_MONTHS)
@@ -150,7 +150,7 @@ class World:
     def present(
         self, age: Float[np.ndarray, " case"], random: np.random.Generator
     ) -> tuple[Bool[np.ndarray, " case"], Bool[np.ndarray, " case"]]:
-        """Which cases have slides, and which have expression: the wanted shares lack them, and no case lacks both."""
+        """Which cases have slides and which have expression, by the configured shares; no case lacks both."""
         slope = self.config.missing_by_age * (age - AGE[0]) / AGE[1]
         without_slides = _highest(slope + random.logistic(size=len(age)), self.config.missing_slides)
         odds = np.where(without_slides, -np.inf, slope + random.logistic(size=len(age)))
@@ -175,13 +175,13 @@ class World:
         return ((seen + shift).astype(np.float32)[morphology] + of_patch + noise(*of_patch.shape)).astype(np.float16)
 
     def _histology(self, latent: Latent, counts: Int[np.ndarray, "case morphology"]) -> Float[np.ndarray, " case"]:
-        """h, before it is standardised: a difference of log shares, or of severities."""
+        """h before standardisation: a difference of log shares, or of severities."""
         worse, better = PROGNOSTIC
         shown = np.log(counts + 0.5) if self.config.histology == "share" else latent.severity
         return shown[:, worse] - shown[:, better]
 
     def _calibrate(self) -> None:
-        """Set the scale of h, and the rate of drop-out that censors the wanted share, on cases of no cohort."""
+        """Set the scale of h and the rate of drop-out (for the configured censoring), on cases outside all cohorts."""
         random = generator(self.config.world, "reference")
         latent = self.latent(REFERENCE_CASES, random)
         sections = draw_sections(self.config, latent.inclination, random)
@@ -191,20 +191,20 @@ class World:
 
         _, _, eta = self.truth(latent, counts)
         death = time_of_death(eta.repeat(20), random)
-        # a case is censored when it outlives the study, or when exponential / rate < death
+        # a case is censored if it outlives the study, or if exponential / rate < death
         needed = np.where(death > STUDY_END_MONTHS, 0.0, random.exponential(size=len(death)) / death)
         self.dropout_rate = float(np.quantile(needed, self.config.censoring))
         if self.dropout_rate == 0:
             outlive = (death > STUDY_END_MONTHS).mean()
             raise UsageError(
-                f"censoring={self.config.censoring} cannot be had: {outlive:.2f} of the cases outlive the study. "
-                f"Ask for more censoring, or for smaller effects."
+                f"censoring={self.config.censoring} cannot be reached: {outlive:.2f} of the cases outlive the study. "
+                f"Fix: set more censoring or smaller effects."
             )
 
 
 @dataclass(frozen=True, eq=False)
 class SimulatedCohort:
-    """Cases, and the truth about them. Tables are indexed by case_id; arrays have the same order."""
+    """Cases and their truth. Tables are indexed by case_id; arrays have the same order."""
 
     world: World
     seed: int
@@ -213,7 +213,7 @@ class SimulatedCohort:
     expression: pd.DataFrame  # the cases that have it, case_id x gene, float32
     latent: Latent
     site: Int[np.ndarray, " case"]
-    shares: Float[np.ndarray, "case morphology"]  # of a case's patches, also where its slides are missing
+    shares: Float[np.ndarray, "case morphology"]  # of a case's patches, also if its slides are missing
     sections: dict[str, Section]  # slide_id -> its tissue; cases without slides are absent
 
     @property
@@ -221,7 +221,7 @@ class SimulatedCohort:
         return tuple(self.world.transcriptome.pathways.names[pathway] for pathway in self.world.transcriptome.planted)
 
     def slides(self) -> Iterator[Slide]:
-        """Paint the slides one by one; the same ones each time."""
+        """Paint the slides one by one; every call yields the same slides."""
         return (self.slide(slide_id) for slide_id in self.sections)
 
     def slide(self, slide_id: str) -> Slide:
@@ -241,9 +241,9 @@ class SimulatedCohort:
         )
 
     def oracle(self, case_ids: Sequence[str] | None = None) -> dict[str, float]:
-        """The C-index, on these cases or all, of one who knows eta; h alone; g alone; and both, but not their product.
+        """C-indices of the true eta, of h, of g, and of their weighted sum without the product, on these cases or all.
 
-        The oracle also knows what a case's missing modality would have told.
+        h and g are known also for cases that lack the modality.
         """
         rows = self.truth.index if case_ids is None else list(case_ids)
         truth, cases = self.truth.loc[rows], self.cases.loc[rows]
@@ -265,14 +265,14 @@ def time_of_death(eta: Float[np.ndarray, " case"], random: np.random.Generator) 
 
 
 def _age(eta: Float[np.ndarray, " case"], random: np.random.Generator) -> Float[np.ndarray, " case"]:
-    """Years. The old are sicker, but age does nothing by itself."""
+    """Years. Age correlates with risk, but has no effect of its own."""
     risk = (eta - eta.mean()) / max(eta.std(), 1e-9)
     standard = AGE_BY_RISK * risk + np.sqrt(1 - AGE_BY_RISK**2) * random.standard_normal(len(eta))
     return np.round(AGE[0] + AGE[1] * standard, 1)
 
 
 def _highest(score: Float[np.ndarray, " case"], share: float) -> Bool[np.ndarray, " case"]:
-    """Which are the highest, a share of all, rounded."""
+    """A mask of the highest scores: the given share of all, rounded."""
     chosen = np.zeros(len(score), dtype=bool)
     chosen[np.argsort(-score, kind="stable")[: round(share * len(score))]] = True
     return chosen

@@ -1,4 +1,4 @@
-"""Simulated cohorts as cohorts of a data folder: written with the truth behind them, and recognised again."""
+"""Simulated cohorts of a data folder: how they are written with their truth, and recognised."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from survq.simulation.gene_sets import draw_gene_sets
 from survq.simulation.worlds import PRESETS, PROGNOSTIC, WorldConfig
 from survq.text import preview
 
-PARTS = ("labels", "expression", "splits", "features")  # of a cohort, as its source.json names them
-SIMULATED = {"made_by": "survq simulate"}  # what source.json says of a simulated part
-SIMULATOR = (sys.modules[__name__], cohorts, gene_sets, tissue, worlds, streams)  # the code that simulates
+PARTS = ("labels", "expression", "splits", "features")  # of a cohort, as named in source.json
+SIMULATED = {"made_by": "survq simulate"}  # entry of a simulated part in source.json
+# the modules that determine a simulation
+SIMULATOR = (sys.modules[__name__], cohorts, gene_sets, tissue, worlds, streams)
 
 
 def write_simulated(
@@ -43,16 +44,16 @@ def write_simulated(
 ) -> Path:
     """Simulate a cohort, write it as cohort `name` of a data folder, and return the cohort's folder.
 
-    `world` is a preset's name or a configuration; `cases` and `held_out` replace its own numbers. With cases held out,
-    the splits have one fold (repeat 0, fold 0): the first `cases` train, the rest validate. All cohorts of one data
-    folder share its gene sets, so they must come from one world. In addition to the tables of any cohort, it has
+    `world` is the name of a preset or a configuration; `cases` and `held_out` override its numbers. If cases are held
+    out, the splits have one fold (repeat 0, fold 0): the first `cases` are for training, the others for validation. All
+    cohorts of a data folder share its gene sets and must therefore be of one world. The cohort has two further files:
 
         truth.parquet       case_id, eta, h, g, has_slides, has_expression
-        simulation.json     config, seed, a hash of the simulator, what was planted, and the oracle's C-index: over the
-                            validation cases of a fold, mean over folds ("oracle", comparable to a model's), and over
-                            all cases
+        simulation.json     config, seed, a hash of the simulator, the planted pathways, and the oracle's C-index: on
+                            held-out cases per fold, mean over folds ("oracle", comparable to a model's), and on all
+                            cases
 
-    An existing simulated cohort is replaced. Raises DataError where anything else exists there: it would be lost.
+    An existing simulated cohort is replaced. Raises DataError if the folder contains other data, which would be lost.
     """
     if isinstance(world, str):
         if world not in PRESETS:
@@ -68,7 +69,7 @@ def write_simulated(
     if (there := folder.names()) and not (parts and all(_is_simulated(part) for part in parts.values())):
         raise DataError(
             [
-                f"{folder}: holds what was not simulated ({preview(there)}) and would be replaced. "
+                f"{folder}: contains data that were not simulated ({preview(there)}) and would be replaced. "
                 f"Fix: give the simulated cohort another name or folder, or move this one away."
             ]
         )
@@ -91,14 +92,14 @@ def write_simulated(
 
 
 def read_simulation(folder: Location) -> dict | None:
-    """simulation.json of a cohort whose outcomes are still simulated; None where others were imported since."""
+    """simulation.json of a cohort; None if its labels are not simulated (any longer)."""
     if not _is_simulated(read_source(folder).get("labels", {})):
         return None
     return json.loads((folder / "simulation.json").read_text())
 
 
 def simulator() -> str:
-    """A hash of the code that simulates: other code may draw other cohorts."""
+    """A hash of the simulating code, because other code may draw other cohorts."""
     code = "".join(inspect.getsource(module) for module in SIMULATOR)
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
@@ -144,5 +145,5 @@ def _account(cohort: SimulatedCohort, folds: Sequence[Fold]) -> dict:
 
 
 def _numbers(values: dict) -> dict:
-    """JSON knows no NaN; a C-index that does not exist becomes null."""
+    """Rounded values. An undefined C-index becomes null, because JSON has no NaN."""
     return {str(key): None if np.isnan(value) else round(float(value), 6) for key, value in values.items()}

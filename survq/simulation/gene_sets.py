@@ -1,10 +1,10 @@
-"""The gene sets of a simulated world: its pathways, and collections like those that models other than SurvQ read.
+"""The gene sets of a simulated world: its pathways, and collections similar to those that models other than SurvQ read.
 
-    six_groups        all genes in six groups by function: a group has the genes of some pathways, and a few others
-    eight_families    all genes in eight families that know nothing of the pathways
-    hallmarks         half as many sets as there are pathways, each with most genes of some of them
+    six_groups        all genes in six functional groups: each has the genes of some pathways, and a few others
+    eight_families    all genes in eight families, independent of the pathways
+    hallmarks         half as many sets as pathways, each with most genes of some pathways
 
-Each collection is drawn from a random stream of its own, so that none changes what else is drawn.
+Each collection has its own random stream, so that no collection changes other draws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from survq.data.streams import generator
 from survq.simulation.worlds import Transcriptome, WorldConfig
 
 GROUP_OVERLAP = 0.1  # further genes of a functional group, as a share of its own
-HALLMARK_SHARE = 0.8  # of the genes of its pathways, those that a hallmark has
+HALLMARK_SHARE = 0.8  # share of its pathways' genes that a hallmark has
 
 
 def draw_gene_sets(config: WorldConfig, transcriptome: Transcriptome) -> dict[str, GeneSets]:
@@ -25,7 +25,7 @@ def draw_gene_sets(config: WorldConfig, transcriptome: Transcriptome) -> dict[st
     genes = np.arange(len(transcriptome.genes))
 
     def by_pathway(random: np.random.Generator) -> Int[np.ndarray, " gene"]:
-        """All genes; those of a pathway lie together, pathways in random order."""
+        """All genes, grouped by pathway, with the pathways in random order."""
         place = random.permutation(config.pathways)
         return np.argsort(place[transcriptome.home], kind="stable")
 

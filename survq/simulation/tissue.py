@@ -1,4 +1,4 @@
-"""The tissue on simulated slides: where it lies, and the morphology of each patch of it."""
+"""The tissue on simulated slides: its cells, and the morphology of each patch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from survq.simulation.worlds import PROGNOSTIC, WorldConfig
 
 SLIDES_PER_CASE = (0.75, 0.2, 0.05)  # probabilities of 1, 2 and 3
-REGION_CELLS = 4.0  # length over which tissue keeps its morphology, in patches
+REGION_CELLS = 4.0  # length scale of regions of one morphology, in patches
 REGION_STRENGTH = 1.5
 REGION_WAVES = 12
-GRAIN = 0.3  # how ragged the borders of regions are
-FEWEST_PROGNOSTIC = (3, 0.01)  # a case has this many patches, or this share, of each prognostic morphology
+GRAIN = 0.3  # raggedness of the borders of regions
+FEWEST_PROGNOSTIC = (3, 0.01)  # minimum per case of each prognostic morphology: patches, or share
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +24,14 @@ class Section:
 
     case: int
     number: int  # within the case, from 1
-    cells: Int[np.ndarray, "patch 2"]  # where on the grid of patches, in raster order
+    cells: Int[np.ndarray, "patch 2"]  # positions on the grid of patches, in raster order
     morphology: Int[np.ndarray, " patch"]
 
 
 def draw_sections(
     config: WorldConfig, inclinations: Float[np.ndarray, "case morphology"], random: np.random.Generator
 ) -> list[Section]:
-    """The sections of all cases, those of a case one after another. `inclinations` are log shares."""
+    """The sections of all cases, in the order of cases. `inclinations` are log shares."""
     sections = []
     for case, inclination in enumerate(inclinations):
         jitter = random.uniform(-config.patch_jitter, config.patch_jitter)
@@ -47,7 +47,7 @@ def draw_sections(
 
 
 def tissue_cells(patches: int, random: np.random.Generator) -> Int[np.ndarray, "patch 2"]:
-    """One to three wobbly pieces of tissue on a grid: the cells (x, y) that they cover, in raster order."""
+    """The cells (x, y) of a grid that one to three irregular pieces of tissue cover, in raster order."""
     pieces = random.integers(1, 4)
     radius = np.sqrt(patches / (pieces * np.pi))
     centres = random.uniform(-2, 2, (pieces, 2)) * radius
@@ -67,7 +67,7 @@ def tissue_cells(patches: int, random: np.random.Generator) -> Int[np.ndarray, "
 def morphology_pull(
     cells: Int[np.ndarray, "patch 2"], morphologies: int, random: np.random.Generator
 ) -> Float[np.ndarray, "patch morphology"]:
-    """How strongly each place of a slide tends to each morphology: smooth waves, so that regions form, and grain."""
+    """Scores of each morphology per cell: smooth waves, which form regions, plus noise."""
     frequency = random.standard_normal((2, morphologies * REGION_WAVES)) / REGION_CELLS
     phase = random.uniform(0, 2 * np.pi, morphologies * REGION_WAVES)
     waves = np.cos(cells @ frequency + phase).reshape(len(cells), morphologies, REGION_WAVES)
@@ -78,19 +78,19 @@ def morphology_pull(
 def _with_prognostic_patches(
     morphology: Int[np.ndarray, " patch"], pull: Float[np.ndarray, "patch morphology"]
 ) -> Int[np.ndarray, " patch"]:
-    """Turn the likeliest other patches into prognostic ones where a case has too few: no query can read nothing."""
+    """Change the likeliest other patches into prognostic ones if a case has too few: each case has a signal."""
     fewest = max(FEWEST_PROGNOSTIC[0], int(FEWEST_PROGNOSTIC[1] * len(morphology)))
     for prognostic in PROGNOSTIC:
         lacking = fewest - (morphology == prognostic).sum()
         if lacking > 0:
-            commonest = np.bincount(morphology).argmax()  # may be the other prognostic one, and all there is
+            commonest = np.bincount(morphology).argmax()  # may be the other prognostic one, and the only one
             free = np.flatnonzero(~np.isin(morphology, PROGNOSTIC) | (morphology == commonest))
             morphology[free[np.argsort(-pull[free, prognostic])[:lacking]]] = prognostic
     return morphology
 
 
 def patch_counts(sections: Sequence[Section], cases: int, morphologies: int) -> Int[np.ndarray, "case morphology"]:
-    """How many patches of each morphology the sections of each case show."""
+    """The number of patches of each morphology in the sections of each case."""
     case = np.concatenate([np.full(len(section.morphology), section.case) for section in sections])
     morphology = np.concatenate([section.morphology for section in sections])
     return np.bincount(case * morphologies + morphology, minlength=cases * morphologies).reshape(cases, morphologies)

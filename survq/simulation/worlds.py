@@ -1,8 +1,8 @@
-"""Simulated worlds: all that is true before a case is drawn from them (survq/simulation/cohort.py).
+"""Simulated worlds: the parameters of the distribution from which cases are drawn (survq/simulation/cohort.py).
 
-Tissue comes in a few kinds, the *morphologies*. A patch's feature vector lies around the centroid of its morphology;
-morphologies 0 and 1 are *prognostic*: one worsens a case's outlook, the other betters it. Genes follow the
-*activities* of the pathways they belong to; a few pathways are *planted*: their activities weigh on the hazard.
+Tissue has a few *morphologies*. The feature vector of a patch is the centroid of its morphology plus noise.
+Morphologies 0 and 1 are *prognostic*: 0 raises the hazard, 1 lowers it. The expression of genes depends on the
+*activities* of their pathways. A few pathways are *planted*: their activities change the hazard.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ from survq.data.gene_sets import GeneSets
 from survq.data.streams import generator
 from survq.exits import UsageError
 
-PROGNOSTIC = (0, 1)  # morphologies: the first worsens the outlook, the second betters it
-CENTROID_MIXING = 0.35  # centroids are nearly, not exactly, orthogonal
-PATHWAY_GENES = (8, 25)  # genes that a pathway brings along, both ends included
-PATHWAY_OVERLAP = 0.2  # further members, drawn from all genes, as a share of these
-REPRESSED_GENES = 0.25  # share of genes that fall when their pathway rises
-PATHWAY_BLOCKS = 8  # pathways of a block have correlated activities
+PROGNOSTIC = (0, 1)  # morphologies: the first raises the hazard, the second lowers it
+CENTROID_MIXING = 0.35  # makes centroids nearly, not exactly, orthogonal
+PATHWAY_GENES = (8, 25)  # own genes of a pathway, both ends included
+PATHWAY_OVERLAP = 0.2  # further members, drawn from all genes, as a share of the own genes
+REPRESSED_GENES = 0.25  # share of genes that decrease with the activity of their pathway
+PATHWAY_BLOCKS = 8  # pathways in the same block have correlated activities
 EXPRESSION_SITE_SHIFT = 0.3  # deviation over sites, in units of log expression
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """The settings of a world, and of the cohort usually drawn from it. The defaults are the preset `rare`.
+    """The settings of a world and of its usual cohort. The defaults are the preset `rare`.
 
     Norms and shifts of features are in units of their white noise, whose deviation is 1 in every direction.
     """
 
-    world: int = 0  # the seed of all that is true; the cases of a cohort have a seed of their own
+    world: int = 0  # seed of the world; the cases of a cohort have their own seed
 
-    cases: int = 400  # these train, where cases are held out; else folds are made of them
+    cases: int = 400  # training cases if there are held-out cases; otherwise folds are made of them
     held_out: int = 400  # further cases, the validation cases of a single fold
-    folds: int = 5  # where no cases are held out
+    folds: int = 5  # if there are no held-out cases
     sites: int = 6
-    patches: int = 128  # a case, in the mean
+    patches: int = 128  # per case, on average
     patch_jitter: float = 0.25  # a case has (1 - jitter) to (1 + jitter) times as many
 
     width: int = 32  # of a patch's feature vector
     morphologies: int = 6
     prognostic_share: float = 0.05  # typical share of each prognostic morphology
     centroid_norm: float = 6.0
-    severity_norm: float = 2.0  # how far a case's severity of a morphology moves the features of its patches
-    nuisance_rank: int = 12  # directions in which patches vary for reasons that do not matter
+    severity_norm: float = 2.0  # shift of patch features per unit of severity
+    nuisance_rank: int = 12  # directions of variation without effect on the hazard
     nuisance_norm: float = 3.0
-    stain_shift: float = 0.6  # deviation of a slide's shift, a direction; sites shift by half as much
+    stain_shift: float = 0.6  # deviation of a slide's shift per feature; that of a site is half as large
 
     pathways: int = 20
     planted_pathways: int = 3
     pathway_correlation: float = 0.3  # of activities within a block
-    gene_level_spread: float = 3.0  # deviation of the genes' mean log expression; one scale for all genes drowns in it
-    gene_noise: float = 0.5  # deviation of a gene, where an activity of deviation 1 moves it by 0.4 to 1
+    gene_level_spread: float = 3.0  # deviation of the genes' mean log expression; dominates unscaled expression
+    gene_noise: float = 0.5  # deviation of a gene; an activity of deviation 1 changes it by 0.4 to 1
 
-    histology: Literal["share", "severity"] = "share"  # what of the prognostic morphologies weighs on the hazard
-    effect_histology: float = 1.2  # log hazard a standard deviation
+    histology: Literal["share", "severity"] = "share"  # property of the prognostic morphologies that changes the hazard
+    effect_histology: float = 1.2  # log hazard per standard deviation
     effect_genomics: float = 1.2
     effect_interaction: float = 0.0
     censoring: float = 0.4  # share of cases
 
     missing_slides: float = 0.0  # share of cases
     missing_expression: float = 0.0  # share of cases; no case lacks both
-    missing_by_age: float = 0.0  # log odds of missing a modality a standard deviation of age; 0: independent of all
+    missing_by_age: float = 0.0  # log odds of a missing modality per standard deviation of age; 0: missing at random
 
     def __post_init__(self):
         if problems := list(self._problems()):
@@ -76,18 +76,18 @@ class WorldConfig:
         if self.cases < 1 or self.held_out < 0:
             yield f"cases={self.cases}, held_out={self.held_out}; expected at least 1 and at least 0"
         if self.morphologies < 3:
-            yield f"morphologies={self.morphologies}; expected 3 or more, for 2 are prognostic"
+            yield f"morphologies={self.morphologies}; expected 3 or more, because 2 are prognostic"
         if not self.morphologies + 2 <= self.width <= 1024:
             yield f"width={self.width}; expected {self.morphologies + 2} (morphologies and 2) to 1024"
         if not 0 < self.prognostic_share < 0.5:
             yield f"prognostic_share={self.prognostic_share}; expected more than 0 and less than 0.5"
         if not 0 <= self.patch_jitter < 1 or self.patches * (1 - self.patch_jitter) < 12:
             yield (
-                f"patches={self.patches}, patch_jitter={self.patch_jitter}; expected a jitter of at least 0, "
-                f"less than 1, that leaves a case 12 patches or more"
+                f"patches={self.patches}, patch_jitter={self.patch_jitter}; expected a jitter in [0, 1) "
+                f"and at least 12 patches per case"
             )
         if not 1 <= self.planted_pathways <= self.pathways:
-            yield f"planted_pathways={self.planted_pathways}; expected 1 to {self.pathways}, which is all pathways"
+            yield f"planted_pathways={self.planted_pathways}; expected 1 to {self.pathways} (all pathways)"
         if not 1 <= self.sites <= 99:
             yield f"sites={self.sites}; expected 1 to 99"
         if self.histology not in ("share", "severity"):
@@ -104,7 +104,7 @@ class WorldConfig:
 _RARE = WorldConfig()
 
 PRESETS: dict[str, WorldConfig] = {
-    # small and easy, for a first look: a small SurvQ reaches a C-index above 0.7 in ten epochs of 160 cases
+    # small and easy: a small SurvQ reaches a C-index above 0.7 in ten epochs of 160 cases
     "demo": WorldConfig(
         cases=240,
         held_out=0,
@@ -129,7 +129,7 @@ PRESETS: dict[str, WorldConfig] = {
         missing_slides=0.03,
         missing_expression=0.03,
     ),
-    # the bars that a correct implementation meets
+    # for tests with thresholds that a correct implementation meets
     "test": WorldConfig(
         cases=600,
         patches=64,
@@ -148,24 +148,24 @@ PRESETS: dict[str, WorldConfig] = {
         effect_genomics=1.5,
         censoring=0.3,
     ),
-    # prognostic tissue is rare: queries should beat the mean over patches
+    # prognostic tissue is rare: queries should outperform the mean over patches
     "rare": _RARE,
-    # prognostic tissue is plenty: the mean over patches nearly suffices
+    # prognostic tissue is abundant: the mean over patches nearly suffices
     "bulk": replace(_RARE, prognostic_share=0.12, centroid_norm=4.0, stain_shift=0.2),
-    # the log hazard has a product term that no sum of the modalities holds
+    # the log hazard has a product term, which no sum of the modalities contains
     "interaction": replace(_RARE, cases=1000, effect_histology=0.9, effect_genomics=0.9, effect_interaction=1.2),
-    # known to be hard: the hazard follows how the prognostic tissue looks, not how much of it there is
+    # known to be hard: the hazard depends on the appearance of the prognostic tissue, not on its share
     "severity": replace(_RARE, histology="severity"),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class PatchSpace:
-    """Where patches lie in the space of features."""
+    """The distribution of patches in feature space."""
 
     centroids: Float[np.ndarray, "morphology feature"]
-    severity_axis: Float[np.ndarray, " feature"]  # all morphologies look more severe in one direction
-    nuisance: Float[np.ndarray, "rank feature"]  # spectrum by a power law, as of stain and texture
+    severity_axis: Float[np.ndarray, " feature"]  # direction of severity, shared by all morphologies
+    nuisance: Float[np.ndarray, "rank feature"]  # with a power-law spectrum, as of stain and texture
     site_shift: Float[np.ndarray, "site feature"]
 
     @classmethod
@@ -188,12 +188,12 @@ class PatchSpace:
 
 @dataclass(frozen=True, eq=False)
 class Transcriptome:
-    """How genes follow pathways, and which pathways weigh on the hazard."""
+    """How genes depend on pathways, and which pathways change the hazard."""
 
     pathways: GeneSets
     genes: tuple[str, ...]
     block: Int[np.ndarray, " pathway"]
-    home: Int[np.ndarray, " gene"]  # the pathway that the gene was drawn for; others may contain it, too
+    home: Int[np.ndarray, " gene"]  # the pathway for which the gene was drawn; others may contain it, too
     loading: Float[np.ndarray, "pathway gene"]
     gene_mean: Float[np.ndarray, " gene"]
     gene_scale: Float[np.ndarray, " gene"]
@@ -237,5 +237,5 @@ class Transcriptome:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """The same vectors (along the last axis) of length 1."""
+    """The vectors (along the last axis) scaled to length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)

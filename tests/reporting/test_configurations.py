@@ -14,12 +14,12 @@ def run(cohort="BLCA", group="", **settings) -> Run:
     return Run(cohort, TrainConfig(**settings), FOLDS, group)
 
 
-def test_differing_are_the_names_whose_values_are_not_the_same():
+def test_differing_returns_names_with_several_values():
     assert differing([{"a": 1, "b": 2, "c": [1]}, {"a": 1, "b": 3, "c": [1], "d": None}]) == ["b"]
     assert differing([{"a": 1}, {}]) == differing([{"a": 1}]) == differing([]) == []
 
 
-def test_a_label_is_what_runs_do_not_have_in_common():
+def test_a_label_states_the_settings_in_which_runs_differ():
     runs = [
         run(hyperparameters={"depth": 0}, learning_rate=0.00051234567),
         run(learning_rate=1e-3, seed=1),
@@ -37,7 +37,7 @@ def test_a_label_is_what_runs_do_not_have_in_common():
     assert [seeds(run(seed=seed).path) for seed in range(2)] == ["seed 0", "seed 1"]
 
 
-def test_the_index_has_a_row_per_run_and_the_settings_that_differ(tmp_path):
+def test_the_index_has_one_row_per_run_and_the_differing_settings(tmp_path):
     results = Results(tmp_path)
     save(results, "BLCA/a")
     other = CONFIG | {"cohort": "BRCA", "hyperparameters": {"depth": 2}, "training": CONFIG["training"] | {"seed": 1}}

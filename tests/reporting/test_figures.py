@@ -32,7 +32,7 @@ def written(axes):
 
 
 def drawn(figure: Figure, tmp_path):
-    """A figure that cannot be drawn fails only now."""
+    """Render a figure, because invalid figures fail only then."""
     path = tmp_path / "figure.png"
     figure.savefig(path)
     assert path.stat().st_size > 5000
@@ -58,7 +58,7 @@ def test_kaplan_meier_shows_both_groups_p_and_numbers_at_risk(predictions, tmp_p
             assert numbers[tick, row] == ((groups["high"] == high) & (groups["time"] >= tick)).sum()
 
 
-def test_kaplan_meier_says_why_there_is_no_p(predictions, tmp_path):
+def test_kaplan_meier_states_why_p_is_undefined(predictions, tmp_path):
     figure = drawn(kaplan_meier_figure(predictions.assign(risk=0.0), "constant"), tmp_path)
     assert written(figure.axes[0]) == ["log-rank test: all cases are in one risk group"]
     assert len(figure.axes[0].get_legend().get_texts()) == 1
@@ -67,7 +67,7 @@ def test_kaplan_meier_says_why_there_is_no_p(predictions, tmp_path):
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(0.0, "log-rank p = 0."), (3.0, "log-rank p < 0.001")])
-def test_p_is_printed_with_care(predictions, shift, expected):
+def test_p_is_printed_with_adequate_digits(predictions, shift, expected):
     noise = np.random.default_rng(1).normal(size=len(predictions))
     figure = kaplan_meier_figure(predictions.assign(risk=shift * predictions["risk"] + noise), "")
     assert written(figure.axes[0])[0].startswith(expected)
@@ -96,7 +96,7 @@ def query_table(**more):
     return paper_table(pd.DataFrame(rows), ["histology_queries", "genomic_queries", *more])
 
 
-def test_query_counts_have_a_panel_a_modality_and_a_line_a_cohort(tmp_path):
+def test_query_counts_have_one_panel_per_modality_and_one_line_per_cohort(tmp_path):
     figure = drawn(query_count_figure(query_table(), oracle={"BRCA": 0.83}), tmp_path)
     for axes, counts, title in zip(
         figure.axes,
@@ -116,7 +116,7 @@ def test_query_counts_have_a_panel_a_modality_and_a_line_a_cohort(tmp_path):
     assert legend == ["BRCA", "BLCA", "95 % interval", "true risk"]
 
 
-def test_query_counts_may_be_a_single_one_or_none_at_all(tmp_path):
+def test_query_counts_may_be_a_single_one_or_0(tmp_path):
     table = query_table()
     for histology in (300, 0):
         one = table.cells[table.cells["histology_queries"] == 300].assign(histology_queries=histology)
@@ -124,7 +124,7 @@ def test_query_counts_may_be_a_single_one_or_none_at_all(tmp_path):
         assert axes.get_title() == f"with {histology} histology queries"
 
 
-def test_query_counts_refuse_a_table_that_varies_something_else():
+def test_a_table_that_varies_other_settings_is_refused():
     table = query_table(depth=1)
     query_count_figure(table)
     table.cells.loc[0, "depth"] = 2
@@ -134,7 +134,7 @@ def test_query_counts_refuse_a_table_that_varies_something_else():
         query_count_figure(type(table)(table.cells, ("histology_queries",), "cohort"))
 
 
-def test_learning_curves_are_a_line_a_fold_and_their_mean(tmp_path):
+def test_learning_curves_have_one_line_per_fold_and_their_mean(tmp_path):
     epochs = [
         Epoch(
             e, [e + fold for fold in (0.0, 1.0, 2.0)], [10 * (e + fold) for fold in (0.0, 1.0, 2.0)], [0.5, 0.6, np.nan]
@@ -143,7 +143,7 @@ def test_learning_curves_are_a_line_a_fold_and_their_mean(tmp_path):
     ]
     figure = drawn(learning_curves_figure(epochs, "BLCA"), tmp_path)
     loss, c_index = figure.axes
-    assert (len(loss.lines), len(c_index.lines)) == (8, 5)  # folds and means; and the line of chance
+    assert (len(loss.lines), len(c_index.lines)) == (8, 5)  # folds, means and the line at 0.5
     *folds, training, _, _, _, validation = loss.lines
     assert training.get_linewidth() > folds[0].get_linewidth()
     assert training.get_xdata().tolist() == [1, 2, 3]
@@ -152,7 +152,7 @@ def test_learning_curves_are_a_line_a_fold_and_their_mean(tmp_path):
 
 
 def test_figures_are_not_kept_by_pyplot(predictions):
-    """pyplot would hold every figure of a long study in memory."""
+    """pyplot would keep every figure of a long study in memory."""
     kaplan_meier_figure(predictions, "")
     query_count_figure(query_table())
     assert pyplot.get_fignums() == []

@@ -1,4 +1,4 @@
-"""What TensorBoard is given, read back as TensorBoard reads it."""
+"""The event files, read with TensorBoard's own reader."""
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -52,13 +52,13 @@ def draw(board: Board, record: Record) -> None:
     board.on_finished(PATH, record, found=False)
 
 
-def test_hyperparameters_stand_beside_the_curve_of_the_c_index(board, save):
-    """TensorBoard takes the value of a metric from the curve of that name."""
+def test_hyperparameters_refer_to_the_curve_of_the_c_index(board, save):
+    """TensorBoard reads the value of a metric from the curve of that name."""
     draw(board, save())
     events = shown(board)
     assert [point.value for point in events.Scalars("C-index/mean of folds")] == [0.0, 0.25]
-    said = [events.SummaryMetadata(f"_hparams_/{name}").plugin_data.content for name in HPARAMS]
-    experiment, start = (HParamsPluginData.FromString(content) for content in said)
+    contents = [events.SummaryMetadata(f"_hparams_/{name}").plugin_data.content for name in HPARAMS]
+    experiment, start = (HParamsPluginData.FromString(content) for content in contents)
     assert experiment.experiment.metric_infos[0].name.tag == "C-index/mean of folds"
     assert {name: value.number_value for name, value in start.session_start_info.hparams.items()} == {
         "learning_rate": 5e-4,
@@ -70,7 +70,7 @@ def test_hyperparameters_stand_beside_the_curve_of_the_c_index(board, save):
 
 
 @pytest.mark.parametrize("found", [False, True])
-def test_penalties_and_pretraining_have_curves_of_their_own(board, save, found):
+def test_penalties_and_pretraining_have_separate_curves(board, save, found):
     if found:
         board.on_finished(PATH, save(), found=True)
     else:
@@ -81,9 +81,9 @@ def test_penalties_and_pretraining_have_curves_of_their_own(board, save, found):
     assert [point.value for point in events.Scalars("pretraining contrast/fold 1")] == [5.0]
 
 
-def test_a_run_that_was_found_is_drawn_once(board, save):
+def test_a_stored_run_is_drawn_once(board, save):
     record = save()
-    board.on_finished(PATH, record, found=True)  # the curves were deleted, or never made
+    board.on_finished(PATH, record, found=True)  # the curves were deleted or never written
     events = shown(board)
     assert [point.step for point in events.Scalars("validation loss/fold 1")] == [1, 2]
     assert len(events.Tags()["images"]) == 1
@@ -92,11 +92,11 @@ def test_a_run_that_was_found_is_drawn_once(board, save):
     assert sorted(file.name for file in (board.folder / PATH).iterdir()) == files
 
 
-def test_a_run_that_was_killed_before_its_end_was_drawn_is_drawn_anew(board, save):
+def test_incomplete_curves_are_drawn_again(board, save):
     record = save()
     board.on_started(PATH, 2)
     board.on_epoch(PATH, EPOCHS[0])
-    board.on_failed(PATH, "killed")  # closes its file, as the end of the process does
+    board.on_failed(PATH, "killed")  # closes its file, as the end of a process does
     board.on_finished(PATH, record, found=True)
     events = shown(board)
     assert [point.step for point in events.Scalars("C-index/fold 0")] == [1, 2]

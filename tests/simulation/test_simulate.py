@@ -1,4 +1,4 @@
-"""The simulated cohort: is it what it says, and can its truth be found in what it shows?"""
+"""The simulated cohort: does it have the documented properties, and can its truth be learned from its data?"""
 
 import json
 import os
@@ -40,7 +40,7 @@ def easy() -> SimulatedCohort:
 
 @pytest.mark.parametrize("world", [0, 1, 2])
 @pytest.mark.parametrize(("preset", "low", "high"), [("test", 0.81, 0.87), ("rare", 0.79, 0.85)])
-def test_oracle_is_where_the_bars_expect_it(preset, world, low, high):
+def test_the_oracle_is_within_bounds(preset, world, low, high):
     oracle = World(replace(PRESETS[preset], world=world)).cohort(800, seed=1).oracle()
     assert low < oracle["eta"] < high
     assert 0.6 < oracle["h"] < oracle["eta"] - 0.05
@@ -48,11 +48,11 @@ def test_oracle_is_where_the_bars_expect_it(preset, world, low, high):
     assert oracle["additive"] == oracle["eta"]
 
 
-def test_demo_is_easy_enough(demo):
+def test_the_demo_is_easy(demo):
     assert demo.oracle()["eta"] > 0.8
 
 
-def test_interaction_is_beyond_a_sum():
+def test_an_interaction_exceeds_any_sum():
     oracle = World(PRESETS["interaction"]).cohort(600, seed=0).oracle()
     assert oracle["eta"] - oracle["additive"] > 0.02
 
@@ -65,8 +65,8 @@ def test_censoring_is_near_its_target(preset):
     assert (cohort.cases["time"] > 0).all() and (cohort.cases["time"] <= 120).all()
 
 
-def test_truth_can_be_learnt_from_what_is_shown(easy):
-    """An oracle regression on realised quantities comes close to the oracle, on cases that it has not seen."""
+def test_the_truth_can_be_learned_from_the_data(easy):
+    """A regression on realised quantities approaches the oracle on held-out cases."""
     genes = easy.world.transcriptome
     of_pathways = np.stack([easy.expression.to_numpy()[:, row != 0] @ np.sign(row[row != 0]) for row in genes.loading])
     seen = pd.DataFrame(np.log(easy.shares[:, PROGNOSTIC]), columns=["worse", "better"], index=easy.cases.index)
@@ -83,7 +83,7 @@ def test_truth_can_be_learnt_from_what_is_shown(easy):
     assert reached > easy.oracle(list(unseen))["eta"] - 0.03
 
 
-def test_truth_is_told_from_realised_shares(easy):
+def test_the_truth_is_computed_from_realised_shares(easy):
     ratio = np.log(easy.shares[:, 0] / easy.shares[:, 1])
     assert np.corrcoef(ratio, easy.truth["h"])[0, 1] > 0.98
     assert (easy.shares[:, PROGNOSTIC] > 0).all()
@@ -91,8 +91,8 @@ def test_truth_is_told_from_realised_shares(easy):
     assert easy.truth["g"].std() == pytest.approx(1, abs=0.1)
 
 
-def test_prognostic_patches_can_be_told_from_others(easy):
-    """From features of slides of other cases, by a linear rule, stain and nuisance and all."""
+def test_prognostic_patches_can_be_classified(easy):
+    """By a linear rule fitted to slides of other cases, despite stain and nuisance variation."""
     slides = list(easy.sections)[:400]
     features = [easy.slide(slide).features.astype(np.float32) for slide in slides]
     morphology = [easy.sections[slide].morphology for slide in slides]
@@ -119,7 +119,7 @@ def test_severity_shows_in_patches_and_not_in_shares():
     assert np.corrcoef(told, cohort.truth.loc[told.index, "h"])[0, 1] > 0.8
 
 
-def test_same_seeds_same_cohort(demo):
+def test_equal_seeds_draw_equal_cohorts(demo):
     again = World(PRESETS["demo"]).cohort(240, seed=0)
     pd.testing.assert_frame_equal(again.cases, demo.cases)
     pd.testing.assert_frame_equal(again.truth, demo.truth)
@@ -130,14 +130,14 @@ def test_same_seeds_same_cohort(demo):
         np.testing.assert_array_equal(slide.coordinates, same.coordinates)
 
 
-def test_other_seeds_other_cohorts_of_one_world(demo):
+def test_other_seeds_draw_other_cohorts_of_the_same_world(demo):
     other = demo.world.cohort(240, seed=1)
     assert not np.allclose(other.truth["eta"], demo.truth["eta"])
     another_world = World(replace(PRESETS["demo"], world=1))
     assert not np.allclose(another_world.patch_space.centroids, demo.world.patch_space.centroids)
 
 
-def test_what_is_missing_changes_nothing_else(demo):
+def test_missing_modalities_change_no_other_draw(demo):
     config = replace(PRESETS["demo"], missing_slides=0.0, missing_expression=0.0)
     whole = World(config).cohort(240, seed=0)
     pd.testing.assert_frame_equal(whole.cases, demo.cases)
@@ -169,14 +169,14 @@ def test_missing_may_depend_on_age():
     for modality in ("has_slides", "has_expression"):
         present = cohort.truth[modality]
         assert present.mean() == pytest.approx(0.7)
-        if modality == "has_slides":  # expression is missing among the younger who have slides
+        if modality == "has_slides":  # expression is missing among the remaining, younger cases
             assert age[~present].mean() > age[present].mean() + 5
     with_slides = cohort.truth["has_slides"]
     lacking = with_slides & ~cohort.truth["has_expression"]
     assert age[lacking].mean() > age[with_slides & ~lacking].mean() + 5
 
 
-def test_ids_are_like_those_of_tcga_and_like_nobody_elses(demo):
+def test_ids_look_like_tcga_but_cannot_be_real(demo):
     assert demo.cases.index.is_unique
     assert demo.cases.index.str.fullmatch(r"SIM-\d\d-\d{4}").all()
     assert (demo.cases.index.str.split("-").str[1] == demo.cases["site"]).all()
@@ -208,7 +208,7 @@ def test_wide_features_fit_half_floats():
     assert features.dtype == np.float16 and features.shape[1] == 1024 and np.isfinite(features).all()
 
 
-def test_a_world_that_cannot_be_is_refused_with_every_reason():
+def test_an_invalid_world_is_refused_with_all_reasons():
     with pytest.raises(ValueError, match=r"cases=0.*morphologies=2.*width=4000.*planted_pathways=0.*sites=0"):
         WorldConfig(cases=0, morphologies=2, width=4000, planted_pathways=0, sites=0)
     with pytest.raises(ValueError, match="outlive the study"):
@@ -247,7 +247,7 @@ def test_round_trip_through_the_data_folder(tmp_path, demo):
     assert told["oracle_all_cases"]["h"] == pytest.approx(demo.oracle()["h"], abs=1e-5)
 
 
-def test_held_out_cases_are_the_validation_of_one_fold(tmp_path):
+def test_held_out_cases_form_one_fold(tmp_path):
     folder = write_simulated(tmp_path, replace(PRESETS["test"], world=2), cases=60, held_out=40, seed=3, name="HELD")
     cohort = Cohort.load(tmp_path, "HELD")
     (fold,) = given_folds(cohort.splits, list(cohort.cases.index))
@@ -260,13 +260,13 @@ def test_held_out_cases_are_the_validation_of_one_fold(tmp_path):
     assert (told["config"]["world"], told["config"]["cases"], told["config"]["held_out"]) == (2, 60, 40)
 
 
-def test_unknown_preset_is_named(tmp_path):
+def test_an_unknown_preset_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'demmo'.*demo, test, rare"):
         write_simulated(tmp_path, "demmo")
 
 
-def test_a_cohort_that_was_not_simulated_is_never_replaced(tmp_path, small, tree):
-    """Nor one of which a part was imported since; a simulated one is."""
+def test_a_cohort_that_was_not_simulated_is_not_replaced(tmp_path, small, tree):
+    """Nor a simulated one with an imported part; a purely simulated one is replaced."""
     demo = tmp_path / "demo"
     write_simulated(demo, "demo", cases=30)
     write_simulated(demo, "demo", cases=40)
@@ -279,12 +279,12 @@ def test_a_cohort_that_was_not_simulated_is_never_replaced(tmp_path, small, tree
     update_cohort(mixed, {"labels": {"file": "real.csv"}}, cases=small["cases"])
     for root in ("real", "features alone", "mixed"):
         before = tree(tmp_path)
-        with pytest.raises(DataError, match=f"{root}/BLCA: holds what was not simulated .*Fix: give the simulated"):
+        with pytest.raises(DataError, match=f"{root}/BLCA: contains data that were not simulated .*Fix: give the"):
             write_simulated(tmp_path / root, "demo", cases=30, name="BLCA")
         assert tree(tmp_path) == before
 
 
-def test_the_truth_is_told_of_drawn_outcomes_only(tmp_path, small):
+def test_the_truth_is_given_only_for_simulated_labels(tmp_path, small):
     folder = cohort_folder(tmp_path, "SIM")
     assert read_simulation(folder) is None
     write_simulated(tmp_path, "demo", cases=30)
@@ -295,7 +295,7 @@ def test_the_truth_is_told_of_drawn_outcomes_only(tmp_path, small):
     assert (folder / "simulation.json").is_file() and read_simulation(folder) is None
 
 
-def test_the_demo_is_made_once_and_again_by_another_simulator(tmp_path, monkeypatch):
+def test_the_demo_is_written_once_per_simulator(tmp_path, monkeypatch):
     def made() -> int:
         folder = demo_data(tmp_path)
         return os.stat(folder.local / "SIM" / "cases.parquet").st_ino

@@ -1,4 +1,4 @@
-"""Simulated collections of gene sets: made of the world's own genes, and without an effect on anything else drawn."""
+"""Simulated collections of gene sets: made of the world's genes, and without an effect on other draws."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def collections(**changes):
 
 
 @pytest.mark.parametrize("pathways", [1, 2, 5, 24])
-def test_collections_are_made_of_the_own_genes(pathways):
+def test_collections_are_made_of_the_genes_of_the_world(pathways):
     drawn, transcriptome = collections(pathways=pathways)
     assert {name: len(sets) for name, sets in drawn.items()} == {
         "pathways": pathways,
@@ -35,7 +35,7 @@ def test_collections_are_made_of_the_own_genes(pathways):
 
 
 def test_groups_and_hallmarks_follow_pathways_and_families_do_not():
-    """So a planted pathway weighs on one group or two, as a function does, and on all families."""
+    """A planted pathway is therefore in one or two groups, but in all families."""
     drawn, _ = collections()
 
     def most_in_one_set(collection: str) -> float:
@@ -50,14 +50,14 @@ def test_groups_and_hallmarks_follow_pathways_and_families_do_not():
     assert most_in_one_set("eight_families") < 0.4
 
 
-def test_worlds_differ_and_one_world_is_always_the_same():
+def test_collections_depend_only_on_the_world():
     assert collections()[0] == collections()[0]
     one, other = collections()[0], collections(world=1)[0]
     assert all(one[name] != other[name] for name in one)
 
 
-def test_what_was_drawn_before_there_were_collections_is_unchanged():
-    """Figures of the commit before them, af80aa8: no draw of a world moves when further things are drawn from it."""
+def test_collections_do_not_change_earlier_draws():
+    """Numbers of commit af80aa8, which had no collections: further draws do not change the draws of a world."""
     cohort = World(PRESETS["demo"]).cohort(40, seed=0)
     slides = list(cohort.slides())
     figures = {
