@@ -1,4 +1,4 @@
-"""What holds for every model of MODELS. A new model meets these tests by being listed there."""
+"""Properties of every model in MODELS. A new model is tested once it is listed there."""
 
 import copy
 from dataclasses import replace
@@ -18,7 +18,7 @@ from survq.training.fold import FittedFold
 from survq.training.fold_file import fold_content, read_fold
 
 DRAWN_BY_POSITION = {"pibd"}
-"""Models whose sub-bags in evaluation depend on the order of the patches. In training any model may draw them so."""
+"""Models whose sub-bags depend on the order of patches in evaluation. In training this is allowed for any model."""
 
 
 def prepared(name: str, seed: int = 0):
@@ -30,7 +30,7 @@ def prepared(name: str, seed: int = 0):
 
 @pytest.fixture(params=list(MODELS))
 def model(request):
-    """Every model in turn."""
+    """Each model."""
     return prepared(request.param)
 
 
@@ -48,14 +48,14 @@ def hazards(model, batch: Batch):
 
 
 def training_loss(model, batch: Batch):
-    """All that is minimised: in pretraining, where the model has it, and in training."""
+    """The losses of training and, if the model has it, of pretraining."""
     batch = seen(model, batch)
     loss = loss_of(model(batch), batch)
     return loss + sum(model.pretraining_loss(batch).values()) if model.pretraining_epochs else loss
 
 
 def missing(model, modality: str):
-    """A batch in which some cases lack a modality; skips models that cannot speak of such cases."""
+    """A batch in which some cases lack a modality. Skips models that need the modality."""
     if modality in model.needs:
         pytest.skip(f"{type(model).__name__} needs {modality}")
     if modality == "histology":
@@ -84,7 +84,7 @@ def test_declares_what_it_reads_and_what_to_search(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_says_to_which_cohorts_it_cannot_be_applied(name):
+def test_states_why_it_is_not_applicable_to_a_cohort(name):
     kind = MODELS[name]
     assert kind.not_applicable(SPEC) is None
     lacking = {
@@ -105,7 +105,7 @@ def test_says_to_which_cohorts_it_cannot_be_applied(name):
 
 @pytest.mark.parametrize("intervals", [2, 4, 7])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_hazard_for_each_case_and_interval(name, intervals):
+def test_predicts_a_hazard_per_case_and_interval(name, intervals):
     prediction = predict(build(name, replace(SPEC, intervals=intervals)).eval(), make_batch())
     assert prediction.hazards.shape == (4, intervals)
     assert ((prediction.hazards > 0) & (prediction.hazards < 1)).all()
@@ -114,7 +114,7 @@ def test_a_hazard_for_each_case_and_interval(name, intervals):
     assert ((prediction.risk >= -intervals) & (prediction.risk <= 0)).all()
 
 
-def test_cases_differ(model, batch):
+def test_predictions_of_cases_differ(model, batch):
     """A model that ignores its input passes many of the tests below."""
     first = hazards(model, batch)
     assert (first[0] - first[1]).abs().max() > 1e-5
@@ -128,7 +128,7 @@ def test_cases_differ(model, batch):
 
 @pytest.mark.parametrize("sizes", [(7, 1, 4, 9), (600, 5000)], ids=["small", "large"])
 def test_patch_order_does_not_matter(model, sizes, request):
-    """Also of bags larger than any part in which a model reads them."""
+    """Also for bags larger than the parts in which models read them."""
     if max(sizes) > 100 and name_of(model) in DRAWN_BY_POSITION:
         request.applymarker(pytest.mark.xfail(strict=True, reason="its sub-bags are drawn by position"))
     batch = make_batch(sizes)
@@ -142,7 +142,7 @@ def test_patch_order_does_not_matter(model, sizes, request):
 
 @torch.no_grad()
 def test_batch_invariance(model):
-    """A batch of 32 gives each case what a batch of 1 gives it, small bags packed or not."""
+    """Hazards in a batch of 32 equal those in batches of 1, whether small bags are packed or not."""
     batch = make_batch([1 + number * 5 % 23 for number in range(32)])
     together = hazards(model, batch)
     alone = torch.cat([hazards(model, take(batch, [number])) for number in range(32)])
@@ -152,8 +152,8 @@ def test_batch_invariance(model):
 
 
 @torch.no_grad()
-def test_neighbours_of_any_size_change_nothing(model):
-    """Longer and shorter bags, and empty ones, where the model can do without."""
+def test_hazards_do_not_depend_on_the_size_of_other_bags(model):
+    """Longer and shorter bags, and empty ones if the model does not need histology."""
     neighbours = (1, 5000, 2) if "histology" in model.needs else (1, 5000, 0)
     batch = make_batch((20, *neighbours))
     alone = hazards(model, take(batch, [0]))
@@ -163,7 +163,7 @@ def test_neighbours_of_any_size_change_nothing(model):
 
 
 class Largest(TorchDispatchMode):
-    """Notes the number of elements of the largest tensor that any operation makes."""
+    """Records the number of elements of the largest tensor that any operation returns."""
 
     elements = 0
 
@@ -176,7 +176,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_bags_of_one_patch_and_of_30000(model):
-    """Memory grows with the patches, not with their square."""
+    """Memory is linear in the number of patches."""
     batch = make_batch((1, 30_000))
     with Largest() as largest:
         loss = training_loss(model.train(), batch)
@@ -189,7 +189,7 @@ def test_bags_of_one_patch_and_of_30000(model):
 
 
 @pytest.mark.parametrize("modality", ["histology", "genomics"])
-def test_a_missing_modality_is_no_nan_and_does_not_reach_other_cases(model, modality):
+def test_a_missing_modality_gives_no_nan_and_does_not_change_other_cases(model, modality):
     batch = missing(model, modality)
     together = hazards(model, batch)
     assert together.isfinite().all()
@@ -217,7 +217,7 @@ def test_values_in_place_of_missing_expression_do_not_matter(model):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_gets_a_gradient(name, batch):
-    """A model that sends each case one of several ways takes all of them in a few starts."""
+    """A model with a router may not use all paths for one seed, but it uses all in a few seeds."""
     without = None
     for seed in range(40):
         model = prepared(name, seed).train()
@@ -229,7 +229,7 @@ def test_every_parameter_gets_a_gradient(name, batch):
     assert not without
 
 
-def test_evaluation_is_deterministic_and_leaves_the_random_state_alone(model, batch):
+def test_evaluation_is_deterministic_and_keeps_the_random_state(model, batch):
     first = hazards(model, batch)
     torch.manual_seed(987)
     before = torch.get_rng_state()
@@ -238,7 +238,7 @@ def test_evaluation_is_deterministic_and_leaves_the_random_state_alone(model, ba
 
 
 def test_training_depends_on_the_seed_alone(model, batch):
-    """The loss and all gradients, bit for bit."""
+    """The loss and all gradients, to the bit."""
     found = []
     for _ in range(2):
         copied = copy.deepcopy(model).train()
@@ -249,15 +249,15 @@ def test_training_depends_on_the_seed_alone(model, batch):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_weights_and_what_is_prepared_depend_on_the_seed_alone(model):
+def test_weights_and_prepared_state_depend_on_the_seed_alone(model):
     name = name_of(model)
     first, again, other = (prepared(name, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
-def test_saved_and_loaded_it_predicts_the_same(model, batch, tmp_path):
-    """Also where the model keeps state that is no parameter."""
+def test_predicts_the_same_after_saving_and_loading(model, batch, tmp_path):
+    """Including models with state that is not a parameter."""
     torch.manual_seed(3)
     training_loss(model.train(), batch).backward()  # memories may change
     expected = hazards(model.eval(), batch)
@@ -300,11 +300,11 @@ def test_a_fitted_fold_predicts_the_same_after_saving_and_loading(model, batch, 
 
 def test_attention_is_kept_on_request_and_changes_nothing(model, batch):
     plain, kept = predict(model, batch), predict(model, batch, keep_attention=True)
-    assert torch.allclose(plain.logits, kept.logits, atol=1e-6)  # it may take another way to the same
+    assert torch.allclose(plain.logits, kept.logits, atol=1e-6)  # it may be computed in another way
     assert plain.attention is None
 
 
-def test_a_forward_pass_leaves_the_batch_as_it_was(model, batch):
+def test_a_forward_pass_does_not_change_the_batch(model, batch):
     batch = seen(model, batch)
     before = copy.deepcopy(batch)
     loss_of(model.train()(batch), batch).backward()
@@ -325,7 +325,7 @@ def test_overfits_a_small_batch(model, batch):
 
 
 def test_half_floats_train_under_autocast_as_on_a_gpu(model, batch):
-    """What the loop does there: features as they are stored, products in bf16."""
+    """As in the training loop: features as stored, matrix products in bf16."""
     halves = seen(model, replace(batch, bags=tuple(bag.half() for bag in batch.bags)))
     model.train()
     with torch.autocast("cpu", torch.bfloat16):
@@ -333,7 +333,7 @@ def test_half_floats_train_under_autocast_as_on_a_gpu(model, batch):
         loss = loss_of(prediction, halves)
         if model.pretraining_epochs:
             loss = loss + sum(model.pretraining_loss(halves).values())
-    assert prediction.logits.dtype == torch.float32  # half of its digits would tie near risks
+    assert prediction.logits.dtype == torch.float32  # half precision would tie similar risks
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -27,11 +27,11 @@ def pibd(spec=SPEC, **hyperparameters) -> PIBD:
     return model
 
 
-# The equations as they stand: a case, a sub-bag, a token, a prototype at a time.
+# The equations, computed for one case, sub-bag, token and prototype at a time.
 
 
 def attend(layer: SharedLayer, x, tokens):
-    """One step of the layer for one token, which reads `tokens`, itself among them."""
+    """One step of the layer for one token, which attends to `tokens`, including itself."""
     q, k, v = layer.query_key_value(layer.norm(torch.stack([x, *tokens]))).chunk(3, dim=1)
     parts = []
     for q_h, k_h, v_h in zip(*(t.chunk(layer.heads, dim=1) for t in (q, k, v)), strict=True):
@@ -42,7 +42,7 @@ def attend(layer: SharedLayer, x, tokens):
 
 
 def bottleneck(modality: Bottleneck, X, P, outcome):
-    """The chosen codes, the patient's mu and sigma, and the proxy loss of one bag."""
+    """The selected codes, the patient's mu and sigma, and the proxy loss of one bag."""
     codes = [modality.encode(x) for x in X]
     k = max(1, int(modality.share * len(codes)))
     cosines = [[F.cosine_similarity(code, p, dim=0) for code in codes] for p in P]
@@ -98,17 +98,17 @@ def sub_bags_of(model: PIBD, batch) -> list[list[torch.Tensor]]:
 
 @torch.no_grad()
 def test_the_equations():
-    """Bags of one patch, of less than a sub-bag, of one, of several and of more than are read."""
+    """Bags of one patch, of less than one sub-bag, of one, of several, and of more than the maximum."""
     model, batch = pibd(), make_batch((3, 1, 4, 7, 9, 30))
     noise = (*model._noise(16).split(8), model._noise(1))
-    noise = (noise[0], noise[0], noise[2])  # every draw starts afresh
+    noise = (noise[0], noise[0], noise[2])  # every draw has the same seed
     expected, _ = reference(model, batch, sub_bags_of(model, batch), [None] * 6, noise)
     assert torch.allclose(model(batch).logits, expected, atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_penalty(monkeypatch):
-    """Term by term, with 1, 1, 2 and 3 sub-bags a case."""
+    """Term by term, with 1, 1, 2 and 3 sub-bags per case."""
     model, batch = pibd(**QUIET).train(), make_batch((3, 7, 9, 30))
     torch.manual_seed(3)
     fixed = torch.randn(8, 8) / 50**0.5
@@ -152,7 +152,7 @@ def test_the_penalty(monkeypatch):
 
 
 def test_parameters(pathway_sizes):
-    """As the sheet of check figures has them."""
+    """The numbers of the sheet of check figures."""
     model = PIBD(InputSpec(1024, 4999, {"pathways": tuple(tuple(range(size)) for size in pathway_sizes)}))
     count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     club = count.pop("patches_tell_pathways") + count.pop("both_tell_global")
@@ -169,7 +169,7 @@ def test_parameters(pathway_sizes):
     batch = make_batch((600, 70), spec=replace(SPEC, patch_features=1024, genes=4999))
     assert model.eval()(batch).logits.isfinite().all()
 
-    # from the survival loss alone the regressions and the prototypes' classifiers learn nothing
+    # the survival loss alone has no gradient to the regressions and the prototypes' classifiers
     prediction = model.train()(batch)
     nll_survival_loss(prediction.logits, batch.interval, batch.event).backward()
     assert sum(p.numel() for p in model.parameters() if p.grad is None) == 658_952
@@ -177,7 +177,7 @@ def test_parameters(pathway_sizes):
 
 @torch.no_grad()
 def test_golden_loss_of_the_prototypes():
-    """All logits 0, alpha 0.5, summed over the 8 outcomes; prototypes that are N(0, 1) diverge from it by nothing."""
+    """All logits 0, alpha 0.5, summed over the 8 outcomes; the divergence of N(0, 1) prototypes is 0."""
     interval, event = torch.arange(8) % 4, torch.arange(8) < 4
     assert float(nll_by_case(torch.zeros(8, 4), interval, event, 0.5).sum()) == pytest.approx(10.39720771)
 
@@ -192,7 +192,7 @@ def test_golden_loss_of_the_prototypes():
 
 
 @torch.no_grad()
-def test_labels_are_not_seen_in_evaluation_but_in_training():
+def test_labels_are_used_in_training_only():
     model, batch = pibd(), make_batch((7, 1, 4, 9))
     other = replace(batch, event=~batch.event, interval=batch.interval.flip(0), time=batch.time.flip(0))
     seen, unseen = model(batch), model(other)
@@ -209,7 +209,7 @@ def test_labels_are_not_seen_in_evaluation_but_in_training():
 
 @pytest.mark.parametrize(("patches", "count", "size"), [(1, 1, 1), (4, 1, 4), (7, 1, 4), (8, 2, 4), (99, 3, 4)])
 def test_sub_bags(patches, count, size):
-    """As many as fit, at most 3, disjoint, of patches that are in the bag."""
+    """As many disjoint sub-bags as fit, at most 3, of patches in the bag."""
     batch = make_batch((2, patches))
     bag = batch.bags[1].float()
     sub_bags = sub_bags_of(pibd(), batch)[1]
@@ -218,15 +218,15 @@ def test_sub_bags(patches, count, size):
     assert len(set(rows)) == count * size
 
 
-def test_sub_bags_are_drawn_afresh_in_training_and_always_alike_in_evaluation():
+def test_sub_bags_are_random_in_training_and_fixed_in_evaluation():
     model, batch = pibd(), make_batch((20, 20))
     assert torch.equal(torch.stack(sub_bags_of(model, batch)[1]), torch.stack(sub_bags_of(model, batch)[1]))
     model.train()
     assert not torch.equal(torch.stack(sub_bags_of(model, batch)[1]), torch.stack(sub_bags_of(model, batch)[1]))
 
 
-def test_a_case_does_not_feel_its_batch_in_evaluation():
-    """Nor do its sub-bags; and no two cases have the same."""
+def test_evaluation_is_batch_invariant():
+    """Including the sub-bags, which differ between cases."""
     model, batch = pibd(), make_batch([1 + number * 7 % 41 for number in range(32)])
     together = model(batch).logits
     alone = torch.cat([model(take(batch, [number])).logits for number in range(32)])
@@ -239,7 +239,7 @@ def test_a_case_does_not_feel_its_batch_in_evaluation():
     assert not torch.equal(torch.stack(first), torch.stack(second))
 
 
-def test_evaluation_does_not_disturb_the_random_state():
+def test_evaluation_does_not_change_the_random_state():
     model, batch = pibd(), make_batch((20, 3))
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -249,28 +249,28 @@ def test_evaluation_does_not_disturb_the_random_state():
     assert torch.equal(model(batch).logits, first)
 
 
-def test_order_does_not_matter_to_a_bag_that_is_one_sub_bag():
+def test_patch_order_does_not_matter_in_a_single_sub_bag():
     model, batch = pibd(sub_bag=20), make_batch((7, 1, 4, 20))
     shuffled = replace(batch, bags=tuple(bag[torch.randperm(len(bag))] for bag in batch.bags))
     assert torch.allclose(model(shuffled).logits, model(batch).logits, atol=1e-6)
 
 
-def test_sub_bags_that_are_alike_are_as_one():
+def test_equal_sub_bags_equal_a_single_one():
     model, one = pibd(), make_batch((1,))
     few, many = (replace(one, bags=(one.bags[0].expand(patches, -1),)) for patches in (4, 30))
     assert torch.allclose(model(many).logits, model(few).logits, atol=1e-6)
 
 
 @torch.no_grad()
-def test_pairs_are_chosen_and_vote():
-    """Three codes, of which one is near to two prototypes and so goes on twice."""
+def test_pairs_select_codes_and_vote():
+    """Three codes, one of which is near two prototypes and therefore selected twice."""
     modality = Bottleneck(2, 2, 2, share=1.0, dropout=0.0).eval()
     modality.encode = torch.nn.Identity()
     P = torch.tensor([[1.0, 0.0], [0.9, 0.3], [0.0, 1.0], [-1.0, 0.0]])
     X = torch.tensor([[[2.0, 0.2], [0.0, -1.0], [0.1, 5.0]]])
     read = modality(X, P, None)
     assert sorted(read.tokens[0].tolist()) == [pytest.approx(x) for x in ([0.1, 5.0], [2.0, 0.2], [2.0, 0.2])]
-    assert torch.equal(read.mu[0], modality.prototypes[0, :2])  # a vote each for 0, 1 and 2: the first has it
+    assert torch.equal(read.mu[0], modality.prototypes[0, :2])  # one vote each for 0, 1 and 2: the first wins
     assert float(read.proxy) == 0
 
     read = modality(X, P, torch.tensor([2]))
@@ -290,7 +290,7 @@ def test_noise_is_the_mean_of_draws():
 
 
 @torch.no_grad()
-def test_experts():
+def test_the_product_of_experts():
     model, batch = pibd(samples=10**12), make_batch((3,))  # without noise
     h = model.histology(torch.randn(5, 4, 16), torch.randn(8, 8), torch.tensor([0, 1, 2, 3, 4]))
     g = model.genomics(torch.randn(5, 6, 8), torch.randn(8, 8), torch.tensor([4, 3, 2, 1, 0]))
@@ -303,10 +303,10 @@ def test_experts():
 
 @torch.no_grad()
 def test_the_bound_of_information():
-    """0 where x does not tell y, for a batch of one too; larger where it does."""
+    """0 if x does not predict y, also for a batch of one; larger if it does."""
     torch.manual_seed(0)
     club, x = Club(6, 6), torch.randn(400, 6)
-    club.regress = torch.nn.Identity()  # y is told to be x
+    club.regress = torch.nn.Identity()  # predicts y = x
 
     def bound(y):
         weight = torch.full((len(y),), 1 / len(y))
@@ -318,7 +318,7 @@ def test_the_bound_of_information():
 
 
 def test_every_parameter_matters():
-    """But the bias of the keys, which shifts all scores of a query alike."""
+    """Except the bias of the keys, which shifts all scores of a query equally."""
     model, batch = pibd(**QUIET).double().train(), make_batch((7, 1, 4, 9))
     batch = replace(batch, expression=batch.expression.double())
     prediction = model(batch)
@@ -333,7 +333,7 @@ def test_every_parameter_matters():
 
 
 def test_half_precision():
-    """As autocast has it: choices and losses keep their digits, the rest may lose some."""
+    """Under autocast, selection and losses are in full precision; the rest may be in half precision."""
     model, batch = pibd(**QUIET), make_batch((7, 1, 4, 9))
     whole = model(batch).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -350,8 +350,8 @@ def test_heads_that_do_not_divide_are_refused():
         pibd(heads=3)
 
 
-def test_it_learns(tmp_path):
-    """In three epochs of 600 cases, in sub-bags of 32 patches, by the loop of all models; the truth itself has 0.85."""
+def test_learns(tmp_path):
+    """In three epochs of 600 cases, in sub-bags of 32 patches, by the common training loop; the true risk has 0.85."""
     cohort = Cohort.load(write_simulated(tmp_path, "test").parent, "SIM")
     config = TrainConfig("pibd", {"width": 32, "sub_bag": 32}, learning_rate=2e-3, epochs=3)
     run = Run("SIM", config, tuple(given_folds(cohort.splits, list(cohort.cases.index))))

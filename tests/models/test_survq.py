@@ -21,7 +21,7 @@ def attend(layer, Q, X):
 
 
 def reference(model: SurvQ, batch, spec=SPEC) -> torch.Tensor:
-    """The equations of section 3 as they stand, a case at a time; no queries or no mixing where the model has none."""
+    """The equations of section 3 for one case at a time, without queries or mixing if the model has none."""
     logits = []
     modules = modules_of(model.encode_pathways, spec.pathways)
     for number, bag in enumerate(batch.bags):
@@ -52,7 +52,7 @@ ABLATIONS = {
 
 @pytest.mark.parametrize("hyperparameters", ABLATIONS.values(), ids=ABLATIONS)
 def test_the_equations(hyperparameters):
-    """With and without queries and mixing, and where cases lack a modality."""
+    """With and without queries and mixing, and for cases that lack a modality."""
     model = survq(**hyperparameters)
     batch = make_batch((7, 0, 4, 900, 9), has_expression=[True, True, False, True, False])
     assert torch.allclose(model(batch).logits, reference(model, batch), atol=1e-5)
@@ -64,8 +64,8 @@ def test_the_equations_with_bags_that_are_not_packed_together():
 
 
 @pytest.mark.parametrize("hyperparameters", ABLATIONS.values(), ids=ABLATIONS)
-def test_a_missing_modality_is_the_path_of_the_other_alone(hyperparameters):
-    """A cohort that has one modality only builds a model without the other: the same as a case that lacks it."""
+def test_a_missing_modality_equals_a_model_without_it(hyperparameters):
+    """A model for a cohort with one modality predicts the same as the full model for a case that lacks the other."""
     both = survq(**hyperparameters)
     without_slides = survq(replace(SPEC, patch_features=0), **hyperparameters)
     without_expression = survq(replace(SPEC, genes=0, gene_sets={}), **hyperparameters)
@@ -97,7 +97,7 @@ def test_each_modality_is_read():
 
 
 def test_parameters(pathway_sizes):
-    """As many as the equations say: 256 wide, 1024 features, 331 pathways of 9,745 genes in all."""
+    """The number that follows from the equations: width 256, 1024 features, 331 pathways with 9,745 genes in total."""
     assert (len(pathway_sizes), sum(pathway_sizes)) == (331, 9745)
     spec = InputSpec(1024, 4999, {"pathways": tuple(tuple(range(size)) for size in pathway_sizes)})
     model = SurvQ(spec)
@@ -130,8 +130,8 @@ def test_the_pathway_sizes_are_those_of_the_data(real_data, pathway_sizes):
     assert sorted(map(len, signatures.genes)) == pathway_sizes
 
 
-def test_frozen_queries_stay_as_they_were_and_start_as_the_learnable_ones():
-    """Table 4 compares like with like."""
+def test_frozen_queries_keep_the_initial_values_of_learnable_ones():
+    """So that Table 4 compares equal starts."""
     learnable, frozen = survq(), survq(learnable_queries=False)
     assert all(torch.equal(a, b) for a, b in zip(learnable.parameters(), frozen.parameters(), strict=True))
     assert {name for name, p in frozen.named_parameters() if not p.requires_grad} == {"Q_h", "Q_g"}
@@ -144,7 +144,7 @@ def test_frozen_queries_stay_as_they_were_and_start_as_the_learnable_ones():
     assert not torch.equal(learnable.Q_h, Q_h)
 
 
-def test_queries_start_from_the_normal_distribution():
+def test_queries_are_initialised_from_the_normal_distribution():
     Q_h = survq(histology_queries=400).Q_h.detach()
     assert float(Q_h.mean()) == pytest.approx(0, abs=0.05)
     assert float(Q_h.std()) == pytest.approx(1, abs=0.05)
@@ -161,7 +161,7 @@ def test_the_order_of_queries_does_not_matter(hyperparameters):
 
 
 def test_the_order_of_pathways_does_not_matter():
-    """GeneSets in another order, each with its own weights, are the same model."""
+    """Reordered gene sets with their own weights give the same model."""
     order = [4, 2, 0, 5, 1, 3]
     spec = replace(SPEC, gene_sets={"pathways": tuple(SPEC.pathways[number] for number in order)})
     model, other = survq(), survq(spec)
@@ -181,7 +181,7 @@ def test_the_order_of_pathways_does_not_matter():
 
 
 @pytest.mark.parametrize("hyperparameters", [{}, {"block": "residual", "depth": 2}], ids=["plain", "residual"])
-def test_attention_is_a_share_of_what_is_there(hyperparameters):
+def test_attention_weights_sum_to_1_over_present_tokens(hyperparameters):
     model = survq(**hyperparameters)
     batch = make_batch((7, 0, 4, 9), has_expression=[True, True, False, True])
     kept = model(batch, keep_attention=True).attention
@@ -195,7 +195,7 @@ def test_attention_is_a_share_of_what_is_there(hyperparameters):
     assert len(kept.fusion) == hyperparameters.get("depth", 1)
     for weights in kept.fusion:
         assert weights.shape == (4, 8, 8)
-        assert (weights[1, :, :5] == 0).all()  # no slides: nobody looks at its histology queries
+        assert (weights[1, :, :5] == 0).all()  # no slides: no attention to its histology queries
         assert (weights[2, :, 5:] == 0).all()
         assert (weights[0] > 0).all()
     assert kept.tokens.shape == kept.fused.shape == (4, 8, 16)
@@ -214,7 +214,7 @@ def test_residual_blocks(depth):
 
 
 def test_every_parameter_matters():
-    """But the bias of the keys, which shifts all scores of a query alike."""
+    """Except the bias of the keys, which shifts all scores of a query equally."""
     model, batch = survq().double(), make_batch()
     batch = replace(batch, expression=batch.expression.double())
     nll_survival_loss(model(batch).logits, batch.interval, batch.event).backward()
@@ -237,7 +237,7 @@ def test_gradients():
     assert torch.autograd.gradcheck(loss, (patches, expression))
 
 
-def test_dropout_is_in_training_alone():
+def test_dropout_is_used_only_in_training():
     batch = make_batch()
     quiet = survq(patch_dropout=0.0, pathway_dropout=0.0)
     assert torch.equal(quiet.train()(batch).logits, quiet.eval()(batch).logits)
@@ -256,17 +256,17 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("hyperparameters", "message"), REFUSED.values(), ids=REFUSED)
-def test_refuses(hyperparameters, message):
+def test_invalid_hyperparameters_are_refused(hyperparameters, message):
     with pytest.raises(ValueError, match=message):
         survq(**hyperparameters)
 
 
-def test_refuses_an_unknown_block():
-    with pytest.raises((ValueError, TypeError)):  # the latter where types are checked
+def test_an_unknown_block_is_refused():
+    with pytest.raises((ValueError, TypeError)):  # the latter if types are checked
         survq(block="transformer")
 
 
-def test_is_not_applicable_to_a_cohort_of_nothing():
+def test_is_not_applicable_to_a_cohort_without_modalities():
     assert SurvQ.not_applicable(InputSpec(0, 0, {})) == "the cohort has no slides and no expression"
     assert "no gene of the pathways" in SurvQ.not_applicable(InputSpec(0, 9, {}))
     assert SurvQ.not_applicable(InputSpec(0, 9, {"pathways": ((1, 2),)})) is None
