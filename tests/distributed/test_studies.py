@@ -1,4 +1,4 @@
-"""Studies as a person starts them: a command, killed and started again."""
+"""Studies as commands: run, killed and restarted."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def run(arguments: list[str], timeout: float = 300) -> subprocess.CompletedProce
 
 
 def finished(results: Path) -> dict[str, tuple[int, str]]:
-    """What lies there: inode and content of each report. A run that is done again would have another inode."""
+    """Inode and content of each report. A run that is trained again would have another inode."""
     reports = (p for p in results.rglob("report.json") if not any(part.startswith(".") for part in p.parts))
     return {str(path.relative_to(results)): (path.stat().st_ino, path.read_text()) for path in reports}
 
@@ -39,9 +39,9 @@ def undisturbed(tiny_folder, tmp_path_factory) -> tuple[Path, subprocess.Complet
     return results, run(command("query_counts", tiny_folder, results))
 
 
-def test_the_study_ends_with_table_figures_and_paths(undisturbed):
-    results, ended = undisturbed
-    assert ended.returncode == 0, ended.stderr
+def test_a_study_writes_tables_figures_and_an_index(undisturbed):
+    results, completed = undisturbed
+    assert completed.returncode == 0, completed.stderr
     folder = results / "query_counts"
     table = pd.read_csv(folder / "tables/table_3.csv")
     assert len(table) == 5 and table["mean"].between(0, 1).all()
@@ -63,10 +63,10 @@ def test_the_study_ends_with_table_figures_and_paths(undisturbed):
         *("figures", "index.csv", "runs", "study.json", "tables", "views")
     ]
     table_3 = str(folder / "tables/table_3.csv")
-    for said in ("TINY: 60 cases", "Table 3", "tensorboard --logdir", table_3, "5 of 5 done"):
-        assert said in ended.stdout
-    assert "SIMULATED" not in ended.stdout.splitlines()[0], "a data folder was named"
-    assert len(ended.stderr.splitlines()) <= 3, f"noise for the reader:\n{ended.stderr}"
+    for text in ("TINY: 60 cases", "Table 3", "tensorboard --logdir", table_3, "5 of 5 done"):
+        assert text in completed.stdout
+    assert "SIMULATED" not in completed.stdout.splitlines()[0], "the data folder is not simulated"
+    assert len(completed.stderr.splitlines()) <= 3, f"unexpected output on stderr:\n{completed.stderr}"
 
 
 def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):
@@ -84,7 +84,7 @@ def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):
     assert "_hparams_/experiment" in str(events.summary_metadata.keys())
 
 
-def test_predictions_are_out_of_fold_and_whole(undisturbed, cohort):
+def test_predictions_are_out_of_fold_and_complete(undisturbed, cohort):
     from survq.evaluation.concordance import fold_concordance
 
     files = list((undisturbed[0] / "query_counts/runs/TINY").rglob("predictions.parquet"))
@@ -99,23 +99,23 @@ def test_predictions_are_out_of_fold_and_whole(undisturbed, cohort):
         assert ours == pytest.approx([fold["c_index"] for fold in report["c_index"]["folds"]])
 
 
-def test_started_again_it_recomputes_nothing(undisturbed, tiny_folder):
+def test_a_restarted_study_trains_no_finished_run_again(undisturbed, tiny_folder):
     results, _ = undisturbed
     before = finished(results)
     again = run(command("query_counts", tiny_folder, results), timeout=60)
     assert again.returncode == 0 and "stored" in again.stdout
-    assert "ray on" not in again.stdout, "nothing is to do, so Ray need not start"
+    assert "ray on" not in again.stdout, "no run is left, so Ray must not start"
     assert finished(results) == before
 
 
 def checkpoints(results: Path) -> set[str]:
-    """The runs that have a checkpoint."""
+    """The runs with a checkpoint."""
     folder = results / "query_counts/checkpoints"
     return {str(file.parents[2].relative_to(folder)) for file in folder.rglob("checkpoint.json")}
 
 
-def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder, tmp_path):
-    """A run that was under way goes on after the last epoch that it saved."""
+def test_a_study_killed_three_times_ends_with_the_same_table(undisturbed, tiny_folder, tmp_path):
+    """Interrupted runs resume after their last saved epoch."""
     chance = random.Random(4)
     seen: dict[str, tuple[int, str]] = {}
     kills, children = 0, []
@@ -127,7 +127,7 @@ def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder
             arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert driver.stdout is not None
-        for line in driver.stdout:  # at a random moment after training began: starting up is not what is tested
+        for line in driver.stdout:  # killed at a random time after training began, because start-up is not tested here
             if line.startswith("ray on"):
                 break
         if kills:
@@ -140,10 +140,10 @@ def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder
         interrupted = interrupted if kills else checkpoints(tmp_path)
         kills += 1
         now = finished(tmp_path)
-        assert seen.items() <= now.items(), "a finished run was lost or done again"
+        assert seen.items() <= now.items(), "a finished run was lost or trained again"
         seen = now
-    ended = run(arguments)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    completed = run(arguments)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     assert seen.items() <= finished(tmp_path).items()
     ours, theirs = (pd.read_csv(folder / "query_counts/tables/table_3.csv") for folder in (tmp_path, undisturbed[0]))
     pd.testing.assert_frame_equal(ours, theirs)
@@ -153,13 +153,13 @@ def test_killed_three_times_it_ends_with_the_same_table(undisturbed, tiny_folder
         assert report["resumed_after_epochs"] == 1
     assert interrupted and not (tmp_path / "query_counts/checkpoints").exists()
     assert len(list((tmp_path / "query_counts/runs").rglob("fold-0-*.safetensors"))) == 5 * 3
-    # Ray's agents first try for a while to tell the dead driver that its node died
+    # for a while, Ray's agents try to notify the dead driver
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive, f"left behind by the killed study: {alive}"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_it_says_how_to_go_on(tiny_folder, tmp_path, number, code):
+def test_a_stopped_study_states_how_to_resume(tiny_folder, tmp_path, number, code):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(
         command("query_counts", tiny_folder, tmp_path),
@@ -180,7 +180,7 @@ def test_stopped_it_says_how_to_go_on(tiny_folder, tmp_path, number, code):
     assert "Table" not in rest and not list((tmp_path / "query_counts").rglob("*.csv"))
 
 
-def test_two_drivers_are_one_too_many(tiny_folder, tmp_path):
+def test_a_second_process_on_the_same_study_is_refused(tiny_folder, tmp_path):
     from survq.training.results import Results
 
     with Results(tmp_path / "query_counts").lock():
@@ -189,19 +189,19 @@ def test_two_drivers_are_one_too_many(tiny_folder, tmp_path):
     assert f"process {os.getpid()}" in second.stderr
 
 
-def test_what_a_user_can_mend_is_said_without_a_traceback(tiny_folder, tmp_path):
+def test_user_errors_are_reported_without_a_traceback(tiny_folder, tmp_path):
     missing = run([*command("query_counts", tiny_folder, tmp_path), "--cohorts", "BRCA"], timeout=60)
     assert missing.returncode == 65
     assert "no cohort 'BRCA'" in missing.stderr and "'TINY'" in missing.stderr
     assert "Traceback" not in missing.stderr
     typo = run([*command("query_counts", tiny_folder, tmp_path), "--epoch", "3"], timeout=60)
     assert typo.returncode == 2 and "--epochs" in typo.stderr + typo.stdout
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("not a folder")
     unwritable = run(command("query_counts", tiny_folder, tmp_path / "file" / "results"), timeout=60)
     assert unwritable.returncode == 74 and "Traceback" not in unwritable.stderr
 
 
-def test_help_teaches():
+def test_help_lists_the_common_flags():
     for study in sorted((ROOT / "studies").glob("*.py")):
         text = run([sys.executable, str(study), "--help"], timeout=60).stdout
         trains = study.stem != "inference_cost"
@@ -209,31 +209,31 @@ def test_help_teaches():
             assert flag in text, (study.name, flag)
 
 
-def test_the_search_runs_and_prints_both_scores(tiny_folder, tmp_path):
-    ended = run(command("search", tiny_folder, tmp_path, "--trials", "4", "--inner-folds", "2"))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "not used for any selection" in ended.stdout and "optimistic, not a result" in ended.stdout
+def test_the_search_prints_both_scores(tiny_folder, tmp_path):
+    completed = run(command("search", tiny_folder, tmp_path, "--trials", "4", "--inner-folds", "2"))
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "not used for any selection" in completed.stdout and "optimistic, not a result" in completed.stdout
     outer = pd.read_csv(tmp_path / "search/tables/outer_folds.csv")
     assert outer["fold"].tolist() == [0, 1, 2]
     assert (tmp_path / "search/views/optuna_nested.db").exists()
 
 
-def test_the_paper_protocol_prints_the_best_trial_and_says_what_it_is_worth(tiny_folder, tmp_path):
-    ended = run(command("search", tiny_folder, tmp_path, "--trials", "3", "--protocol", "paper"))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+def test_the_paper_protocol_prints_the_best_trial_and_labels_it_as_optimistic(tiny_folder, tmp_path):
+    completed = run(command("search", tiny_folder, tmp_path, "--trials", "3", "--protocol", "paper"))
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     tried = pd.read_csv(tmp_path / "search/tables/trials_paper.csv")
     finished = tried[tried["state"] == "finished"]
     best = finished.loc[finished["c_index"].idxmax()]
-    said = ended.stdout.split("OPTIMISTIC, not a result\n\n")[1].splitlines()
-    shown = dict(zip(said[0].split(), said[1].split(), strict=True))
+    lines = completed.stdout.split("OPTIMISTIC, not a result\n\n")[1].splitlines()
+    shown = dict(zip(lines[0].split(), lines[1].split(), strict=True))
     assert int(shown["trial"]) == best["trial"] and float(shown["c_index"]) == pytest.approx(best["c_index"], abs=1e-5)
 
 
-def test_what_cannot_be_done_is_refused_before_anything_is_read(tiny_folder, tmp_path):
+def test_invalid_settings_are_refused_before_data_are_read(tiny_folder, tmp_path):
     few = run([*command("search", tiny_folder, tmp_path, "--trials", "-1", "--inner-folds", "1")], timeout=60)
     assert few.returncode == 2
-    said = " ".join(few.stderr.replace("│", " ").split())
-    assert "--trials is -1; expected 1 or more; --inner-folds is 1; expected 2 or more" in said
+    printed = " ".join(few.stderr.replace("│", " ").split())
+    assert "--trials is -1; expected 1 or more; --inner-folds is 1; expected 2 or more" in printed
     workers = run([*command("query_counts", tiny_folder, tmp_path), "--workers-per-trial", "4"], timeout=60)
     assert workers.returncode == 64 and "cannot be distributed over 3 folds" in workers.stderr
     assert "ray on" not in workers.stdout and "features" not in workers.stdout
