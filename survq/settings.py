@@ -32,12 +32,11 @@ class StudySettings:
     gpus_per_trial: float | None = None
     """GPUs per trial or Ray Train worker; with 0.5 two share a GPU, 0 uses none. If omitted: 1, if there are GPUs."""
     workers_per_trial: int = 0
-    """Ray Train workers that share the folds of a trial; a multiple of the number of folds also divides each fold's
-    batches. 0: one process trains all folds."""
+    """Ray Train workers per trial, which share its folds or, if a multiple, their batches. 0: one process per trial."""
     keep_weights: bool = False
     """Keep the trained models of all folds, for `survq predict`: about 0.1 GB per fold at the paper's size."""
     checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints of a run, from which an interrupted run continues. 0: after every epoch."""
+    """Minutes between checkpoints of a run, from which an interrupted run resumes. 0: after every epoch."""
     verbose: bool = False
     """Show Ray's log."""
 

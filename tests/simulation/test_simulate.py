@@ -115,8 +115,8 @@ def test_severity_shows_in_patches_and_not_in_shares():
         kinds = [along[section.morphology == kind] for kind in PROGNOSTIC]
         if all(len(kind) for kind in kinds):
             shown[cohort.cases.index[section.case]] = kinds[0].mean() - kinds[1].mean()
-    told = pd.Series(shown)
-    assert np.corrcoef(told, cohort.truth.loc[told.index, "h"])[0, 1] > 0.8
+    scores = pd.Series(shown)
+    assert np.corrcoef(scores, cohort.truth.loc[scores.index, "h"])[0, 1] > 0.8
 
 
 def test_equal_seeds_draw_equal_cohorts(demo):
@@ -239,12 +239,12 @@ def test_round_trip_through_the_data_folder(tmp_path, demo):
     for fold in folds:
         assert not {case[:6] for case in fold.training} & {case[:6] for case in fold.validation}
 
-    told = json.loads((folder / "simulation.json").read_text())
-    assert WorldConfig(**told["config"]) == PRESETS["demo"] and told["seed"] == 0
-    assert tuple(told["planted_pathways"]) == demo.planted_pathways
+    stored = json.loads((folder / "simulation.json").read_text())
+    assert WorldConfig(**stored["config"]) == PRESETS["demo"] and stored["seed"] == 0
+    assert tuple(stored["planted_pathways"]) == demo.planted_pathways
     by_fold = np.mean([demo.oracle(fold.validation)["eta"] for fold in folds])
-    assert told["oracle"]["eta"] == pytest.approx(by_fold, abs=1e-5)
-    assert told["oracle_all_cases"]["h"] == pytest.approx(demo.oracle()["h"], abs=1e-5)
+    assert stored["oracle"]["eta"] == pytest.approx(by_fold, abs=1e-5)
+    assert stored["oracle_all_cases"]["h"] == pytest.approx(demo.oracle()["h"], abs=1e-5)
 
 
 def test_held_out_cases_form_one_fold(tmp_path):
@@ -255,9 +255,9 @@ def test_held_out_cases_form_one_fold(tmp_path):
     assert (fold.repeat, fold.index) == (0, 0)
     assert sorted(fold.training) == sorted(drawn.cases.index[:60])
     assert sorted(fold.validation) == sorted(drawn.cases.index[60:])
-    told = json.loads((folder / "simulation.json").read_text())
-    assert told["oracle"]["eta"] == pytest.approx(drawn.oracle(fold.validation)["eta"], abs=1e-5)
-    assert (told["config"]["world"], told["config"]["cases"], told["config"]["held_out"]) == (2, 60, 40)
+    stored = json.loads((folder / "simulation.json").read_text())
+    assert stored["oracle"]["eta"] == pytest.approx(drawn.oracle(fold.validation)["eta"], abs=1e-5)
+    assert (stored["config"]["world"], stored["config"]["cases"], stored["config"]["held_out"]) == (2, 60, 40)
 
 
 def test_an_unknown_preset_is_refused(tmp_path):
