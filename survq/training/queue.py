@@ -99,7 +99,7 @@ class Monitor(Protocol):
 
 
 class RunQueue:
-    """Hands out the runs of a schedule without a record on disk, and writes the records of finished runs."""
+    """Hands out those runs of a schedule that have no record on disk, and writes their records."""
 
     def __init__(
         self,

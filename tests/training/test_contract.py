@@ -28,7 +28,7 @@ class Toy(SurvivalModel):
     gene_sets = ("families",)
     native: ClassVar = {"optimizer": "sgd", "schedule": "cosine", "nll_alpha": 0.5, "epochs": 3}
     condensed: ClassVar[list] = []
-    heard: ClassVar[list] = []
+    calls: ClassVar[list] = []
 
     def __init__(self, spec, *, pretraining: int = 2, micro_bag: int = 2):
         super().__init__()
@@ -43,11 +43,11 @@ class Toy(SurvivalModel):
 
     def prepare(self, training):
         passes = [[case for batch in training for case in batch.case_ids] for _ in range(2)]
-        self.heard.append(("prepare", passes))
+        self.calls.append(("prepare", passes))
         self.centre.copy_(torch.cat([bag.float() for batch in training for bag in batch.bags]).mean(dim=0))
 
     def start_epoch(self, number):
-        self.heard.append(("epoch", number))
+        self.calls.append(("epoch", number))
 
     def condense(self, bag):
         assert not torch.is_grad_enabled() and not self.training
@@ -98,7 +98,7 @@ def toys(monkeypatch):
     monkeypatch.setitem(MODELS, "toy", Toy)
     monkeypatch.setitem(MODELS, "fixed", Fixed)
     monkeypatch.setattr(Toy, "condensed", [])
-    monkeypatch.setattr(Toy, "heard", [])
+    monkeypatch.setattr(Toy, "calls", [])
 
 
 @pytest.fixture(scope="module")
@@ -137,16 +137,16 @@ def test_loss_hazards_and_risk_are_means_over_the_rows_of_a_case():
 def test_a_run_uses_all_of_the_contract(small):
     cohort, bags = small
     run = toy_run(cohort, epochs=2)
-    heard = []
-    outcome = train_folds(run, cohort, bags, device=CPU, on_epoch=heard.append)
+    calls = []
+    outcome = train_folds(run, cohort, bags, device=CPU, on_epoch=calls.append)
     assert outcome.state == "finished"
 
     # pretraining comes first, is reported by name, and is not counted among the epochs
-    assert [type(epoch) for epoch in heard] == [PretrainingEpoch] * 2 + [Epoch] * 2
-    assert [epoch.epoch for epoch in heard] == [1, 2, 1, 2]
-    assert outcome.pretraining == heard[:2] and outcome.epochs == heard[2:]
-    assert {name: len(values) for name, values in heard[0].losses.items()} == {"agreement": 2, "size": 2}
-    assert np.mean(heard[1].losses["agreement"]) < np.mean(heard[0].losses["agreement"])
+    assert [type(epoch) for epoch in calls] == [PretrainingEpoch] * 2 + [Epoch] * 2
+    assert [epoch.epoch for epoch in calls] == [1, 2, 1, 2]
+    assert outcome.pretraining == calls[:2] and outcome.epochs == calls[2:]
+    assert {name: len(values) for name, values in calls[0].losses.items()} == {"agreement": 2, "size": 2}
+    assert np.mean(calls[1].losses["agreement"]) < np.mean(calls[0].losses["agreement"])
 
     # penalties are part of the training loss
     epoch = outcome.epochs[-1]
@@ -155,12 +155,12 @@ def test_a_run_uses_all_of_the_contract(small):
         assert 0 < sum(values[fold] for values in epoch.penalties.values()) < epoch.training_loss[fold]
 
     # each fold prepares once, on its training cases, in an order that differs between passes
-    prepared = [passes for what, passes in Toy.heard if what == "prepare"]
+    prepared = [passes for kind, passes in Toy.calls if kind == "prepare"]
     assert len(prepared) == 2
     for fold, (first, second) in zip(run.folds, prepared, strict=True):
         assert sorted(first) == sorted(second) == sorted(fold.training)
         assert first != second and first != sorted(first)
-    assert [number for what, number in Toy.heard if what == "epoch"] == [1, 1, 2, 2, 1, 1, 2, 2]
+    assert [number for kind, number in Toy.calls if kind == "epoch"] == [1, 1, 2, 2, 1, 1, 2, 2]
 
 
 def test_a_bag_is_condensed_once_per_case_and_fold(small):
@@ -230,7 +230,7 @@ def test_cases_that_a_model_cannot_predict_are_refused(small):
         train(toy_run(cohort), replace(cohort, slides=cohort.slides[:0]), {})
     with pytest.raises(DataError, match=r"toy cannot be applied to cohort SMALL: .*families"):
         train(toy_run(cohort), replace(cohort, gene_sets={}), bags)
-    assert not Toy.heard
+    assert not Toy.calls
 
 
 def test_saved_folds_reproduce_their_predictions(small, tmp_path):
@@ -265,15 +265,15 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_bits(small, tmp_pa
     seen = []
     with pytest.raises(Interrupted):
         train_folds(run, cohort, bags, device=CPU, on_epoch=interrupt, checkpoints=Checkpoints(tmp_path, minutes=0))
-    Toy.heard.clear()
+    Toy.calls.clear()
     again = []
     outcome = train_folds(
         run, cohort, bags, device=CPU, on_epoch=again.append, checkpoints=Checkpoints(tmp_path, minutes=0)
     )
     assert outcome.details["resumed_after_epochs"] == stop
     assert again == outcome.pretraining + outcome.epochs
-    assert sum(what == "epoch" for what, _ in Toy.heard) == 2 * (5 - stop)
-    assert not any(what == "prepare" for what, _ in Toy.heard)
+    assert sum(kind == "epoch" for kind, _ in Toy.calls) == 2 * (5 - stop)
+    assert not any(kind == "prepare" for kind, _ in Toy.calls)
     assert weights(outcome) == weights(undisturbed)
     assert outcome.epochs == undisturbed.epochs and outcome.pretraining == undisturbed.pretraining
     pd.testing.assert_frame_equal(outcome.predictions, undisturbed.predictions, check_exact=True)

@@ -42,10 +42,10 @@ def weights(outcome) -> list[str]:
 def test_a_run_has_epochs_and_out_of_fold_predictions(small):
     cohort, bags = small
     run = make_run(cohort, k=3, epochs=3)
-    heard = []
-    outcome = train_folds(run, cohort, bags, device=CPU, on_epoch=heard.append)
+    received = []
+    outcome = train_folds(run, cohort, bags, device=CPU, on_epoch=received.append)
     assert outcome.state == "finished"
-    assert outcome.epochs == heard
+    assert outcome.epochs == received
     assert [epoch.epoch for epoch in outcome.epochs] == [1, 2, 3]
     assert len(set(weights(outcome))) == 3
 
