@@ -224,7 +224,7 @@ def test_a_bug_ends_with_a_traceback(bug):
 def test_an_impossible_simulation_is_a_user_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], censoring=0.001))
     assert main(["simulate", str(tmp_path)]) == 64
-    assert "cannot be had" in capsys.readouterr().err
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 def test_an_unsafe_url_is_a_user_error(tmp_path, capsys):
