@@ -59,11 +59,12 @@ def start(folder: Path) -> subprocess.Popen:
     )
 
 
-def test_a_run_killed_five_times_ends_with_the_same_bits(undisturbed, tmp_path):
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_with_the_same_bits(undisturbed, tmp_path, kills):
     """At most the interrupted epoch is trained again."""
     chance = random.Random(0)
     reached = 0
-    for _ in range(5):
+    for _ in range(kills):
         process = start(tmp_path)
         stop = min(reached + chance.randint(1, 3), EPOCHS - 1)
         for line in process.stdout:
