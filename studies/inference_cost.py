@@ -19,7 +19,7 @@ from survq.data.location import replace_file
 from survq.data.problems import DataError
 from survq.evaluation.cost import hardware, milliseconds, peak_memory, random_case
 from survq.exits import exit_on_user_error
-from survq.models import MODELS
+from survq.models import TABLE_1
 from survq.training.loop import best_device
 
 PAPER = {"survq": (106, 1.21), "pibd": (172, 1.42)}  # ms and GB, on BRCA
@@ -74,7 +74,7 @@ def compare(name: str, spec: InputSpec, settings: InferenceCost) -> None:
     """Measure all models for one set of sizes, then print and save the table."""
     device = best_device()
     case = partial(random_case, spec, settings.patches, device)
-    make = {model: partial(kind, spec) for model, kind in MODELS.items() if kind.not_applicable(spec) is None}
+    make = {model: partial(kind, spec) for model, kind in TABLE_1.items() if kind.not_applicable(spec) is None}
     memory = {model: peak_memory(make[model], case) for model in make}
     models = {model: make[model]().to(device) for model in make}
     times = milliseconds(models, case(), settings.repeats)

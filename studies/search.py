@@ -1,7 +1,8 @@
-"""Nested search of SurvQ's query counts, depth, learning rate and weight decay.
+"""Nested search of a model's hyperparameters, learning rate and weight decay.
 
     python studies/search.py                                                   # a simulated cohort, 3 min on 2 CPUs
     python studies/search.py --data DATA --cohorts BLCA --trials 32            # real data, one machine
+    python studies/search.py --data DATA --model mcat                          # any model, in its own space
     ray submit cluster/cluster.yaml studies/search.py -- --data s3://BUCKET/DATA --trials 64
 
 The paper documents no search: 0.724 is the mean C-index of one setting. Here each outer fold evaluates a setting and
@@ -9,27 +10,23 @@ an epoch that were selected on its training cases only.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import tyro
 
-from survq import demo
-from survq.data.cohort import Cohort
-from survq.models import MODELS
+from survq.exits import UsageError
 from survq.reporting.figures import kaplan_meier_figure
 from survq.reporting.nested_table import nested_table
 from survq.settings import StudySettings
 from survq.study import Study, open_study
-from survq.training.config import TrainConfig
+from survq.training.config import model_problems
 from survq.tuning.search import (
     Search,
     Searches,
-    Space,
     nested_searches,
     outer_predictions,
     outer_table,
-    suggest,
     sweep,
     trials_table,
     write_optuna_view,
@@ -43,13 +40,15 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class SearchSettings(StudySettings):
-    """Search of SurvQ's settings by Ray Tune and Optuna, nested.
+    """Search of a model's settings by Ray Tune and Optuna, nested.
 
-    Each outer fold has its own search on inner folds of its training cases. The search selects the setting with the
-    fewest queries within one standard error of the best, and the epoch. That setting is trained on all training cases
-    and evaluated on the outer fold once. Trials above the median loss are stopped early.
+    Each outer fold has its own search on inner folds of its training cases. The search selects the simplest setting
+    within one standard error of the best (of SurvQ: the one with the fewest queries), and the epoch. That setting is
+    trained on all training cases and evaluated on the outer fold once. Trials above the median loss are stopped early.
     """
 
+    model: str = "survq"
+    """Model to search, such as survq, mcat or abmil. Learning rate and weight decay are in the space of each."""
     trials: int | None = None
     """Trials per search. If omitted: 32, or 8 for simulated data."""
     inner_folds: int = 3
@@ -59,55 +58,28 @@ class SearchSettings(StudySettings):
 
     at_least: ClassVar = StudySettings.at_least | dict(trials=1, inner_folds=2)
 
-
-def space(cohort: Cohort, epochs: int, *, small: bool) -> Space:
-    """The search space, beginning with the paper's setting. A small cohort gets a small model and fewer queries."""
-    ranges = MODELS["survq"].space
-    most = demo.SEARCH_QUERIES if small else 400
-    paper = {"histology_queries": min(300, most), "genomic_queries": min(128, most)}
-    present = {
-        "histology_queries": "histology" in cohort.modalities,
-        "genomic_queries": "genomics" in cohort.modalities,
-    }
-
-    def configure(trial) -> TrainConfig:
-        depth = {"depth": suggest(trial, "depth", ranges["depth"])}
-        counts = {
-            name: suggest(trial, name, replace(ranges[name], high=most)) if present[name] else 0 for name in paper
-        }
-        return TrainConfig(
-            hyperparameters=counts | depth | (demo.HYPERPARAMETERS if small else {}),
-            learning_rate=trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
-            weight_decay=trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
-            epochs=epochs,
-        )
-
-    first = {name: count for name, count in paper.items() if present[name]}
-    return Space(
-        configure,
-        first=first | {"depth": 1, "learning_rate": 5e-4, "weight_decay": 1e-3},
-        complexity=lambda config: sum(config.hyperparameters[name] for name in paper),
-    )
+    def __post_init__(self):
+        super().__post_init__()
+        if problems := model_problems([self.model]):
+            raise UsageError(f"--model: {problems[0]}")
 
 
 def main(settings: SearchSettings) -> None:
-    with open_study("search", settings, PROTOCOLS[settings.protocol]) as study:
-        epochs = settings.epochs or (demo.SEARCH_EPOCHS if study.simulated else TrainConfig.epochs)
-        trials = settings.trials or (demo.SEARCH_TRIALS if study.simulated else 32)
+    with open_study(f"search_{settings.model}", settings, PROTOCOLS[settings.protocol]) as study:
+        trials = study.trials(settings.trials)
         searches: list[Search] = []
         for cohort in study.cohorts.values():
-            searched = space(cohort, epochs, small=study.simulated)
-            folds = study.folds(cohort).folds
+            searched = study.search_space(settings.model, cohort)
+            folds = study.folds(cohort, [settings.model]).folds
             if settings.protocol == "paper":
                 searches.append(sweep(cohort, folds, searched, trials=trials))
             else:
-                inner = settings.inner_folds
                 searches += nested_searches(
                     cohort,
                     folds,
                     searched,
                     trials=trials,
-                    inner_folds=inner,
+                    inner_folds=settings.inner_folds,
                     seeds=settings.seeds,
                     keep_weights=settings.keep_weights,
                 )
@@ -124,7 +96,7 @@ def main(settings: SearchSettings) -> None:
             report(study, searches, settings.seeds)
         elif tried["best"].any():
             print(f"\nThe best of {trials} trials on the folds that selected it: OPTIMISTIC, not a result\n")
-            print(tried[tried["best"]].drop(columns=["best", "chosen"]).to_string(index=False))
+            print(tried[tried["best"]].drop(columns=["model", "best", "chosen"]).to_string(index=False))
         print(f"  dashboard optuna-dashboard sqlite:///{dashboard}")
 
 
@@ -132,7 +104,8 @@ def report(study: Study, searches: Sequence[Search], seeds: int) -> None:
     """Print and save the selected settings, their C-index on outer folds, and the optimism of the search."""
     table, outer = nested_table(searches, seeds), outer_table(searches)
     if len(outer):
-        print(f"\nSelected setting and C-index per outer fold\n\n{outer.to_string(index=False)}\n")
+        shown = outer.drop(columns="model").to_string(index=False)
+        print(f"\nSelected setting and C-index per outer fold\n\n{shown}\n")
         study.save("outer_folds", outer)
     print(f"\nNested search: C-index on outer folds, not used for any selection\n\n{table}\n")
     if len(outer):

@@ -11,7 +11,8 @@ from survq.simulation.data_folder import read_simulation, simulator, write_simul
 
 TRAINING = {"epochs": 20, "learning_rate": 2e-3}  # a small cohort needs fewer epochs and larger steps
 HYPERPARAMETERS = {"width": 32}  # of a small model, if it has them
-SEARCH_EPOCHS, SEARCH_TRIALS, SEARCH_QUERIES = 16, 8, 64  # of a search: epochs, trials, maximum number of queries
+SEARCH_EPOCHS, SEARCH_TRIALS = 16, 8  # per trial, and per search
+SEARCH_LIMITS = {"histology_queries": 64, "genomic_queries": 64}  # upper ends of a search, if the model has them
 
 
 def demo_data(results: Path) -> Location:

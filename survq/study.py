@@ -37,6 +37,7 @@ from survq.training.run import Run
 
 if TYPE_CHECKING:
     from survq.training.machines import Machines
+    from survq.tuning.search import Space
 
 RESUME_HINT = "stopped. Run the same command again to resume; finished runs are not repeated."
 
@@ -81,6 +82,22 @@ class Study:
         """Training settings by the data (the demo's or the paper's), overridden by flags."""
         pace = demo.TRAINING if self.simulated else {"epochs": TrainConfig.epochs}
         return pace | ({"epochs": self.settings.epochs} if self.settings.epochs else {})
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs of each trial of a search."""
+        return self.settings.epochs or (demo.SEARCH_EPOCHS if self.simulated else TrainConfig.epochs)
+
+    def trials(self, asked: int | None) -> int:
+        """Trials of each search."""
+        return asked or (demo.SEARCH_TRIALS if self.simulated else 32)
+
+    def search_space(self, model: str, cohort: Cohort) -> Space:
+        """The search space of a model; that of a small model for the demo."""
+        from survq.tuning.spaces import space_of  # Optuna is slow to import
+
+        limits = demo.SEARCH_LIMITS if self.simulated else {}
+        return space_of(model, cohort.spec, fixed=self.small(model), limits=limits, epochs=self.search_epochs)
 
     def small(self, model: str = TrainConfig.model) -> dict[str, Any]:
         """The hyperparameters that make a model small enough for the demo; none for real data."""

@@ -142,7 +142,7 @@ def test_an_outer_fold_that_diverged_is_not_excluded_from_the_mean(searched):
     assert (cell["cases"], cell["configurations"]) == (60, 3)
     assert outer_table(schedule.searches)["c_index"].isna().tolist() == [False, True, False]
     (reason,) = schedule.missing.values()
-    assert list(schedule.missing) == ["TINY outer-0-1"] and "seed 0 diverged: the loss became nan" in reason
+    assert list(schedule.missing) == ["TINY survq outer-0-1"] and "seed 0 diverged: the loss became nan" in reason
 
 
 def test_a_nested_table_is_made_if_all_outer_folds_diverged(searched):
@@ -167,7 +167,7 @@ def test_a_search_without_a_selection_is_reported(make_study):
     write(study, run, "diverged")
     schedule.on_finished(run, study.results.find(run.path, run.describe(cohort.parts)))
     assert schedule.next() is None and schedule.exhausted
-    assert schedule.missing == {"TINY outer-0-0": "no choice, because no trial ended with a C-index"}
+    assert schedule.missing == {"TINY survq outer-0-0": "no choice, because no trial ended with a C-index"}
     assert nested_table(schedule.searches, seeds=1).cells["problem"].tolist() == ["0 of 1 outer folds"]
 
 

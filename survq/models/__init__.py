@@ -1,4 +1,4 @@
-"""MODELS: one line per model."""
+"""MODELS: one line per model, in the order of tables."""
 
 from survq.models.abmil import ABMIL
 from survq.models.amisl import AMISL
@@ -16,7 +16,7 @@ from survq.models.snn import SNN
 from survq.models.survpath import SurvPath
 from survq.models.survq import SurvQ
 
-MODELS: dict[str, type[SurvivalModel]] = {
+TABLE_1: dict[str, type[SurvivalModel]] = {
     "mlp": MLP,
     "snn": SNN,
     "amisl": AMISL,
@@ -32,5 +32,11 @@ MODELS: dict[str, type[SurvivalModel]] = {
     "mome": MoME,
     "survq": SurvQ,
 }
+"""The models of the paper's Table 1, in its order."""
 
-__all__ = ["MODELS", "Prediction", "SurvivalModel"]
+REFERENCES: dict[str, type[SurvivalModel]] = {}
+"""Simple models beside which they are shown."""
+
+MODELS = TABLE_1 | REFERENCES
+
+__all__ = ["MODELS", "REFERENCES", "TABLE_1", "Prediction", "SurvivalModel"]

@@ -49,6 +49,7 @@ class ABMIL(SurvivalModel):
         "nll_alpha": 0.5, "sampling": "balanced", "patches_per_case": 4096,
     }  # fmt: skip
     space: ClassVar = {"width": Integers(64, 512, log=True), "dropout": Floats(0.0, 0.5)}
+    sizes = ("width",)
 
     def __init__(self, spec: InputSpec, *, width: int = 256, dropout: float = 0.25):
         super().__init__()

@@ -61,6 +61,7 @@ class AMISL(SurvivalModel):
         "width": Integers(64, 512, log=True),
         "dropout": Floats(0.0, 0.5),
     }
+    sizes = ("width",)
 
     centres: Tensor
 

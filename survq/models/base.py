@@ -97,6 +97,12 @@ class SurvivalModel(nn.Module):
     space: ClassVar[Mapping[str, Range]] = {}
     """The hyperparameters worth searching, and their ranges."""
 
+    sizes: ClassVar[tuple[str, ...]] = ()
+    """The hyperparameters that measure its complexity: of equally good settings, a search selects the smallest sum."""
+
+    learns: ClassVar[bool] = True
+    """False: `prepare` fits the whole model, so that one epoch is enough and learning rates change nothing."""
+
     pretraining_epochs: int = 0
     """Epochs of `pretraining_loss` before training. They do not count as training epochs."""
 
@@ -116,6 +122,11 @@ class SurvivalModel(nn.Module):
         if cls.needs & lacking.keys() or cls.reads <= lacking.keys():
             return "the cohort has " + " and ".join(reasons)
         return None
+
+    @classmethod
+    def space_for(cls, spec: InputSpec) -> Mapping[str, Range]:
+        """The part of `space` that matters for a cohort of these sizes."""
+        return cls.space
 
     @classmethod
     def readable(cls, cohort: Cohort, spec: InputSpec | None = None) -> np.ndarray:

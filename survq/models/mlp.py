@@ -43,6 +43,7 @@ class MLP(SurvivalModel):
         "expression_scale": "minmax_as_survpath", "sampling": "balanced",
     }  # fmt: skip
     space: ClassVar = {"hidden": Integers(16, 512, log=True), "dropout": Floats(0.0, 0.5)}
+    sizes = ("hidden",)
 
     def __init__(self, spec: InputSpec, *, hidden: int = 32, dropout: float = 0.25):
         super().__init__()

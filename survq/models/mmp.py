@@ -80,6 +80,7 @@ class MMP(SurvivalModel):
         "dropout": Floats(0.0, 0.5),
         "gene_set_dropout": Floats(0.0, 0.5),
     }
+    sizes = ("width",)
 
     centres: Tensor
 

@@ -61,6 +61,7 @@ class Porpoise(SurvivalModel):
         "input_dropout": Floats(0.0, 0.5),
         "dropout": Floats(0.0, 0.5),
     }
+    sizes = ("width",)
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class SNN(SurvivalModel):
         "expression_scale": "minmax_as_survpath", "sampling": "balanced",
     }  # fmt: skip
     space: ClassVar = {"width": Integers(32, 512, log=True), "dropout": Floats(0.0, 0.5)}
+    sizes = ("width",)
 
     def __init__(self, spec: InputSpec, *, width: int = 256, dropout: float = 0.25):
         super().__init__()

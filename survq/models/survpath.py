@@ -65,6 +65,7 @@ class SurvPath(SurvivalModel):
         "dropout": Floats(0.0, 0.5),
         "pathway_dropout": Floats(0.0, 0.5),
     }
+    sizes = ("width",)
 
     def __init__(self, spec: InputSpec, *, width: int = 256, dropout: float = 0.1, pathway_dropout: float = 0.25):
         super().__init__()

@@ -11,7 +11,7 @@ mixed by self-attention and averaged into one vector. A linear layer maps it to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from survq.layers.fused import read_bags
 from survq.layers.hazard_head import HazardHead
 from survq.layers.pathway_encoder import PathwayEncoder
 from survq.models.base import AttentionMaps, Prediction, SurvivalModel
-from survq.models.space import Integers
+from survq.models.space import Integers, Range
 
 
 class SurvQ(SurvivalModel):
@@ -52,6 +52,13 @@ class SurvQ(SurvivalModel):
         "histology_queries": Integers(4, 400, log=True),
         "genomic_queries": Integers(4, 400, log=True),
     }
+    sizes = ("histology_queries", "genomic_queries")
+
+    @classmethod
+    def space_for(cls, spec: InputSpec) -> Mapping[str, Range]:
+        absent = {"histology_queries"} if not spec.patch_features else set()
+        absent |= {"genomic_queries"} if not spec.pathways else set()
+        return {name: values for name, values in cls.space.items() if name not in absent}
 
     def __init__(
         self,

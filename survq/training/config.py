@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -34,8 +34,8 @@ class TrainConfig:
 
     def __post_init__(self):
         problems = []
-        if self.model not in MODELS:
-            problems.append(f"model {self.model!r} is unknown; expected one of {', '.join(MODELS)}")
+        if unknown := model_problems([self.model]):
+            problems += unknown
         else:
             known = hyperparameters_of(self.model)
             for name in self.hyperparameters:
@@ -63,6 +63,11 @@ class TrainConfig:
     def native(cls, model: str, **settings: Any) -> TrainConfig:
         """The training settings of the model's own paper, except those given."""
         return cls(**{"model": model, **MODELS[model].native, **settings})
+
+
+def model_problems(names: Iterable[str]) -> list[str]:
+    """One message for each name that is not a model's."""
+    return [f"model {name!r} is unknown; expected one of {', '.join(MODELS)}" for name in names if name not in MODELS]
 
 
 def hyperparameters_of(model: str) -> dict[str, Any]:

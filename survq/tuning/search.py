@@ -23,7 +23,6 @@ from survq.data.folds import Fold, make_folds
 from survq.data.problems import DataError, raise_if_any
 from survq.data.streams import torch_seed
 from survq.evaluation.epochs import Epoch
-from survq.models.space import Choices, Floats, Integers, Range
 from survq.training.config import TrainConfig
 from survq.training.record import Record
 from survq.training.run import Run
@@ -39,17 +38,6 @@ class Space:
     configure: Callable[[optuna.trial.BaseTrial], TrainConfig]  # takes its values from the trial
     first: Mapping[str, Any]  # the first trial: a known good setting
     complexity: Callable[[TrainConfig], float]  # the simplest of equally good settings is chosen
-
-
-def suggest(trial: optuna.trial.BaseTrial, name: str, values: Range) -> Any:
-    """A trial's value from a range of a model's search space."""
-    match values:
-        case Integers(low, high, log):
-            return trial.suggest_int(name, low, high, log=log)
-        case Floats(low, high, log):
-            return trial.suggest_float(name, low, high, log=log)
-        case Choices(choices):
-            return trial.suggest_categorical(name, choices)
 
 
 @dataclass
@@ -169,6 +157,10 @@ class Search:
         return waiting * self._first.epochs
 
     @property
+    def model(self) -> str:
+        return self._first.model
+
+    @property
     def name(self) -> str:
         return f"outer-{self.outer.repeat}-{self.outer.index}" if self.outer else "sweep"
 
@@ -280,12 +272,16 @@ class Searches:
     @property
     def missing(self) -> dict[str, str]:
         """The incomplete searches, and why."""
-        return {f"{s.cohort.name} {s.name}": reason for s in self.searches if (reason := s.missing) is not None}
+        return {
+            f"{search.cohort.name} {search.model} {search.name}": reason
+            for search in self.searches
+            if (reason := search.missing) is not None
+        }
 
     def label(self, path: str) -> str:
         """A readable label of a run: its search and its setting."""
         search, role = self._running[path]
-        prefix = f"{search.cohort.name} {search.name}"
+        prefix = f"{search.cohort.name} {search.model} {search.name}"
         if not isinstance(role, Trial):
             return f"{prefix} chosen" + (f", seed {role}" if search.seeds > 1 else "")
         values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in role.params.items())
@@ -331,7 +327,7 @@ def trials_table(searches: Sequence[Search]) -> pd.DataFrame:
     """One row per trial: its setting, its result on the inner folds, and whether it was the best or chosen."""
     return pd.DataFrame(
         [
-            {"cohort": search.cohort.name, "search": search.name}
+            {"cohort": search.cohort.name, "model": search.model, "search": search.name}
             | {"trial": trial.number, "state": trial.state}
             | {"best": trial is search.best, "chosen": trial is search.chosen}
             | ({"epoch": trial.best.epoch, "c_index": trial.best.mean_c_index} if trial.epochs else {})
@@ -351,7 +347,8 @@ def outer_table(searches: Sequence[Search]) -> pd.DataFrame:
         # NaN if a seed diverged: the mean of the others would be optimistic
         c_index = statistics.fmean(record.c_index for record in search.refits.values() if record is not None)
         rows.append(
-            {"cohort": search.cohort.name, "repeat": search.outer.repeat, "fold": search.outer.index}
+            {"cohort": search.cohort.name, "model": search.model}
+            | {"repeat": search.outer.repeat, "fold": search.outer.index}
             | search.chosen.params
             | {"epochs": search.chosen.best.epoch, "trial": search.chosen.number, "trials": len(search.trials)}
             | {"search_c_index_optimistic": search.chosen.best.mean_c_index, "c_index": c_index}

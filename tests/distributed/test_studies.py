@@ -213,15 +213,15 @@ def test_the_search_prints_both_scores(tiny_folder, tmp_path):
     completed = run(command("search", tiny_folder, tmp_path, "--trials", "4", "--inner-folds", "2"))
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "not used for any selection" in completed.stdout and "optimistic, not a result" in completed.stdout
-    outer = pd.read_csv(tmp_path / "search/tables/outer_folds.csv")
+    outer = pd.read_csv(tmp_path / "search_survq/tables/outer_folds.csv")
     assert outer["fold"].tolist() == [0, 1, 2]
-    assert (tmp_path / "search/views/optuna_nested.db").exists()
+    assert (tmp_path / "search_survq/views/optuna_nested.db").exists()
 
 
 def test_the_paper_protocol_prints_the_best_trial_and_labels_it_as_optimistic(tiny_folder, tmp_path):
     completed = run(command("search", tiny_folder, tmp_path, "--trials", "3", "--protocol", "paper"))
     assert completed.returncode == 0, completed.stdout + completed.stderr
-    tried = pd.read_csv(tmp_path / "search/tables/trials_paper.csv")
+    tried = pd.read_csv(tmp_path / "search_survq/tables/trials_paper.csv")
     finished = tried[tried["state"] == "finished"]
     best = finished.loc[finished["c_index"].idxmax()]
     lines = completed.stdout.split("OPTIMISTIC, not a result\n\n")[1].splitlines()

@@ -24,11 +24,11 @@ from survq.tuning.search import (
     nested_searches,
     outer_predictions,
     outer_table,
-    suggest,
     sweep,
     trials_table,
     write_optuna_view,
 )
+from survq.tuning.spaces import suggest
 
 EPOCHS, TRIALS = 4, 6
 
