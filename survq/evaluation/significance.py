@@ -39,8 +39,8 @@ def bootstrap_interval(predictions: pd.DataFrame, *, resamples: int = 1000, seed
     without a comparable pair in a resample is excluded from the mean of that resample, as it is from the estimate.
     """
     check_predictions(predictions)
-    draws = _draw_patients(predictions, resamples, seed)
-    return _interval(_mean_concordance(predictions, draws))
+    draws = draw_patients(predictions, resamples, seed)
+    return interval_of(mean_concordance(predictions, draws))
 
 
 def bootstrap_difference(
@@ -53,8 +53,8 @@ def bootstrap_difference(
     for table in (predictions, reference):
         check_predictions(table)
     _refuse_unpaired(predictions, reference)
-    draws = _draw_patients(predictions, resamples, seed)
-    return _interval(_mean_concordance(predictions, draws) - _mean_concordance(reference, draws))
+    draws = draw_patients(predictions, resamples, seed)
+    return interval_of(mean_concordance(predictions, draws) - mean_concordance(reference, draws))
 
 
 def _refuse_unpaired(predictions: pd.DataFrame, reference: pd.DataFrame) -> None:
@@ -78,7 +78,7 @@ def _refuse_unpaired(predictions: pd.DataFrame, reference: pd.DataFrame) -> None
         )
 
 
-def _draw_patients(predictions: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+def draw_patients(predictions: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """How often each case is drawn: one column per resample, indexed by case_id; column 0 is the original data.
 
     Cases are drawn within the fold that first held them out, and have the same weight in every repeat: repeats have the
@@ -95,7 +95,7 @@ def _draw_patients(predictions: pd.DataFrame, resamples: int, seed: int) -> pd.D
     return pd.concat(strata)
 
 
-def _mean_concordance(predictions: pd.DataFrame, draws: pd.DataFrame) -> Float[np.ndarray, " resample"]:
+def mean_concordance(predictions: pd.DataFrame, draws: pd.DataFrame) -> Float[np.ndarray, " resample"]:
     """The C-index of every resample, averaged over folds."""
     folds = []
     for _, cases in predictions.groupby(["repeat", "fold"], sort=True):
@@ -122,7 +122,7 @@ def _weighted_concordance(
         return won / pairs
 
 
-def _interval(values: Float[np.ndarray, " resample"]) -> Interval:
+def interval_of(values: Float[np.ndarray, " resample"]) -> Interval:
     estimate, drawn = values[0], values[1:][~np.isnan(values[1:])]
     low, high = np.quantile(drawn, QUANTILES) if len(drawn) else (np.nan, np.nan)
     return Interval(float(estimate), float(low), float(high), len(drawn))

@@ -19,13 +19,15 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def short_labels(runs: Iterable[Run]) -> Callable[[str], str]:
-    """A label for each path, made of the settings in which the runs differ; cohort and model if there are none."""
+    """A label for each path: cohort, group, model, and the settings that differ among runs of one model."""
     runs = list(runs)
     places = {
         run.path: {"cohort": run.cohort, "group": run.group.replace("/", " "), "model": run.model} for run in runs
     }
     plain = differing(list(places.values()))
-    named = [name for name in differing([run.settings for run in runs]) if name != "model"]
+    models = dict.fromkeys(run.model for run in runs)
+    by_model = [differing([run.settings for run in runs if run.model == model]) for model in models]
+    named = list(dict.fromkeys(name for names in by_model for name in names))
 
     def label(run: Run) -> str:
         parts = [places[run.path][name] for name in plain]

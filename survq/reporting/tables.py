@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ PAPER_COHORTS = ("BRCA", "BLCA", "COADREAD", "HNSC", "STAD")
 # columns of a finished run in addition to its settings
 MEASURED = ("c_index", "deviation", "low", "high", "folds", "n_cases", "n_events")
 ENVIRONMENT_KEYS = ("device", "precision", "parts", "torch")  # of a report: these may change a C-index slightly
-ABSENT, UNDEFINED = "–", "undefined"
+ABSENT, UNDEFINED, AVERAGE = "–", "undefined", "Avg."
+Cell = tuple[str, ...]  # its lines, from top to bottom
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Table:
     columns: str
     epoch: str = "the last epoch"
     note: str = ""  # ends the caption
+    ranked: bool = False  # rows are models in groups: each group is named once, and the best of a column is marked
+    published: Mapping[tuple[Any, str], str] = field(
+        default_factory=dict
+    )  # (last of rows, column) -> the paper's number
 
     @property
     def average(self) -> pd.Series:
@@ -46,7 +52,7 @@ class Table:
 
     def __str__(self) -> str:
         """Plain text for a terminal, with the interval of each cell below it."""
-        header, *body = self._grid()
+        header, *body = self._grid("{} *")
         lines = [cell for row in body for cell in (*_split(row), None)]
         widths = [max(len(line[i]) for line in [*_split(header), *filter(None, lines)]) for i in range(len(header))]
 
@@ -60,7 +66,8 @@ class Table:
         )
 
     def to_markdown(self) -> str:
-        header, *body = [["<br>".join(filter(None, cell)).replace("|", "\\|") for cell in row] for row in self._grid()]
+        grid = self._grid("**{}**")
+        header, *body = [["<br>".join(filter(None, cell)).replace("|", "\\|") for cell in row] for row in grid]
         lines = [header, ["---"] * len(header), *body]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{self.caption}\n"
 
@@ -73,6 +80,10 @@ class Table:
             sentences.append(f"Each number is the mean over {_span(seeds)} seeds.")
         if "configurations" in self.cells:
             sentences.append(f"Configurations tried per cell: {_span(self.cells['configurations'])}.")
+        if self.ranked:
+            sentences.append("The highest mean of each column is marked.")
+        if self._shows_published:
+            sentences.append("Paper: the number that the paper reports, not computed here.")
         return " ".join([*sentences, *filter(None, [self.note])])
 
     def save(self, stem: Path | str) -> tuple[Path, Path]:
@@ -83,28 +94,49 @@ class Table:
         markdown.write_text(self.to_markdown(), encoding="utf-8")
         return csv, markdown
 
-    def _grid(self) -> list[list[tuple[str, str]]]:
-        """Header and rows; every cell has an upper and a lower line."""
+    @property
+    def _shows_published(self) -> bool:
+        cells = zip(self.cells[self.rows[-1]], self.cells[self.columns], strict=True)
+        return any(cell in self.published for cell in cells)
+
+    def _grid(self, best: str) -> list[list[Cell]]:
+        """Header and rows. `best` is the format of the highest number of a column."""
         cohorts = sorted(self.cells[self.columns].unique(), key=_paper_order)
-        header: list[tuple[str, str]] = []
+        header: list[Cell] = []
         for name in self.rows:
             upper, _, lower = name.partition("_")
             header.append((upper, lower))
         for cohort in cohorts:
             cells = self.cells[self.cells[self.columns] == cohort]
             header.append((str(cohort), f"{_span(cells['events'])}/{_span(cells['cases'])} events"))
-        grid = [[*header, ("Avg.", "")]]
+        header.append((AVERAGE, ""))
+
+        highest = dict(self.cells.groupby(self.columns)["mean"].max()) | {AVERAGE: self.average.max()}
+        complete = set(PAPER_COHORTS) <= set(cohorts)  # else the paper's average is one of other cohorts
+        grid, group = [header], None
         by_row = self.cells.groupby(list(self.rows), sort=False, dropna=False)
         for (settings, cells), average in zip(by_row, self.average, strict=True):
             by_cohort = {cell[self.columns]: cell for _, cell in cells.iterrows()}
-            grid.append(
-                [
-                    *((_setting(value), "") for value in settings),
-                    *(_cell(by_cohort.get(cohort)) for cohort in cohorts),
-                    (ABSENT if pd.isna(average) else f"{average:.3f}", ""),
-                ]
-            )
+            names = [_setting(value) for value in settings]
+            if self.ranked and settings[0] == group:
+                names[0] = ""
+            group = settings[0]
+            line: list[Cell] = [(name,) for name in names]
+            for cohort in cohorts:
+                cell = _cell(by_cohort.get(cohort))
+                mean = math.nan if cohort not in by_cohort else by_cohort[cohort]["mean"]
+                line.append(self._finished(cell, settings[-1], cohort, best if mean == highest[cohort] else "{}"))
+            shown = ABSENT if pd.isna(average) else f"{average:.3f}"
+            mark = best if average == highest[AVERAGE] else "{}"
+            line.append(self._finished((shown,), settings[-1], AVERAGE if complete else "", mark))
+            grid.append(line)
         return grid
+
+    def _finished(self, cell: Cell, row: object, column: str, best: str) -> Cell:
+        """A cell with its mark, if rows are ranked, and the paper's number below."""
+        upper, *lower = cell
+        paper = self.published.get((row, column))
+        return (best.format(upper) if self.ranked else upper, *lower, *([f"paper {paper}"] if paper else []))
 
 
 def paper_table(
@@ -114,6 +146,8 @@ def paper_table(
     *,
     epoch: str = "the last epoch",
     note: str = "",
+    ranked: bool = False,
+    published: Mapping[tuple[Any, str], str] | None = None,
 ) -> Table:
     """The table of runs: one row per value of the settings `rows`, in order of appearance, and one column per cohort.
 
@@ -151,7 +185,7 @@ def paper_table(
     cells = cell.agg(**aggregates).reset_index()
     if "problem" in cells:
         cells.loc[cells["problem"].notna(), ["mean", "deviation", "low", "high"]] = np.nan
-    return Table(cells, tuple(rows), columns, epoch, note)
+    return Table(cells, tuple(rows), columns, epoch, note, ranked, published or {})
 
 
 def environment_note(reports: Sequence[Report]) -> str:
@@ -185,7 +219,7 @@ def _refuse_mixed(records: pd.DataFrame, cell, settings: list[str], within: list
         )
 
 
-def _cell(cell: pd.Series | None) -> tuple[str, str]:
+def _cell(cell: pd.Series | None) -> Cell:
     if cell is None:
         return ABSENT, ""
     if isinstance(problem := cell.get("problem"), str):
@@ -225,7 +259,7 @@ def _span(values: Iterable[int]) -> str:
     return f"{low:g}" if low == high else f"{low:g}–{high:g}"
 
 
-def _split(row: list[tuple[str, str]]) -> list[list[str]]:
-    """The upper line of a row, and the lower one unless it is empty."""
-    upper, lower = ([cell[i] for cell in row] for i in range(2))
-    return [upper, lower] if any(lower) else [upper]
+def _split(row: list[Cell]) -> list[list[str]]:
+    """The lines of a row."""
+    lines = max(len(list(filter(None, cell))) for cell in row)
+    return [[cell[i] if i < len(cell) else "" for cell in row] for i in range(max(lines, 1))]

@@ -6,10 +6,10 @@ import pytest
 
 from survq.evaluation.concordance import concordance_index, fold_concordance, risk_time_event, summarise
 from survq.evaluation.significance import (
-    _draw_patients,
-    _mean_concordance,
     bootstrap_difference,
     bootstrap_interval,
+    draw_patients,
+    mean_concordance,
 )
 
 
@@ -36,8 +36,8 @@ def width(interval):
 def test_a_weighted_resample_equals_copied_cases():
     predictions = simulate(60)
     predictions["risk"] = predictions["risk"].round(1)  # ties
-    draws = _draw_patients(predictions, 20, seed=3)
-    values = _mean_concordance(predictions, draws)
+    draws = draw_patients(predictions, 20, seed=3)
+    values = mean_concordance(predictions, draws)
     for resample in range(21):
         folds = []
         for _, cases in predictions.groupby("fold"):
