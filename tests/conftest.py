@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,16 @@ from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: tests run side by side, and models are small
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `pytest -n`, the tests of tests/distributed share one process, which begins with them: they take longest."""
+    items.sort(key=lambda item: "distributed" not in item.path.parts)
+    for item in items:
+        if "distributed" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")
