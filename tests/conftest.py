@@ -14,17 +14,28 @@ from csv_files import write_csv
 from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide
 
+RAY = "tests/distributed/"
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: tests run side by side, and models are small
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `pytest -n`, the tests of tests/distributed share one process, which begins with them: they take longest."""
-    items.sort(key=lambda item: "distributed" not in item.path.parts)
-    for item in items:
-        if "distributed" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+    """Begin with the tests that start Ray: they take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(RAY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """With `pytest -n`, a process runs all tests of a file, and one runs all tests that start Ray, so that there is
+    one cluster at a time.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return RAY if nodeid.startswith(RAY) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
