@@ -31,6 +31,7 @@ from survq.reporting.model_comparison import (
     ranks_of,
     searched,
 )
+from survq.reporting.tables import PAPER_COHORTS, published
 from survq.settings import StudySettings
 from survq.study import Study, open_study
 from survq.training.comparison import Comparison
@@ -51,8 +52,7 @@ PROTOCOLS = {
     "native": "native (each model's own training settings, last epoch reported, interval edges from the cohort)",
     "tuned": "nested (each model searched on inner folds with the same budget; each outer fold is evaluated once)",
 }
-PAPER_COHORTS = ("BRCA", "BLCA", "COADREAD", "HNSC", "STAD", "Avg.")  # columns of the table below
-PAPER = {
+PAPER = {  # BRCA, BLCA, COADREAD, HNSC, STAD, average
     "mlp": "0.598 ± 0.063, 0.501 ± 0.071, 0.709 ± 0.158, 0.512 ± 0.057, 0.479 ± 0.052, 0.560",
     "snn": "0.639 ± 0.067, 0.584 ± 0.067, 0.732 ± 0.134, 0.567 ± 0.055, 0.557 ± 0.051, 0.616",
     "amisl": "0.613 ± 0.046, 0.601 ± 0.053, 0.694 ± 0.123, 0.602 ± 0.054, 0.559 ± 0.032, 0.614",
@@ -175,11 +175,7 @@ def report(study: Study, rows: list[Compared], settings: CompareModels) -> None:
         study.cohorts,
         groups,
         labels=labels,
-        published={
-            (model, cohort): number
-            for model, line in PAPER.items()
-            for cohort, number in zip(PAPER_COHORTS, line.split(", "), strict=True)
-        },
+        published=published({(model,): line for model, line in PAPER.items()}, PAPER_COHORTS),
         epoch="the epoch selected on inner folds" if settings.tuned else "the last epoch",
         note="†: prototype-based.",
     )

@@ -127,6 +127,16 @@ class Study:
         self._comparisons[cohort.name] = comparison
         return comparison
 
+    def require(self, *modalities: str) -> None:
+        """Raise DataError if a cohort lacks one of these modalities."""
+        problems = [
+            f"cohort {name} has no {modality}, needed here. Fix: import it, or choose others with --cohorts."
+            for name, cohort in self.cohorts.items()
+            for modality in modalities
+            if modality not in cohort.modalities
+        ]
+        raise_if_any(problems)
+
     def train(self, runs: Sequence[Run]) -> Trained:
         """Execute the runs without a result, except those of a model that cannot be applied to the cohort.
 

@@ -118,7 +118,7 @@ def test_settings_that_cannot_be_meant_are_refused(study):
 
 
 def test_the_papers_numbers_are_complete(study):
-    """Each row's average is that of its cohorts, to the digits printed: a number with a typing error would stand out."""
+    """Each row's average is that of its cohorts, as printed: a typing error would stand out."""
     assert list(study.PAPER) == list(TABLE_1)
     for line in study.PAPER.values():
         *cohorts, average = line.split(", ")

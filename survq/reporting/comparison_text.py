@@ -15,9 +15,9 @@ LEGEND = """\
   better, equal, worse    probability that the true difference is above 0.01, within it, or below -0.01"""
 
 
-def differences_text(differences: pd.DataFrame, labels: Mapping[str, str]) -> str:
+def differences_text(differences: pd.DataFrame, labels: Mapping[str, str] | None = None) -> str:
     """The table of `differences_from`, how to read it, and a sentence per cohort; `labels` are the models' names."""
-    named = differences.assign(model=differences["model"].map(labels))
+    named = differences if labels is None else differences.assign(model=differences["model"].map(labels))
     table = named.rename(columns=NAMES).to_string(index=False, float_format="{:.3f}".format)
     sentences = [_verdict(str(cohort), own) for cohort, own in named.groupby("cohort", sort=False)]
     return "\n".join([table, "", LEGEND, "", *sentences])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from survq.evaluation.ranks import mean_ranks
 from survq.evaluation.significance import bootstrap_difference
 from survq.reporting.study_tables import Trained, measured, size
 from survq.reporting.tables import Table, paper_table
+from survq.training.run import Run
 from survq.tuning.search import Search, outer_predictions
 
 ROWS = ("group", "model")
@@ -45,11 +46,14 @@ class Compared:
         return pd.concat(by_seed, axis=1).mean(axis=1, skipna=False)
 
 
-def compared(trained: Trained) -> list[Compared]:
-    """One entry per cohort and model of the runs of a grid. Without one of its seeds, a model has no predictions."""
-    by_row: dict[tuple[str, str], list] = {}
+def compared(trained: Trained, name: Callable[[Run], str] = lambda run: run.model) -> list[Compared]:
+    """One entry per cohort and model, or other name, of the runs of a grid, which may differ in their seeds.
+
+    Without one of its seeds, an entry has no predictions.
+    """
+    by_row: dict[tuple[str, str], list[Run]] = {}
     for run in trained.runs:
-        by_row.setdefault((run.cohort, run.model), []).append(run)
+        by_row.setdefault((run.cohort, name(run)), []).append(run)
     rows = []
     for (cohort, model), runs in by_row.items():
         records = [trained.records.get(run.path) for run in runs]
@@ -130,7 +134,7 @@ def comparison_table(
                 lines.append(line | {"seed": 0, "problem": row.problem})
             for seed, predictions in enumerate(row.predictions):
                 lines.append(line | {"seed": seed} | measured(measure(predictions)))
-    by_label = {(labels[model], cohort): number for (model, cohort), number in published.items() if model in groups}
+    by_label = {(groups[m], labels[m], cohort): number for (m, cohort), number in published.items() if m in groups}
     return paper_table(pd.DataFrame(lines), list(ROWS), epoch=epoch, note=note, ranked=True, published=by_label)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -32,22 +33,29 @@ class Trained:
         return [record for record in records if record.state == "finished"]
 
 
-def study_table(trained: Trained, rows: Sequence[str]) -> Table:
+def study_table(
+    trained: Trained,
+    rows: Sequence[str],
+    describe: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    published: Mapping[tuple, str] | None = None,
+) -> Table:
     """The table of runs, with these hyperparameters or settings as rows and one column per cohort.
 
-    It is meant for settings that were fixed beforehand, not selected by their results.
+    `describe` maps the settings of a run to the values of `rows`; `published` are the paper's numbers by row and
+    cohort. The table is meant for settings that were fixed beforehand, not selected by their results.
     """
     lines = []
     for run in trained.runs:
         record = trained.records.get(run.path)
-        line = {row: run.settings.get(row) for row in rows} | {"seed": run.config.seed, "configurations": 1}
+        described = describe(run.settings)
+        line = {row: described.get(row) for row in rows} | {"seed": run.config.seed, "configurations": 1}
         line |= size(trained.cohorts[run.cohort], run.folds)
         if record is None or record.report.c_index is None:
             lines.append(line | {"problem": record.state if record else trained.problems[run.path]})
         else:
             lines.append(line | measured(record.report.c_index))
     reports = [record.report for record in trained.finished]
-    return paper_table(pd.DataFrame(lines), list(rows), note=environment_note(reports))
+    return paper_table(pd.DataFrame(lines), list(rows), note=environment_note(reports), published=published)
 
 
 def size(cohort: Cohort, folds: Sequence[Fold]) -> dict:

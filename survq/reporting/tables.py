@@ -39,9 +39,7 @@ class Table:
     epoch: str = "the last epoch"
     note: str = ""  # ends the caption
     ranked: bool = False  # rows are models in groups: each group is named once, and the best of a column is marked
-    published: Mapping[tuple[Any, str], str] = field(
-        default_factory=dict
-    )  # (last of rows, column) -> the paper's number
+    published: Mapping[tuple, str] = field(default_factory=dict)  # by (*rows, column): the paper's numbers
 
     @property
     def average(self) -> pd.Series:
@@ -96,8 +94,7 @@ class Table:
 
     @property
     def _shows_published(self) -> bool:
-        cells = zip(self.cells[self.rows[-1]], self.cells[self.columns], strict=True)
-        return any(cell in self.published for cell in cells)
+        return any(tuple(cell) in self.published for cell in self.cells[[*self.rows, self.columns]].to_numpy())
 
     def _grid(self, best: str) -> list[list[Cell]]:
         """Header and rows. `best` is the format of the highest number of a column."""
@@ -112,7 +109,8 @@ class Table:
         header.append((AVERAGE, ""))
 
         highest = dict(self.cells.groupby(self.columns)["mean"].max()) | {AVERAGE: self.average.max()}
-        complete = set(PAPER_COHORTS) <= set(cohorts)  # else the paper's average is one of other cohorts
+        in_paper = {column for *_, column in self.published} - {AVERAGE}
+        complete = in_paper == set(cohorts)  # else the paper's average is one of other cohorts
         grid, group = [header], None
         by_row = self.cells.groupby(list(self.rows), sort=False, dropna=False)
         for (settings, cells), average in zip(by_row, self.average, strict=True):
@@ -125,17 +123,17 @@ class Table:
             for cohort in cohorts:
                 cell = _cell(by_cohort.get(cohort))
                 mean = math.nan if cohort not in by_cohort else by_cohort[cohort]["mean"]
-                line.append(self._finished(cell, settings[-1], cohort, best if mean == highest[cohort] else "{}"))
+                line.append(self._finished(cell, (*settings, cohort), best if mean == highest[cohort] else "{}"))
             shown = ABSENT if pd.isna(average) else f"{average:.3f}"
             mark = best if average == highest[AVERAGE] else "{}"
-            line.append(self._finished((shown,), settings[-1], AVERAGE if complete else "", mark))
+            line.append(self._finished((shown,), (*settings, AVERAGE) if complete else (), mark))
             grid.append(line)
         return grid
 
-    def _finished(self, cell: Cell, row: object, column: str, best: str) -> Cell:
+    def _finished(self, cell: Cell, place: tuple, best: str) -> Cell:
         """A cell with its mark, if rows are ranked, and the paper's number below."""
         upper, *lower = cell
-        paper = self.published.get((row, column))
+        paper = self.published.get(place)
         return (best.format(upper) if self.ranked else upper, *lower, *([f"paper {paper}"] if paper else []))
 
 
@@ -147,7 +145,7 @@ def paper_table(
     epoch: str = "the last epoch",
     note: str = "",
     ranked: bool = False,
-    published: Mapping[tuple[Any, str], str] | None = None,
+    published: Mapping[tuple, str] | None = None,
 ) -> Table:
     """The table of runs: one row per value of the settings `rows`, in order of appearance, and one column per cohort.
 
@@ -186,6 +184,15 @@ def paper_table(
     if "problem" in cells:
         cells.loc[cells["problem"].notna(), ["mean", "deviation", "low", "high"]] = np.nan
     return Table(cells, tuple(rows), columns, epoch, note, ranked, published or {})
+
+
+def published(rows: Mapping[tuple, str], cohorts: Sequence[str]) -> dict[tuple, str]:
+    """The numbers of a table of the paper by (*row, cohort), from a line per row: its cohorts, and their average."""
+    return {
+        (*row, column): number
+        for row, line in rows.items()
+        for column, number in zip((*cohorts, AVERAGE), line.split(", "), strict=True)
+    }
 
 
 def environment_note(reports: Sequence[Report]) -> str:
