@@ -1,15 +1,19 @@
 """MODELS: one line per model, in the order of tables."""
 
 from survq.models.abmil import ABMIL
+from survq.models.abmil_pathways import ABMILPathways
 from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.ccl import CCL
+from survq.models.gene_cox import GeneCox
 from survq.models.hsfsurv import HSFSurv
+from survq.models.kaplan_meier import KaplanMeier
 from survq.models.mcat import MCAT
 from survq.models.mlp import MLP
 from survq.models.mmp import MMP
 from survq.models.mome import MoME
 from survq.models.motcat import MOTCat
+from survq.models.pathway_cox import PathwayCox
 from survq.models.pibd import PIBD
 from survq.models.porpoise import Porpoise
 from survq.models.snn import SNN
@@ -34,7 +38,12 @@ TABLE_1: dict[str, type[SurvivalModel]] = {
 }
 """The models of the paper's Table 1, in its order."""
 
-REFERENCES: dict[str, type[SurvivalModel]] = {}
+REFERENCES: dict[str, type[SurvivalModel]] = {
+    "kaplan_meier": KaplanMeier,
+    "gene_cox": GeneCox,
+    "pathway_cox": PathwayCox,
+    "abmil_pathways": ABMILPathways,
+}
 """Simple models beside which they are shown."""
 
 MODELS = TABLE_1 | REFERENCES

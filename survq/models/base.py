@@ -82,7 +82,7 @@ class SurvivalModel(nn.Module):
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({"histology", "genomics"})
-    """The modalities that the model reads if a case has them."""
+    """The modalities that the model reads if a case has them; empty: it predicts the same for all cases."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """The modalities without which the model cannot predict a case. A case always needs one of `reads`."""
@@ -119,7 +119,7 @@ class SurvivalModel(nn.Module):
         elif missing := [name for name in cls.gene_sets if not spec.gene_sets.get(name)]:
             lacking["genomics"] = f"no gene of the {' and '.join(missing)}"
         reasons = [reason for modality, reason in lacking.items() if modality in cls.reads]
-        if cls.needs & lacking.keys() or cls.reads <= lacking.keys():
+        if cls.needs & lacking.keys() or (cls.reads and cls.reads <= lacking.keys()):
             return "the cohort has " + " and ".join(reasons)
         return None
 
@@ -136,7 +136,8 @@ class SurvivalModel(nn.Module):
             "histology": cohort.has_slides & bool(spec.patch_features),
             "genomics": cohort.has_expression & all(spec.gene_sets.get(name) for name in cls.gene_sets),
         }
-        any_of_them = np.any([present[modality] for modality in cls.reads], axis=0)
+        every = np.ones(len(cohort.cases), dtype=bool)
+        any_of_them = np.any([present[modality] for modality in cls.reads], axis=0) if cls.reads else every
         return np.all([any_of_them, *(present[modality] for modality in cls.needs)], axis=0)
 
     def prepare(self, training: Iterable[Batch]) -> None:

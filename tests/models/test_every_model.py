@@ -1,4 +1,4 @@
-"""Properties of every model in MODELS. A new model is tested once it is listed there."""
+"""Properties of every model in MODELS that learns. A new model is tested once it is listed there."""
 
 import copy
 from dataclasses import replace
@@ -17,6 +17,9 @@ from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.fold import FittedFold
 from survq.training.fold_file import fold_content, read_fold
 
+LEARNING = [name for name, kind in MODELS.items() if kind.learns]
+"""The others are fitted by `prepare` alone, see test_references.py."""
+
 DRAWN_BY_POSITION = {"pibd"}
 """Models whose sub-bags depend on the order of patches in evaluation. In training this is allowed for any model."""
 
@@ -28,7 +31,7 @@ def prepared(name: str, seed: int = 0):
     return model.eval()
 
 
-@pytest.fixture(params=list(MODELS))
+@pytest.fixture(params=LEARNING)
 def model(request):
     """Each model."""
     return prepared(request.param)
@@ -74,7 +77,7 @@ def test_is_built_by_its_name_and_refuses_unknown_hyperparameters(model):
         build(name, nonsense=1)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_declares_what_it_reads_and_what_to_search(name):
     kind = MODELS[name]
     assert kind.needs <= kind.reads <= {"histology", "genomics"} and kind.reads
@@ -83,7 +86,7 @@ def test_declares_what_it_reads_and_what_to_search(name):
     assert TrainConfig.native(name).model == name
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_states_why_it_is_not_applicable_to_a_cohort(name):
     kind = MODELS[name]
     assert kind.not_applicable(SPEC) is None
@@ -104,7 +107,7 @@ def test_states_why_it_is_not_applicable_to_a_cohort(name):
 
 
 @pytest.mark.parametrize("intervals", [2, 4, 7])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_predicts_a_hazard_per_case_and_interval(name, intervals):
     prediction = predict(build(name, replace(SPEC, intervals=intervals)).eval(), make_batch())
     assert prediction.hazards.shape == (4, intervals)
@@ -215,7 +218,7 @@ def test_values_in_place_of_missing_expression_do_not_matter(model):
     assert torch.allclose(hazards(model, filled), hazards(model, batch), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_every_parameter_gets_a_gradient(name, batch):
     """A model with a router may not use all paths for one seed, but it uses all in a few seeds."""
     without = None

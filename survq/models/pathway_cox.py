@@ -1,0 +1,46 @@
+"""PathwayCox: ridge Cox regression on the mean expression of each pathway, a reference with few, readable covariates.
+
+In: the expression of all genes. Out: the hazard of each interval, as in GeneCox with the covariates
+
+    x_p = mean expression of the genes of pathway p
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from survq.data.batch import Batch
+from survq.data.cohort import InputSpec
+from survq.layers.cox import CoxRegression
+from survq.models.base import Prediction, SurvivalModel
+
+
+class PathwayCox(SurvivalModel):
+    """Ridge Cox regression on the means of pathways.
+
+    Hyperparameters:
+        penalty: lambda; None: selected among the training cases.
+    """
+
+    reads = needs = frozenset({"genomics"})
+    gene_sets = ("pathways",)
+    learns = False
+
+    def __init__(self, spec: InputSpec, *, penalty: float | None = None):
+        super().__init__()
+        self.pathways = spec.pathways
+        self.cox = CoxRegression(len(spec.pathways), spec.intervals, penalty)
+
+    def means(self, batch: Batch) -> Float[Tensor, "case pathway"]:
+        expression = batch.expression.double()
+        return torch.stack([expression[:, list(genes)].mean(dim=1) for genes in self.pathways], dim=1)
+
+    def prepare(self, training: Iterable[Batch]) -> None:
+        self.cox.fit(training, self.means)
+
+    def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
+        return Prediction(self.cox(self.means(batch)))
