@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from survq.data.batch import Bags, Batch, Preprocessing
-from survq.data.cohort import Cohort
+from survq.data.cohort import Cohort, InputSpec
 from survq.data.folds import Fold
 from survq.data.streams import generator, torch_seed
-from survq.models import MODELS
+from survq.models import MODELS, SurvivalModel
 from survq.training.config import TrainConfig
 from survq.training.fold import FittedFold, autocast, condensed, digest_of, encoder_of
 from survq.training.share import ALONE, Share
@@ -41,9 +41,8 @@ class FoldLearner:
             expression_scale=config.expression_scale,
         )
         self.table = preprocessing.table(cohort).to(device)
-        torch.manual_seed(torch_seed(config.seed, "weights", fold.repeat, fold.index))
         spec = replace(cohort.spec, intervals=config.intervals)
-        self.model = MODELS[config.model](spec, **config.hyperparameters).to(device)
+        self.model = initial_model(config, spec, fold.repeat, fold.index).to(device)
         self.fitted = FittedFold(
             config=config,
             repeat=fold.repeat,
@@ -141,6 +140,12 @@ class FoldLearner:
         if self.optimizer is not None:
             own = {n.removeprefix(OPTIMIZER): t for n, t in tensors.items() if n.startswith(OPTIMIZER)}
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": unflattened(own)})
+
+
+def initial_model(config: TrainConfig, spec: InputSpec, repeat: int, index: int) -> SurvivalModel:
+    """The model of a fold before its first step. Its weights depend on the seed and the fold alone."""
+    torch.manual_seed(torch_seed(config.seed, "weights", repeat, index))
+    return MODELS[config.model](spec, **config.hyperparameters)
 
 
 class TrainingCases:
