@@ -28,9 +28,26 @@ def worlds(tmp_path_factory) -> list[Planted]:
     return [Planted.draw("test", world, root) for world in WORLDS]
 
 
-@pytest.mark.parametrize("model", TABLE_1)
+BLIND = "AMISL averages patches within clusters, and so does not see the shares of morphologies, which carry the risk"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=BLIND)) if name == "amisl" else name
+        for name in TABLE_1
+    ],
+)
 def test_it_learns_what_is_planted_and_nothing_else(model, worlds):
-    own = {name: value for name, value in SMALL.items() if name in hyperparameters_of(model)}
+    learns(model, worlds)
+
+
+def test_amisl_learns_if_a_cluster_mixes_morphologies(worlds):
+    learns("amisl", worlds, clusters=2)
+
+
+def learns(model: str, worlds: list[Planted], **hyperparameters) -> None:
+    own = hyperparameters | {name: value for name, value in SMALL.items() if name in hyperparameters_of(model)}
     config = TrainConfig(model, own, learning_rate=2e-3, epochs=24)
     planted = [train(world, config).c_index for world in worlds]
     permuted = [train(world.with_permuted_outcomes(0), config).c_index for world in worlds]
