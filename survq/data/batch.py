@@ -19,6 +19,14 @@ Bags = Mapping[str, Tensor]
 """case id -> (patch, feature): all patches of the case's slides. Cases without slides are absent."""
 
 
+class BagsByDtype(Mapping[str, Tensor]):
+    """Bags that may exist in several dtypes. As a mapping they are those of the first."""
+
+    def of(self, dtype: torch.dtype) -> Bags:
+        """The bags in this dtype, or else in float16. Raises KeyError if they exist in neither."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Batch:
     """Several cases as the input of a model. Bags are ragged: without padding, no mask is needed."""

@@ -125,12 +125,9 @@ class Cohort:
 
         They are read into the memory of this process. Studies share theirs through Ray, see survq/data/shared_bags.py.
         """
-        import torch  # slow to import, and not needed for tables
+        from survq.data.half_floats import as_tensor  # PyTorch is slow to import, and not needed for tables
 
-        return {
-            case: torch.from_numpy(np.require(read_slides(self.features, rows), requirements="W"))
-            for case, rows in self.slides_by_case.items()
-        }
+        return {case: as_tensor(read_slides(self.features, rows)) for case, rows in self.slides_by_case.items()}
 
     @cached_property
     def slides_by_case(self) -> dict[str, list[dict]]:

@@ -103,12 +103,30 @@ def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
     return slides[0] if len(slides) == 1 else np.concatenate(slides)
 
 
-def read_case(cases: pa.Table, folder: Location) -> pa.Table:
-    """One row (case_id, slides as JSON rows of the index) to one row (case_id, patches, features)."""
+def read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.Table:
+    """One row (case_id, slides as JSON rows of the index) to one row (case_id, patches, and a column per dtype).
+
+    `dtypes` are float16, as stored, and bfloat16.
+    """
     (case,) = cases.to_pylist()
     bag = read_slides(folder, json.loads(case["slides"]))
-    features = pa.array([bag.tobytes()], type=pa.large_binary())
-    return pa.table({"case_id": [case["case_id"]], "patches": [len(bag)], "features": features})
+    cells = {dtype: binary_cell(bag if dtype == "float16" else _as_bfloat16(bag)) for dtype in dtypes}
+    return pa.table({"case_id": [case["case_id"]], "patches": [len(bag)], **cells})
+
+
+def _as_bfloat16(bag: np.ndarray) -> np.ndarray:
+    """Rounded to bfloat16, which NumPy lacks: as uint16."""
+    import torch  # slow to import, and only needed for this conversion
+
+    from survq.data.half_floats import as_tensor, converted
+
+    return converted(as_tensor(bag), torch.bfloat16).view(torch.uint16).numpy()
+
+
+def binary_cell(content: np.ndarray) -> pa.Array:
+    """A column of one cell with the bytes of an array, which are not copied."""
+    ends = np.array([0, content.nbytes], np.int64)
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(content)])
 
 
 def case_of_row(table: pa.Table) -> str:
@@ -143,9 +161,11 @@ def _read_cell(file: Location, row: dict, column: str) -> pa.Buffer | None:
     try:
         with (
             file.filesystem.open_input_file(file.path) as source,
-            pq.ParquetFile(source, page_checksum_verification=verify) as parquet,
+            # read in pieces, or the cell would be in memory twice
+            pq.ParquetFile(source, page_checksum_verification=verify, buffer_size=2**20, pre_buffer=False) as parquet,
         ):
-            (value,) = parquet.read_row_group(int(row["row_group"]), columns=[column]).column(column)
+            group = parquet.read_row_group(int(row["row_group"]), columns=[column], use_threads=False)
+            (value,) = group.column(column)
     except UNREADABLE as error:
         raise DataError([unreadable(file, error)]) from error
     return value.as_buffer() if value.is_valid else None

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
-from survq.data.feature_store import INDEX, SCHEMA, SOURCE, slide_index
+from survq.data.feature_store import INDEX, SCHEMA, SOURCE, binary_cell, slide_index
 from survq.data.gene_sets import GeneSets, collection_path
 from survq.data.location import Location, atomic_folder, parquet
 from survq.data.lock import locked
@@ -77,10 +77,7 @@ class Slide:
 
 
 def _cell(value: object, kind: pa.DataType) -> pa.Array:
-    if not isinstance(value, np.ndarray):
-        return pa.array([value], kind)
-    ends = np.array([0, value.nbytes], np.int64)
-    return pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(ends), pa.py_buffer(value)])
+    return binary_cell(value) if isinstance(value, np.ndarray) else pa.array([value], kind)
 
 
 def first_not_finite(features: np.ndarray) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,13 +54,18 @@ class Attention(nn.Module):
     def pooled(
         self, M: Float[Tensor, "case token width"], present: Bool[Tensor, "case token"] | None = None
     ) -> Float[Tensor, "case width"]:
-        """The mean over tokens of `forward(M, M)`, with F_v applied only once, to the mean of A M."""
+        """The mean over tokens of `forward(M, M)`, with F_v applied only once, to the mean of A M.
+
+        That mean is in full precision also under autocast: all errors of half precision before it average out.
+        """
         A = _softmax(self.absorbed_queries(M) @ M.transpose(-2, -1), present)
         if present is None:
             a = A.mean(dim=-2)
         else:
             a = (A * present[..., None]).sum(dim=-2) / present.sum(dim=-1, keepdim=True)
-        return self.value((a[:, None] @ M).squeeze(1))
+        dtype = self.value.weight.dtype
+        with torch.autocast(M.device.type, enabled=False):
+            return self.value((a[:, None].to(dtype) @ M.to(dtype)).squeeze(1))
 
     def absorbed_queries(self, Q: Float[Tensor, "*case query width"]) -> Float[Tensor, "*case query width"]:
         """The q for which softmax(q X^T) = softmax(F_q(Q) F_k(X)^T / sqrt(D)): F_k is absorbed into the queries.

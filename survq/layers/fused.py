@@ -6,21 +6,27 @@ The patch MLP is H = dropout(relu(W_1 x + b_1)), X = W_2 H + b_2 for patches x. 
 
 Nothing is approximated:
 
-- Queries are shared by all cases, so F_k is absorbed into them: the scores are q X with
+- Queries are shared by all cases, so F_k is absorbed into them: the scores are S = q X with
   q = `Attention.absorbed_queries(Q)`. b_2 adds the same constant to the scores of all patches, which softmax ignores.
-- The rows of A sum to 1, so F_v is applied after pooling: Q' = F_v(A X), and A X = (A H) W_2^T + b_2. With few queries
-  W_2 is absorbed as well, and H is the only activation per patch.
-- Patches are processed in chunks that fit the cache, with a running maximum (Milakov & Gimelshein, 2018). H is
-  (hidden, patch) and X is (width, patch), so that all products of the backward pass read memory contiguously.
+- The rows of A sum to 1, so F_v is applied after pooling: Q' = F_v(P) with P = A X^T, and P = (A H^T) W_2^T + b_2. With
+  few queries W_2 is absorbed as well, and H is the only activation per patch.
+- A = E / total, with E = exp(S - level) and total the sum of E over the patches of the case, for any level. The level
+  of a query in a case is its highest score among the first patches, so that total and P are plain sums over chunks. If
+  a total shows that far higher scores followed, all is computed again with the highest score of all patches.
+- Patches are processed in chunks that fit the cache. H is (hidden, patch) and X is (width, patch), so that all products
+  of the backward pass read memory contiguously.
 - The backward pass uses the activations that the forward pass kept of a chunk, and recomputes them if the budget was
   exceeded, so that memory does not grow with the patches. Dropout is stored as one seed per chunk.
+
+With d for the gradient of the loss and * elementwise, the backward pass is
+
+    dS = E * (dP' X - dP' P^T),  dP' = dP / total        dX = dP'^T E + q^T dS        dq = dS X^T
+    dH = W_2^T dX where H > 0                            dW_2 = dX H^T                dW_1 = dH x
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,13 +34,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from survq.data.half_floats import convert
+from survq.layers import chunks
 from survq.layers.attention import Attention
+from survq.layers.chunks import Activations, Piece, Scratch, chunked, empty_rows, in_rows, size_of
+from survq.layers.precision import precision, products_in, relu, where_positive
 
-PATCHES = {"cpu": 1024, "cuda": 16384}  # per chunk: fits the CPU's cache, occupies a GPU
-ACTIVATION_BUDGET = 2 * 2**30  # bytes that the forward pass may keep for the backward pass
-# bytes per case, about the memory of the gradients later; the end of a very large slide is recomputed
-CASE_ACTIVATION_BUDGET = 90 * 2**20
-BLOCK_BYTES = 32 * 2**20  # bytes allocated at once from the budget
+PATCHES = {"cpu": 1024, "cpu bf16": 3072, "cuda": 16384}  # per chunk: fits the CPU's cache, occupies a GPU
+LEVEL_PATCHES = 64  # first patches of a case, whose scores set the level
+HIGHEST_TOTAL = 2.0**50  # a higher sum of E means that the level was too low for floats
+
+Levels = Float[Tensor, "case query 1"]
 
 
 def read_bags(
@@ -56,22 +66,9 @@ def read_bags(
             pooled = second(_pool(bags, p, dtype, q @ second.weight, W_1, b_1))
         else:
             pooled = _pool(bags, p, dtype, q, W_1, b_1, second.weight) + second.bias
-        present = torch.tensor([len(bag) > 0 for bag in bags], device=Q.device)
-        return attention.value(pooled) * present[:, None, None]
-
-
-def precision(weight: Tensor) -> torch.dtype:
-    """The dtype of matrix products: bf16 if it is much faster than fp32. Sums are in fp32."""
-    if weight.dtype != torch.float32:
-        return weight.dtype
-    if weight.device.type == "cpu":  # casts would cost small products more than they gain
-        return torch.bfloat16 if computes_bf16() and weight.numel() >= 2**16 else torch.float32
-    return torch.bfloat16 if torch.is_autocast_enabled(weight.device.type) else torch.float32
-
-
-def computes_bf16() -> bool:
-    """Whether this CPU has bf16 matrix units (AMX), about eight times as fast as fp32."""
-    return torch.cpu._is_amx_tile_supported()
+    present = torch.tensor([len(bag) > 0 for bag in bags], device=Q.device)
+    with products_in(dtype, Q.device):
+        return attention.value(pooled).to(Q.dtype) * present[:, None, None]
 
 
 def _is_cheaper_without_tokens(queries: int, second: nn.Linear) -> bool:
@@ -90,42 +87,15 @@ def _pool(
     b_1: Float[Tensor, " hidden"],
     W_2: Float[Tensor, "width hidden"] | None = None,
 ) -> Float[Tensor, "case query width"]:
-    """softmax(q X) X^T of every bag, with X = W_2 H, or X = H if W_2 is None. Dropout does not rescale."""
-    chunks = list(_chunks([len(bag) for bag in bags], PATCHES.get(q.device.type, PATCHES["cuda"])))
-    seeds = torch.randint(2**62, (len(chunks),)).tolist() if p else [0] * len(chunks)
-    return _Pool.apply(_Patches(bags, chunks, seeds, p, dtype), torch.is_grad_enabled(), q, W_1, b_1, W_2)
-
-
-class _Piece(NamedTuple):
-    """Some patches of a case, and their columns in the chunk."""
-
-    case: int
-    rows: slice
-    columns: slice
-
-
-def _chunks(sizes: Sequence[int], most: int) -> Iterator[list[_Piece]]:
-    """Chunks of at most `most` patches: small bags are combined, a large bag is split evenly."""
-    chunk: list[_Piece] = []
-    end = 0
-    for case, size in enumerate(sizes):
-        if chunk and end + size > most:
-            yield chunk
-            chunk, end = [], 0
-        if size > most:
-            parts = -(-size // most)
-            cuts = [part * size // parts for part in range(parts + 1)]
-            for start, stop in pairwise(cuts):
-                yield [_Piece(case, slice(start, stop), slice(0, stop - start))]
-        elif size:
-            chunk.append(_Piece(case, slice(0, size), slice(end, end + size)))
-            end += size
-    if chunk:
-        yield chunk
+    """P of every bag, with X = W_2 H, or X = H if W_2 is None. Dropout does not rescale."""
+    kind = "cpu bf16" if q.device.type == "cpu" and dtype == torch.bfloat16 else q.device.type
+    pieces = list(chunked([len(bag) for bag in bags], PATCHES.get(kind, PATCHES["cuda"])))
+    seeds = torch.randint(2**62, (len(pieces),)).tolist() if p else [0] * len(pieces)
+    return _Pool.apply(_Patches(bags, pieces, seeds, p, dtype), torch.is_grad_enabled(), q, W_1, b_1, W_2)
 
 
 class _Weights(NamedTuple):
-    """For a patch x: H = relu(W_1 x + b_1), X = W_2 H or X = H, scores = q X."""
+    """For a patch x: H = relu(W_1 x + b_1), X = W_2 H or X = H, S = q X."""
 
     q: Float[Tensor, "query width"]
     W_1: Float[Tensor, "hidden feature"]
@@ -134,14 +104,23 @@ class _Weights(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> _Weights:
         q, W_1, b_1, W_2 = self
-        return _Weights(q.to(dtype), W_1.to(dtype), b_1.to(dtype), None if W_2 is None else W_2.to(dtype))
+        if q.dtype == dtype:
+            return self
+        return _Weights(
+            in_rows(q, dtype), in_rows(W_1, dtype), b_1.to(dtype), W_2 if W_2 is None else in_rows(W_2, dtype)
+        )
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows of H, of X if it is not H, and of S."""
+        return [len(self.W_1), 0 if self.W_2 is None else len(self.W_2), len(self.q)]
 
 
 class _Patches(NamedTuple):
     """Bags in chunks, with the settings to compute a chunk."""
 
     bags: Sequence[Tensor]
-    chunks: list[list[_Piece]]
+    chunks: list[list[Piece]]
     seeds: list[int]  # of dropout
     p: float
     dtype: torch.dtype
@@ -149,71 +128,36 @@ class _Patches(NamedTuple):
     @property
     def largest(self) -> int:
         """Number of patches of the largest chunk."""
-        return max((chunk[-1].columns.stop for chunk in self.chunks), default=0)
+        return max(map(size_of, self.chunks), default=0)
 
     def features(self, number: int, memory: Float[Tensor, "patches feature"]) -> Float[Tensor, "patch feature"]:
-        """The patches of a chunk in `dtype`, written to `memory`."""
-        for case, rows, columns in self.chunks[number]:
-            x = self.bags[case][rows]
-            if x.device.type == "cpu" and self.dtype == torch.bfloat16:
-                x = x.float()  # on a CPU, fp16 to bf16 is six times as fast by way of fp32
-            memory[columns] = x
-        return memory[: self.chunks[number][-1].columns.stop]
+        """The patches of a chunk in `dtype`: a view of their bag, or written to `memory`."""
+        chunk = self.chunks[number]
+        case, rows, _ = chunk[0]
+        if len(chunk) == 1 and self.bags[case].dtype == self.dtype:
+            return self.bags[case][rows]
+        for case, rows, columns in chunk:
+            convert(self.bags[case][rows], memory[columns])
+        return memory[: size_of(chunk)]
 
-    def read(
-        self, number: int, x: Tensor, weights: _Weights, memory: Float[Tensor, "row patch"]
-    ) -> tuple[Float[Tensor, "hidden patch"], Float[Tensor, "width patch"], Float[Tensor, "query patch"]]:
-        """H, X and the scores of a chunk, written to `memory`."""
-        q, W_1, b_1, W_2 = weights
-        H, X, S = memory.split([len(W_1), 0 if W_2 is None else len(W_2), len(q)])
-        torch.addmm(b_1[:, None], W_1, x.T, out=H).relu_()
+    def tokens(
+        self,
+        number: int,
+        x: Float[Tensor, "patch feature"],
+        weights: _Weights,
+        H: Float[Tensor, "hidden patch"],
+        X: Float[Tensor, "_ patch"],
+        scratch: Float[Tensor, "hidden patch"],
+    ) -> Float[Tensor, "width patch"]:
+        """Writes H and X of a chunk, and returns X, which is H if W_2 is None."""
+        _, W_1, b_1, W_2 = weights
+        if H.stride(0) == 1:
+            relu(torch.addmm(b_1, x, W_1.T, out=H.T), out=H.T)
+        else:  # a product is slow to write to memory that is not in the cache; relu is not
+            relu(torch.addmm(b_1[:, None], W_1, x.T, out=scratch), out=H)
         if self.p:
             _drop(H, self.p, self.seeds[number])
-        X = H if W_2 is None else torch.mm(W_2, H, out=X)
-        return H, X, torch.mm(q, X, out=S)
-
-
-class _Scratch:
-    """Memory reused by all chunks, because new pages cost more than writing to them."""
-
-    def __init__(self, like: Tensor, patches: int, rows: int):
-        self.rows, self.whole = rows, like.new_empty(rows * patches)
-
-    def of(self, patches: int) -> Float[Tensor, "row patch"]:
-        return self.whole[: self.rows * patches].view(self.rows, patches)
-
-
-class _Memory:
-    """Memory for the chunks that the forward pass keeps.
-
-    On the CPU it is reused in the next step, because allocating it anew takes a tenth of the step.
-    """
-
-    def __init__(self, weights: _Weights, room: int = 0):
-        self.rows = len(weights.W_1) + (0 if weights.W_2 is None else len(weights.W_2)) + len(weights.q)
-        self.like, self.room = weights.q, room
-        self.slabs: list[Tensor] = []
-        self.left = torch.empty(0, dtype=torch.uint8)  # of the last slab
-
-    def allocate(self, chunk: list[_Piece], bags: Sequence[Tensor]) -> Float[Tensor, "row patch"] | None:
-        """Memory for a chunk that the forward pass keeps; None if the budget does not suffice."""
-        patches, (case, rows, _) = chunk[-1].columns.stop, chunk[-1]
-        size = self.rows * patches * self.like.itemsize
-        most = CASE_ACTIVATION_BUDGET // (self.rows * self.like.itemsize)  # patches
-        if size > self.room or rows.stop > most:
-            return None
-        self.room -= size
-        # on a GPU, PyTorch caches memory
-        if len(bags[case]) > most or size > BLOCK_BYTES or self.like.device.type != "cpu":
-            return self.like.new_empty(self.rows, patches)
-        if size > len(self.left):
-            self.left = _idle_slabs.pop() if _idle_slabs else torch.empty(BLOCK_BYTES, dtype=torch.uint8)
-            self.slabs.append(self.left)
-        memory, self.left = self.left[:size], self.left[-(-size // 64) * 64 :]
-        return memory.view(self.like.dtype).view(self.rows, patches)
-
-
-_idle_slabs: list[Tensor] = []
+        return H if W_2 is None else torch.mm(W_2, H, out=X)
 
 
 class _Pool(torch.autograd.Function):
@@ -222,73 +166,142 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, patches, needs_grad, *parameters):
         weights = _Weights(*parameters).to(patches.dtype)
-        P = parameters[0].new_zeros(len(patches.bags), *weights.q.shape)
-        total, highest = torch.zeros_like(P[..., :1]), torch.full_like(P[..., :1], -math.inf)
-        memory = _Memory(weights, ACTIVATION_BUDGET if needs_grad else 0)
-        features = weights.W_1.new_empty(patches.largest, weights.W_1.shape[1])
-        scratch = _Scratch(weights.q, patches.largest, memory.rows)
-        kept = []
-        for number, chunk in enumerate(patches.chunks):
-            x, room = patches.features(number, features), memory.allocate(chunk, patches.bags)
-            H, X, E = patches.read(number, x, weights, scratch.of(len(x)) if room is None else room)
-            subtracted = []
-            for case, _, columns in chunk:
-                e = E[:, columns]
-                higher = torch.maximum(highest[case], e.amax(1, keepdim=True))
-                fade = (highest[case] - higher).exp_()
-                e.sub_(higher).exp_()
-                total[case] = total[case] * fade + e.sum(1, keepdim=True, dtype=total.dtype)
-                P[case] *= fade
-                _add_product(P[case], e, X[:, columns].T)
-                highest[case] = higher
-                subtracted.append(higher)
-            kept.append(None if room is None else (H, X, E, subtracted))
-        P /= total.clamp_min(torch.finfo(total.dtype).tiny)  # an empty bag stays zero
-        ctx.patches, ctx.kept, ctx.slabs = patches, kept, memory.slabs
-        ctx.save_for_backward(*parameters, P, highest + total.log())
+        P, total, levels, kept, memory = _attend(patches, weights, needs_grad)
+        if not (total <= HIGHEST_TOTAL).all():
+            memory.release()
+            highest = _highest_scores(patches, weights)
+            P, total, levels, kept, memory = _attend(patches, weights, needs_grad, highest)
+        # NaN if a weight is not finite: relu on bits turns a NaN with the sign of a negative number into 0
+        P += 0 * sum(weight.sum() for weight in parameters if weight is not None)
+        ctx.patches, ctx.kept, ctx.memory = patches, kept, memory
+        ctx.save_for_backward(*parameters, P, total, levels)
         return P
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dP):
-        *parameters, P, log_total = ctx.saved_tensors
+        *parameters, P, total, levels = ctx.saved_tensors
         patches, kept = ctx.patches, ctx.kept
         dq, dW_1, db_1, dW_2 = (None if parameter is None else torch.zeros_like(parameter) for parameter in parameters)
         weights = _Weights(*parameters).to(patches.dtype)
-        q, _, _, W_2 = weights
+        q, W_1, _, W_2 = weights
+        dP = dP / total
+        along = -(dP * P).sum(-1, keepdim=True).to(patches.dtype)
         dP = dP.to(patches.dtype)
-        along = (dP * P).sum(-1, keepdim=True)  # the term that the backward pass of softmax subtracts from dA
-        features = weights.W_1.new_empty(patches.largest, weights.W_1.shape[1])
-        again = _Scratch(q, patches.largest, _Memory(weights).rows)
-        of_scores, of_tokens = (_Scratch(q, patches.largest, rows) for rows in q.shape)
-        of_hidden = of_tokens if W_2 is None else _Scratch(q, patches.largest, len(weights.W_1))
+        qT, dPT = in_rows(q.T, q.dtype), dP.mT.contiguous()
+        W_2T = None if W_2 is None else in_rows(W_2.T, q.dtype)
+        features = empty_rows(q, patches.largest, W_1.shape[1])
+        again, hot, scores, of_tokens = (
+            Scratch(q, patches.largest, rows)
+            for rows in (sum(weights.rows), len(W_1), 2 * len(q), 0 if W_2 is None else len(W_2))
+        )
         for number, chunk in enumerate(patches.chunks):
             x = patches.features(number, features)
+            E_dS = scores.of(len(x))
+            E, dS = E_dS.split(len(q))
             if kept[number] is None:
-                H, X, A = patches.read(number, x, weights, again.of(len(x)))
-                for case, _, columns in chunk:
-                    A[:, columns].sub_(log_total[case]).exp_()
+                H, X, _ = again.of(len(x)).split(weights.rows)
+                X = patches.tokens(number, x, weights, H, X, hot.of(len(x)))
+                _scores(q, X, chunk, levels, out=dS)
+                torch.exp(dS, out=E)
             else:
-                (H, X, A, subtracted), kept[number] = kept[number], None
-                for (case, _, columns), higher in zip(chunk, subtracted, strict=True):
-                    A[:, columns].mul_((higher - log_total[case]).exp_())
-            dS, dX = of_scores.of(len(x)), of_tokens.of(len(x))
+                (H, X, A), kept[number] = kept[number], None
+                E.copy_(A)
+            dH = hot.of(len(x))
+            dX = dH if W_2 is None else of_tokens.of(len(x))
             for case, _, columns in chunk:
-                torch.mm(dP[case], X[:, columns], out=dS[:, columns])  # dA
-                torch.mm(dP[case].T, A[:, columns], out=dX[:, columns])
-                dS[:, columns].sub_(along[case])
-            dS.mul_(A)
-            dX.addmm_(q.T, dS)
+                torch.addmm(along[case], dP[case], X[:, columns], out=dS[:, columns])
+            dS.mul_(E)
+            if len(chunk) == 1:
+                case, rows, _ = chunk[0]
+                if rows.start == 0:
+                    dPT_qT = in_rows(torch.cat([dPT[case], qT], 1), q.dtype)
+                torch.mm(dPT_qT, E_dS, out=dX)
+            else:
+                for case, _, columns in chunk:
+                    torch.mm(dPT[case], E[:, columns], out=dX[:, columns])
+                dX.addmm_(qT, dS)
             _add_product(dq, dS, X.T)
-            dH = dX if W_2 is None else torch.mm(W_2.T, dX, out=of_hidden.of(len(x)))
             if W_2 is not None:
+                torch.mm(W_2T, dX, out=dH)
                 _add_product(dW_2, dX, H.T)
-            _where_positive(dH, H)  # elsewhere relu or dropout gave 0
-            db_1 += dH.sum(1, dtype=db_1.dtype)
+            dH = where_positive(dH, H, out=H)  # elsewhere relu or dropout gave 0
+            db_1 += dH.sum(1)
             _add_product(dW_1, dH, x)
-        _idle_slabs.extend(ctx.slabs)
-        ctx.slabs = []
+        ctx.memory.release()
         return None, None, dq, dW_1, db_1, dW_2
+
+
+def _attend(
+    patches: _Patches, weights: _Weights, needs_grad: bool, levels: Levels | None = None
+) -> tuple[Float[Tensor, "case query width"], Levels, Levels, list, Activations]:
+    """P, total, levels, the activations that are kept of each chunk, and their memory."""
+    q, W_1, _, _ = weights
+    cases = len(patches.bags)
+    P = torch.zeros(cases, *q.shape, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    total, fixed = torch.zeros_like(P[..., :1]), levels is not None
+    levels = q.new_zeros(cases, len(q), 1) if levels is None else levels
+    memory = Activations(q, sum(weights.rows), chunks.ACTIVATION_BUDGET if needs_grad else 0)
+    features, by_patch = (empty_rows(q, patches.largest, columns) for columns in (W_1.shape[1], len(W_1)))
+    scratch, hot = (Scratch(q, patches.largest, rows) for rows in (sum(weights.rows), max(len(W_1), len(q))))
+    kept = []
+    for number, chunk in enumerate(patches.chunks):
+        x = patches.features(number, features)
+        room = memory.allocate(chunk, len(patches.bags[chunk[-1].case]))
+        H, X, E = (scratch.of(len(x)) if room is None else room).split(weights.rows)
+        if not needs_grad:
+            H = by_patch[: len(x)].T  # computed faster, but of no use to the backward pass
+        X = patches.tokens(number, x, weights, H, X, hot.of(len(x))[: len(W_1)])
+        S = hot.of(len(x))[: len(q)]
+        _scores(q, X, chunk, levels, out=S, set_levels=not fixed)
+        torch.exp(S, out=E)
+        for case, _, columns in chunk:
+            total[case] += E[:, columns].sum(1, keepdim=True)
+            _add_product(P[case], E[:, columns], X[:, columns].T)
+        kept.append(None if room is None else (H, X, E))
+    total += total == 0  # of an empty bag, whose P is 0
+    P /= total
+    return P, total, levels, kept, memory
+
+
+def _scores(
+    q: Float[Tensor, "query width"],
+    X: Float[Tensor, "width patch"],
+    chunk: list[Piece],
+    levels: Levels,
+    out: Float[Tensor, "query patch"],
+    *,
+    set_levels: bool = False,
+) -> None:
+    """Writes S - level. With `set_levels`, first sets the levels of the cases whose first patches are in the chunk."""
+    if len(chunk) == 1:
+        case, rows, _ = chunk[0]
+        if set_levels and rows.start == 0:
+            levels[case] = torch.mm(q, X[:, :LEVEL_PATCHES]).amax(1, keepdim=True)
+        torch.addmm(-levels[case], q, X, out=out)
+        return
+    torch.mm(q, X, out=out)
+    for case, rows, columns in chunk:
+        S = out[:, columns]
+        if set_levels and rows.start == 0:
+            torch.amax(S[:, :LEVEL_PATCHES], 1, keepdim=True, out=levels[case])
+        S.sub_(levels[case])
+
+
+def _highest_scores(patches: _Patches, weights: _Weights) -> Levels:
+    """The highest score of each query in each case."""
+    q, W_1, _, _ = weights
+    highest = q.new_full((len(patches.bags), len(q), 1), torch.finfo(q.dtype).min)
+    features = empty_rows(q, patches.largest, W_1.shape[1])
+    scratch, hot = (Scratch(q, patches.largest, rows) for rows in (sum(weights.rows), len(W_1)))
+    for number, chunk in enumerate(patches.chunks):
+        x = patches.features(number, features)
+        H, X, S = scratch.of(len(x)).split(weights.rows)
+        X = patches.tokens(number, x, weights, H, X, hot.of(len(x)))
+        torch.mm(q, X, out=S)
+        for case, _, columns in chunk:
+            highest[case] = torch.maximum(highest[case], S[:, columns].amax(1, keepdim=True))
+    return highest
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -302,10 +315,6 @@ def _drop(H: Tensor, p: float, seed: int) -> None:
     """Set a share p of H to 0 (to within 1/32768). The elements depend only on the seed."""
     random = torch.Generator(H.device).manual_seed(seed)
     bits = torch.empty(-(-H.numel() // 4), dtype=torch.int64, device=H.device).random_(-(2**63), None, generator=random)
-    number = bits.view(torch.int16)[: H.numel()].view_as(H).bitwise_right_shift_(1)  # -16384 to 16383
-    _where_positive(H, number.sub_(round(p * 32768) - 16385).to(H.dtype))
-
-
-def _where_positive(x: Tensor, y: Tensor) -> None:
-    """Set x to 0 where y is not above 0."""
-    torch.ops.aten.threshold_backward.grad_input(x, y, 0, grad_input=x)
+    number = bits.view(torch.int16)[: H.numel()].view(H.shape).bitwise_right_shift_(1)  # -16384 to 16383
+    number.sub_(round(p * 32768) - 16385)
+    where_positive(H, number.to(H.dtype), out=H)

@@ -140,6 +140,18 @@ class SurvivalModel(nn.Module):
         any_of_them = np.any([present[modality] for modality in cls.reads], axis=0) if cls.reads else every
         return np.all([any_of_them, *(present[modality] for modality in cls.needs)], axis=0)
 
+    def patch_dtype(self, device: torch.device) -> torch.dtype:
+        """The dtype to which the model rounds patch features on this device, before it computes anything from them.
+
+        Batches may hold them in this dtype, converted once per study, or in float16, in which they are stored. float16:
+        the model does not round them.
+        """
+        return torch.float16
+
+    def precision(self, device: torch.device) -> torch.dtype:
+        """The dtype of the largest matrix products on this device. Sums are in float32."""
+        return torch.bfloat16 if torch.is_autocast_enabled(device.type) else torch.float32
+
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit state that is not learned by gradient (prototypes, clusters) on the training cases. Default: nothing.
 

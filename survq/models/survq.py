@@ -25,6 +25,7 @@ from survq.layers.bags import pack
 from survq.layers.fused import read_bags
 from survq.layers.hazard_head import HazardHead
 from survq.layers.pathway_encoder import PathwayEncoder
+from survq.layers.precision import precision, products_in
 from survq.models.base import AttentionMaps, Prediction, SurvivalModel
 from survq.models.space import Integers, Range
 
@@ -105,6 +106,16 @@ class SurvQ(SurvivalModel):
         self.mix = nn.ModuleList(attention() for _ in range(depth))
         self.hazard = HazardHead(width, spec.intervals)
 
+    def patch_dtype(self, device: torch.device) -> torch.dtype:
+        fused = self.Q_h is not None and isinstance(self.read_patches, Attention)
+        rounds = fused and precision(self.encode_patches.get_parameter("0.weight"), device) == torch.bfloat16
+        return torch.bfloat16 if rounds else torch.float16
+
+    def precision(self, device: torch.device) -> torch.dtype:
+        mixing = [precision(layer.key.weight, device) for layer in self.mix if isinstance(layer, Attention)]
+        in_bf16 = torch.bfloat16 in (self.patch_dtype(device), *mixing)
+        return torch.bfloat16 if in_bf16 else super().precision(device)
+
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
         kept: dict[str, Any] | None = {} if keep_attention else None
         # pathways first, so that the backward pass begins with the patches, which free most memory
@@ -149,7 +160,8 @@ class SurvQ(SurvivalModel):
         if self.Q_g is None:
             return Tokens(X_g.mean(dim=1, keepdim=True), batch.has_expression * X_g.shape[1])
         if isinstance(self.read_pathways, Attention) and kept is None and len(self.Q_g) < X_g.shape[1]:
-            Q_g = self.read_pathways.absorbed(self.Q_g, X_g)
+            with products_in(precision(self.read_pathways.key.weight), X_g.device):
+                Q_g = self.read_pathways.absorbed(self.Q_g, X_g).to(X_g.dtype)
         else:
             Q_g, A = self.read_pathways(self.Q_g, X_g)
             if kept is not None:
@@ -162,7 +174,8 @@ class SurvQ(SurvivalModel):
         there = torch.cat([(number > 0)[:, None].expand(tokens.shape[:2]) for tokens, number in modalities], dim=1)
         present = None if there.all() else there
         if isinstance(self.mix[0], Attention) and kept is None:
-            return self.mix[0].pooled(M, present)
+            with products_in(precision(self.mix[0].key.weight), M.device):
+                return self.mix[0].pooled(M, present)
         mixed, fusion = M, []
         for layer in self.mix:
             mixed, A = layer(mixed, mixed, present)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from survq.data.batch import Bags, Batch, CaseTable, Preprocessing
 from survq.data.cohort import Cohort, InputSpec
-from survq.models import Prediction, SurvivalModel
+from survq.models import MODELS, Prediction, SurvivalModel
 from survq.training.config import TrainConfig
 from survq.training.run import weights_file
 
@@ -82,6 +82,19 @@ def condensed(model: SurvivalModel, bag: Tensor) -> Tensor:
 def autocast(device: torch.device) -> torch.autocast:
     # on the CPU, casting costs more time than bfloat16 products save
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def patch_dtype(model: SurvivalModel, device: torch.device) -> torch.dtype:
+    """See `SurvivalModel.patch_dtype`; in training and prediction on this device."""
+    with autocast(device):
+        return model.patch_dtype(device)
+
+
+def patch_dtype_of(config: TrainConfig, spec: InputSpec, device: torch.device) -> torch.dtype:
+    """`patch_dtype` of the model of these settings, which is not built: it would need memory and random numbers."""
+    with torch.device("meta"):
+        model = MODELS[config.model](replace(spec, intervals=config.intervals), **config.hyperparameters)
+    return patch_dtype(model, device)
 
 
 def digest_of(case_id: str) -> str:

@@ -18,16 +18,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from survq.data.batch import Bags
+from survq.data.batch import Bags, BagsByDtype
 from survq.data.cohort import Cohort
 from survq.data.problems import DataError
 from survq.data.streams import generator, torch_seed
 from survq.evaluation.concordance import concordance_index
 from survq.evaluation.epochs import Epoch, PretrainingEpoch
-from survq.layers.fused import computes_bf16
-from survq.models import MODELS
+from survq.models import MODELS, SurvivalModel
 from survq.text import preview
 from survq.training.checkpoints import Checkpoints, History
+from survq.training.fold import autocast, patch_dtype
 from survq.training.fold_file import fold_content
 from survq.training.learner import SURVIVAL, FoldLearner, learning_rate
 from survq.training.run import Run
@@ -70,8 +70,8 @@ def train_folds(
     config, device, start = run.config, device or best_device(), time.monotonic()
     share = share or Share(folds=tuple(range(len(run.folds))))
     _check_readable(run, cohort)
-    bags = _resident(bags, cohort, device)
     learners = [FoldLearner(config, cohort, run.folds[position], device) for position in share.folds]
+    bags = _resident(_as_read(bags, patch_dtype(learners[0].model, device)), cohort, device)
     history = checkpoints.restore(learners, share) if checkpoints else History()
     resumed = len(history)
     if not resumed:
@@ -111,7 +111,7 @@ def train_folds(
     details = {
         "parameters": sum(parameter.numel() for parameter in learners[0].model.parameters()),
         "device": device.type,
-        "precision": _precision(device),
+        "precision": _precision(learners[0].model, device),
         "parts": share.parts,
         "seconds": round(time.monotonic() - start, 2),
         "resumed_after_epochs": resumed,
@@ -242,11 +242,20 @@ def _summary(learner: FoldLearner) -> dict:
     return {"weights_sha256": _digest(learner.model), "interval_edges": list(edges)}
 
 
+def _as_read(bags: Bags, dtype: torch.dtype) -> Bags:
+    """The bags in the dtype that the model reads, if they exist in it, and else as they are stored."""
+    chosen = bags.of(dtype) if isinstance(bags, BagsByDtype) else bags
+    first = next(iter(chosen.values()), None)
+    if first is not None and first.dtype == torch.bfloat16 != dtype:
+        raise ValueError("The patch features are rounded to bfloat16, but this model reads them as they are stored.")
+    return chosen
+
+
 def _resident(bags: Bags, cohort: Cohort, device: torch.device) -> Bags:
     """The bags of the whole cohort on the GPU, if they need less than half of its free memory."""
     if device.type != "cuda":
         return bags
-    size = 2 * int((cohort.slides["patches"] * cohort.slides["width"]).sum())  # float16
+    size = 2 * int((cohort.slides["patches"] * cohort.slides["width"]).sum())  # float16 or bfloat16
     if size > torch.cuda.mem_get_info(device)[0] / 2:
         return bags
     return {case: bags[case].to(device) for case in bags}
@@ -274,9 +283,10 @@ def _load(
     return loaded
 
 
-def _precision(device: torch.device) -> str:
-    """bf16 if large products may be computed in it; sums are always in fp32."""
-    return "bf16" if device.type == "cuda" or computes_bf16() else "fp32"
+def _precision(model: SurvivalModel, device: torch.device) -> str:
+    """The precision of the model's largest matrix products; sums are always in fp32."""
+    with autocast(device):
+        return {torch.bfloat16: "bf16", torch.float32: "fp32"}[model.precision(device)]
 
 
 def _digest(model: nn.Module) -> str:

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 
 import torch
 
-from survq.data.batch import Bags
 from survq.data.cohort import Cohort
-from survq.data.shared_bags import share_bags
+from survq.data.shared_bags import SharedBags, share_bags
 from survq.exits import UsageError, terminate
+from survq.models import MODELS
 from survq.ray_session import ON_CLUSTER, await_machine, connect, resources
 from survq.settings import StudySettings
 from survq.text import clock
 from survq.training.distributed import worker_problem
-from survq.training.queue import RunQueue
+from survq.training.fold import patch_dtype_of
+from survq.training.queue import RunQueue, Schedule
 from survq.training.ray_runs import TrialResources, execute
 
 
@@ -25,7 +26,7 @@ class Machines:
 
     def __init__(self, settings: StudySettings, cohorts: Mapping[str, Cohort]):
         self._settings, self._cohorts = settings, cohorts
-        self._bags: dict[str, Bags] = {}
+        self._bags: dict[str, SharedBags] = {}
 
     def execute(self, queue: RunQueue) -> None:
         """Train all runs of a queue. Raises UsageError if they cannot be distributed over the requested workers."""
@@ -40,8 +41,9 @@ class Machines:
         trial = TrialResources.of(self._settings)
         print(f"ray on {where}: {cpus} CPUs, {gpus} GPUs, {trial} | torch {torch.__version__}", flush=True)
         for name, cohort in self._cohorts.items():
-            if name not in self._bags:
-                self._bags[name] = _shared(cohort)
+            dtypes = _dtypes(queue.schedule, cohort, torch.device("cuda" if trial.on_gpu else "cpu"))
+            if name not in self._bags or not dtypes <= set(self._bags[name].dtypes):
+                self._bags[name] = _shared(cohort, dtypes)
         print(flush=True)
         execute(
             queue,
@@ -52,11 +54,21 @@ class Machines:
         )
 
 
-def _shared(cohort: Cohort) -> Bags:
+def _dtypes(schedule: Schedule, cohort: Cohort, device: torch.device) -> set[torch.dtype]:
+    """The dtypes in which the runs of a schedule read the patch features of a cohort."""
+    spec = cohort.spec
+    configs = [config for config in schedule.configs if MODELS[config.model].not_applicable(spec) is None]
+    dtypes = {patch_dtype_of(config, spec, device) for config in configs if "histology" in MODELS[config.model].reads}
+    # other settings, or other machines, may not round them
+    return dtypes if dtypes and schedule.is_fixed and not ON_CLUSTER else dtypes | {torch.float16}
+
+
+def _shared(cohort: Cohort, dtypes: set[torch.dtype]) -> SharedBags:
     start = time.monotonic()
-    bags = share_bags(cohort)
+    bags = share_bags(cohort, dtypes)
     if len(bags):
-        size = 2 * int((cohort.slides["patches"] * cohort.slides["width"]).sum())
+        size = 2 * len(dtypes) * int((cohort.slides["patches"] * cohort.slides["width"]).sum())
+        kinds = " and ".join(str(dtype).removeprefix("torch.") for dtype in bags.dtypes)
         seconds = clock(time.monotonic() - start)
-        print(f"  {cohort.name}: features in shared memory, {size / 1e6:,.0f} MB in {seconds}", flush=True)
+        print(f"  {cohort.name}: features in shared memory as {kinds}, {size / 1e6:,.0f} MB in {seconds}", flush=True)
     return bags

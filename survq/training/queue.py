@@ -16,6 +16,7 @@ from survq.data.cohort import Cohort
 from survq.data.location import parquet
 from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.evaluation.measure import measure
+from survq.training.config import TrainConfig
 from survq.training.loop import RunOutcome
 from survq.training.record import PREDICTIONS, Record
 from survq.training.report import BestEpoch, Report
@@ -53,6 +54,14 @@ class Schedule(Protocol):
     def fold_counts(self) -> set[int]:
         """The possible numbers of folds per run."""
 
+    @property
+    def configs(self) -> Sequence[TrainConfig]:
+        """The settings of its runs; of a search, whose others are not known in advance, some of them."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no run has settings other than `configs`."""
+
 
 class Grid:
     """A fixed list of runs, without early stopping."""
@@ -61,6 +70,8 @@ class Grid:
         self._waiting = list(runs)
         self.total = len(runs)
         self.fold_counts = {len(run.folds) for run in runs}
+        self.configs = [run.config for run in runs]
+        self.is_fixed = True
 
     def next(self) -> Run | None:
         return self._waiting.pop(0) if self._waiting else None

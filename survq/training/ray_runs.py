@@ -120,6 +120,11 @@ class TrialResources:
         """The device of a trial without workers. Its process sees the GPUs even if none is assigned to it."""
         return best_device() if self.trial.get("GPU") else torch.device("cpu")
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether runs are trained on GPUs, by the trials or by their workers."""
+        return bool((self.worker or self.trial).get("GPU"))
+
     def __str__(self) -> str:
         workers = f", {self.workers} workers each" if self.workers else ""
         return f"{self.trials} trial{'s' if self.trials > 1 else ''} at a time{workers}"

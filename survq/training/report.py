@@ -41,7 +41,7 @@ class Report:
     weights_sha256: Sequence[str] = ()  # by fold
     parameters: int = 0
     device: str = ""
-    precision: str = ""  # bf16 if large products may be computed in it
+    precision: str = ""  # of the largest matrix products: bf16 or fp32
     parts: int = 1  # processes that shared each fold
     seconds: float = math.nan  # of the process that finished it
     resumed_after_epochs: int = 0  # epochs trained before the last interruption

@@ -134,7 +134,7 @@ class Search:
 
     def problems(self) -> list[str]:
         """Problems of its folds that prevent training. They do not depend on the searched settings."""
-        return Run(self.cohort.name, self._first, self.inner, self.name).problems(self.cohort.cases)
+        return Run(self.cohort.name, self.first_config, self.inner, self.name).problems(self.cohort.cases)
 
     def should_stop(self, trial: Trial, epochs: Sequence[Epoch]) -> bool:
         """Whether the lowest loss of a trial is above the median of earlier generations at this epoch."""
@@ -154,11 +154,11 @@ class Search:
         if self.exhausted:
             return 0
         waiting = self.trials_wanted - len(self.trials) + (self.seeds - len(self.refits) if self.outer else 0)
-        return waiting * self._first.epochs
+        return waiting * self.first_config.epochs
 
     @property
     def model(self) -> str:
-        return self._first.model
+        return self.first_config.model
 
     @property
     def name(self) -> str:
@@ -183,7 +183,7 @@ class Search:
         )
 
     @property
-    def _first(self) -> TrainConfig:
+    def first_config(self) -> TrainConfig:
         return self.space.configure(optuna.trial.FixedTrial(dict(self.space.first)))
 
     @property
@@ -268,6 +268,12 @@ class Searches:
     @property
     def fold_counts(self) -> set[int]:
         return {len(search.inner) for search in self.searches} | {1 for search in self.searches if search.outer}
+
+    @property
+    def configs(self) -> list[TrainConfig]:
+        return [search.first_config for search in self.searches]
+
+    is_fixed = False
 
     @property
     def missing(self) -> dict[str, str]:

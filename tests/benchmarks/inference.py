@@ -10,7 +10,7 @@ import torch
 
 from . import reference
 from .measure import NO_AMX, Row, alternate, at_least, best_gemm, has_amx, ratio, skipped, spread
-from .work import BATCH, PATCHES, make_run, make_work, put_beside, useful_flops
+from .work import BATCH, PATCHES, as_read, make_run, make_work, put_beside, useful_flops
 
 
 def loop(quick: bool) -> list[Row]:
@@ -19,10 +19,10 @@ def loop(quick: bool) -> list[Row]:
     run = make_run(work, work.one_fold(), epochs=1)
     cases = work.case_ids[:BATCH]
     with tempfile.TemporaryDirectory() as folder:
-        other = put_beside(work, run, Path(folder), BATCH // 4)
+        other, bags = put_beside(work, run, Path(folder), BATCH // 4), as_read(work, run)
 
         def ours() -> None:
-            other.learner.predict(other.learner.table.batch(cases, [work.bags[case] for case in cases]))
+            other.learner.predict(other.learner.table.batch(cases, [bags[case] for case in cases]))
 
         pairs = [
             (a, 4 * b) for a, b in alternate(ours, lambda: reference.infer(other.model, other.files), 1 if quick else 3)
@@ -38,14 +38,14 @@ def loop(quick: bool) -> list[Row]:
 
 
 def latency(quick: bool) -> list[Row]:
-    """One case, its half-precision features in memory, to its logits."""
+    """One case, its features in memory as a study shares them, to its logits."""
     work = make_work(1, tiny=10)
     run = make_run(work, work.one_fold(), epochs=1)
     with tempfile.TemporaryDirectory() as folder:
         other = put_beside(work, run, Path(folder), 1)
     with torch.no_grad():
         (case,) = work.case_ids[:1]
-        batch = other.learner.table.batch([case], [work.bags[case]])
+        batch = other.learner.table.batch([case], [as_read(work, run)[case]])
         model, their_model = other.learner.model.eval(), other.model.eval()
         pairs = alternate(
             lambda: model(batch), lambda: their_model(work.bags[case].float(), batch.expression[0]), 5 if quick else 15

@@ -10,7 +10,7 @@ import torch
 from survq.training.learner import FoldLearner
 
 from .measure import GIVE_BACK, Row, alternate, at_most, in_a_fresh_process, median_of_ours, peak_growth, spread
-from .work import CPU, Work, make_bags, make_run, make_work
+from .work import CPU, Work, as_read, make_bags, make_run, make_work
 
 LARGE, PARTS = 100_000, 8  # as many patches in slides of 12,500, whose activations are kept
 
@@ -25,14 +25,15 @@ def memory(quick: bool) -> list[Row]:
 def time_per_patch(quick: bool) -> list[Row]:
     work = make_work(PARTS, LARGE // PARTS, distinct=PARTS, tiny=2)
     learner = _learner(work)
-    large = torch.cat([work.bags[case] for case in work.case_ids[:PARTS]])
+    bags = as_read(work, make_run(work, work.one_fold(), epochs=1))
+    large = torch.cat([bags[case] for case in work.case_ids[:PARTS]])
 
     def step(cases: list[str], bags: list[torch.Tensor]) -> None:
         learner.step(learner.table.batch(cases, bags), len(cases), 0)
 
     cases = work.case_ids[:PARTS]
     pairs = alternate(
-        lambda: step(cases, [work.bags[case] for case in cases]), lambda: step(cases[:1], [large]), 1 if quick else 2
+        lambda: step(cases, [bags[case] for case in cases]), lambda: step(cases[:1], [large]), 1 if quick else 2
     )
     times = sorted(theirs / ours for ours, theirs in pairs)
     note = f"{median_of_ours(pairs) / LARGE * 1e6:.0f} us a patch in slides of {LARGE // PARTS:,}; {spread(pairs)}"
@@ -51,7 +52,8 @@ def _peak(patches: int) -> dict[str, float]:
     def step(bag: torch.Tensor) -> None:
         learner.step(learner.table.batch(work.case_ids[:1], [bag]), 1, 0)
 
-    bag = make_bags(patches, 1)[0]
+    large = Work(work.cohort, {"": make_bags(patches, 1)[0]})
+    bag = as_read(large, make_run(work, work.one_fold(), epochs=1))[""]
     step(bag[:64])  # the optimizer's state is there from now on
     learner.optimizer.zero_grad(set_to_none=True)
     growth = peak_growth(lambda: step(bag))

@@ -26,7 +26,7 @@ from .measure import (
     skipped,
     spread,
 )
-from .work import BATCH, CPU, PATCHES, make_run, make_work, put_beside, strict_fp32, useful_flops
+from .work import BATCH, CPU, PATCHES, as_read, make_run, make_work, put_beside, strict_fp32, useful_flops
 
 SAMPLE = 8  # cases that the reference does of each batch: it does them one by one, so the others cost the same
 
@@ -90,7 +90,7 @@ def training_pairs(quick: bool, *, strict: bool = False, cases: int = BATCH, pat
             mark = time.process_time()
 
         mark = time.process_time()
-        train_folds(run, work.cohort, work.bags, device=CPU, on_epoch=report)
+        train_folds(run, work.cohort, as_read(work, run), device=CPU, on_epoch=report)
     return pairs[1:]
 
 

@@ -18,8 +18,10 @@ from survq.data.cohort import Cohort
 from survq.data.feature_store import INDEX
 from survq.data.folds import Fold
 from survq.data.gene_sets import GeneSets
+from survq.data.half_floats import converted
 from survq.data.location import Location
 from survq.training.config import TrainConfig
+from survq.training.fold import patch_dtype_of
 from survq.training.learner import FoldLearner
 from survq.training.run import Run
 
@@ -108,6 +110,13 @@ def make_run(work: Work, folds: Sequence[Fold], epochs: int, batch_size: int = B
         hyperparameters={"patch_dropout": 0.0, **hyperparameters}, epochs=epochs, batch_size=batch_size
     )
     return Run(work.cohort.name, config, tuple(folds))
+
+
+def as_read(work: Work, run: Run) -> dict[str, Tensor]:
+    """The bags in the dtype in which a study shares them for this run; cases that share a bag still do."""
+    dtype = patch_dtype_of(run.config, work.cohort.spec, CPU)
+    of_bag = {id(bag): converted(bag, dtype) for bag in work.bags.values()}
+    return {case: of_bag[id(bag)] for case, bag in work.bags.items()}
 
 
 @dataclass(frozen=True)

@@ -98,10 +98,13 @@ def test_a_fold_is_trained_like_a_plain_loop(small, sampling, balanced):
         assert found["risk"].to_numpy() == pytest.approx(expected["risk"].to_numpy(), abs=1e-4)
 
 
-@pytest.mark.parametrize(("units", "precision"), [(False, "fp32"), (True, "bf16")])
-def test_a_run_states_device_precision_and_parts(small, monkeypatch, units, precision):
-    monkeypatch.setattr("survq.training.loop.computes_bf16", lambda: units)
-    run = make_run(small[0], k=2, epochs=1)
+@pytest.mark.parametrize(
+    ("units", "model", "precision"),
+    [(False, {"width": 256}, "fp32"), (True, {"width": 256}, "bf16"), (True, {"width": 8}, "fp32")],
+)
+def test_a_run_states_device_precision_and_parts(small, monkeypatch, units, model, precision):
+    monkeypatch.setattr("survq.layers.precision.computes_bf16", lambda: units)
+    run = make_run(small[0], k=2, epochs=1, hyperparameters=model)
     for outcome in train_together(run, *small, [((fold,), part, 2) for fold in (0, 1) for part in (0, 1)]):
         details = outcome.details
         assert (details["device"], details["precision"], details["parts"]) == ("cpu", precision, 2)
