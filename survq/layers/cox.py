@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from lifelines import CoxPHFitter
 from torch import Tensor, nn
 
 from survq.data.batch import Batch
 
-PENALTIES = tuple(10.0 ** np.arange(-3.0, 2.0))  # lambda: times half the squared coefficients, per case
+PENALTIES = tuple(10.0 ** np.arange(3.0, -3.5, -0.5))  # from large to small, so that a fit starts near its solution
 FOLDS = 4
+STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,9 @@ def fit_cox(
 ) -> Cox:
     """Ridge regression on standardised covariates. Without `penalty`, it is selected from PENALTIES by
     cross-validation among these cases.
-
-    The fit is lifelines'. It is made on the principal components of the covariates, at most as many as cases, which
-    leaves ridge regression unchanged: coefficients have no part outside the span of the cases.
     """
-    return _fit(x, time, event, select_penalty(x, time, event) if penalty is None else penalty)
+    chosen = select_penalty(x, time, event) if penalty is None else penalty
+    return ridge_path(x, time, event, [chosen])[0]
 
 
 def select_penalty(
@@ -90,30 +86,89 @@ def select_penalty(
     The held-out cases need no comparable pairs among themselves: it is defined and steady with few events, where a
     C-index is not. With fewer than two events per fold, the largest penalty.
     """
+    if event.sum() < 2 * FOLDS:
+        return max(PENALTIES)
     fold = np.empty(len(event), int)
     fold[np.lexsort((time, event))] = np.arange(len(event)) % FOLDS  # spread over events and times
-    if event.sum() < 2 * FOLDS:
-        return PENALTIES[-1]
-    scores = []
-    for penalty in PENALTIES:
-        score = 0.0
-        for held_out in (fold == number for number in range(FOLDS)):
-            eta = _fit(x[~held_out], time[~held_out], event[~held_out], penalty).eta(x)
-            score += partial_likelihood(eta, time, event)
-            score -= partial_likelihood(eta[~held_out], time[~held_out], event[~held_out])
-        scores.append(score)
+    scores = np.zeros(len(PENALTIES))
+    for number in range(FOLDS):
+        kept = fold != number
+        for position, fitted in enumerate(ridge_path(x[kept], time[kept], event[kept], PENALTIES)):
+            eta = fitted.eta(x)
+            scores[position] += partial_likelihood(eta, time, event)
+            scores[position] -= partial_likelihood(eta[kept], time[kept], event[kept])
     return PENALTIES[int(np.argmax(scores))]
+
+
+def ridge_path(
+    x: Float[np.ndarray, "case covariate"],
+    time: Float[np.ndarray, " case"],
+    event: Bool[np.ndarray, " case"],
+    penalties: Sequence[float],
+) -> list[Cox]:
+    """The coefficients that maximise, for each penalty, with Efron's treatment of ties,
+
+        log partial likelihood / cases - penalty / 2 |coefficients of standardised covariates|^2
+
+    They are found among the principal components of the covariates, at most as many as cases: coefficients have no part
+    outside the span of the cases. Twenty fits of 300 cases take seconds; lifelines, with which a test compares them,
+    needs minutes.
+    """
+    centre, deviation = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(deviation > 1e-12, deviation, np.inf)  # constant covariates get the coefficient 0
+    U, s, Vt = np.linalg.svd((x - centre) / scale, full_matrices=False)
+    kept = s > 1e-6 * s.max(initial=0.0)
+    Z, R = (U * s)[:, kept], risk_sets(time, event)
+    b, path = np.zeros(Z.shape[1]), []
+    for penalty in penalties:
+        b = _maximise(Z, R, event, penalty * len(x), start=b)
+        path.append(Cox(centre, (Vt[kept].T @ b) / scale, penalty))
+    return path
+
+
+def _maximise(Z: np.ndarray, R: np.ndarray, event: np.ndarray, penalty: float, start: np.ndarray) -> np.ndarray:
+    """Newton's method, with half steps where a full one overshoots."""
+
+    def objective(b: np.ndarray) -> float:
+        return _log_likelihood(Z @ b, R, event) - penalty / 2 * b @ b
+
+    b, value = start, objective(start)
+    for _ in range(STEPS):
+        P = R * np.exp(Z @ b - (Z @ b).max(initial=0.0))
+        P /= P.sum(axis=1, keepdims=True)  # (death, case): who could have died, and with which probability
+        PZ, at_risk = P @ Z, P.sum(axis=0)
+        gradient = Z.T @ (event - at_risk) - penalty * b
+        hessian = Z.T @ (at_risk[:, None] * Z) - PZ.T @ PZ + penalty * np.eye(len(b))
+        step = np.linalg.solve(hessian, gradient)
+        while (new := objective(b + step)) < value and np.abs(step).max() > 1e-12:
+            step = step / 2
+        b, gain, value = b + step, new - value, new
+        if gain < 1e-9:
+            break
+    return b
 
 
 def partial_likelihood(
     eta: Float[np.ndarray, " case"], time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"]
 ) -> float:
-    """Cox's log partial likelihood, with Breslow's treatment of ties."""
-    order = np.argsort(-time, kind="stable")
-    eta, time, event = eta[order], time[order], event[order]
-    at_risk = np.logaddexp.accumulate(eta)  # of all with a time at least as long, up to ties
-    last = np.searchsorted(-time, -time, side="right") - 1  # the last case of each tied time
-    return float((eta - at_risk[last])[event].sum())
+    """Cox's log partial likelihood, with Efron's treatment of ties."""
+    return _log_likelihood(eta, risk_sets(time, event), event)
+
+
+def risk_sets(time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"]) -> Float[np.ndarray, "death case"]:
+    """The weight of each case in the risk set of each death: 1 if it lived at least as long, otherwise 0.
+
+    Of m deaths at one time, the weights of these m cases fall from 1 to 1 / m (Efron, 1977).
+    """
+    died = np.flatnonzero(event)
+    tied = (time[died, None] == time) & event
+    rank = np.tril(tied[:, died], k=-1).sum(axis=1)  # deaths at this time that are counted before
+    return (time[died, None] <= time) - tied * (rank / np.maximum(1, tied.sum(axis=1)))[:, None]
+
+
+def _log_likelihood(eta: np.ndarray, R: np.ndarray, event: np.ndarray) -> float:
+    largest = eta.max(initial=0.0)
+    return float((eta[event] - largest - np.log(R @ np.exp(eta - largest))).sum())
 
 
 def deaths_and_at_risk(
@@ -140,21 +195,3 @@ def cox_logits(eta: Float[Tensor, " case"], baseline: Float[Tensor, " interval"]
     """The logits of the hazards 1 - exp(-exp(a_k + eta)), by which risk is monotone in eta."""
     u = (baseline + eta[:, None]).clamp(max=30.0).exp()
     return torch.where(u > 20, u, u.clamp(max=20).expm1().log())  # log(expm1(u)), which is u for large u
-
-
-def _fit(x: np.ndarray, time: np.ndarray, event: np.ndarray, penalty: float) -> Cox:
-    centre, deviation = x.mean(axis=0), x.std(axis=0)
-    scale = np.where(deviation > 1e-12, deviation, np.inf)  # constant covariates get the coefficient 0
-    U, s, Vt = np.linalg.svd((x - centre) / scale, full_matrices=False)
-    kept = s > 1e-6 * s.max(initial=0.0)
-    if not kept.any() or not event.any():
-        return Cox(centre, np.zeros(x.shape[1]), penalty)
-    components = (U * s)[:, kept]
-    # lifelines standardises what it fits (with ddof 1), and its penalty is for standardised coefficients
-    variance = components.var(axis=0, ddof=1)
-    table = pd.DataFrame(components).assign(time=time, event=event)
-    fitter = CoxPHFitter(penalizer=penalty / variance)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on rare events and collinearity, which the penalty handles
-        fitter.fit(table, "time", "event")
-    return Cox(centre, (Vt[kept].T @ fitter.params_.to_numpy()) / scale, penalty)

@@ -1,16 +1,22 @@
-"""KaplanMeier: the survival of the training cases, the same for every case. The reference without any covariate.
+"""Kaplan-Meier: the survival of the training cases as the prediction for everybody (Kaplan & Meier, JASA 1958).
 
-In: nothing of a case. Out: the hazard of each interval,
+In: nothing of a case. Out: the hazard of each interval k, the same for all cases.
 
-    h_k = deaths in interval k / cases at risk at its start
+    h_k = deaths in k / cases at risk at its start
 
-A case that is censored in an interval counts as at risk in it. Without deaths, or if all died, half a case is added or
-removed, so that hazards are inside (0, 1). All risks are equal, so that the C-index is 0.5.
+As all risks are equal, the C-index is 0.5. No constant hazards have a smaller survival loss on the training cases.
+
+Differences from the textbook: time is in intervals, and a case that is censored in an interval counts as at risk in all
+of it, as in the survival loss. Without deaths, or if all died, half a case is added or removed, so that hazards are
+inside (0, 1).
+
+Left out: nothing. No parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +31,7 @@ class KaplanMeier(SurvivalModel):
     """The hazards of the training cases."""
 
     reads = needs = frozenset()
+    native: ClassVar = {"epochs": 1}
     learns = False
 
     logits: Tensor

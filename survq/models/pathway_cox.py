@@ -1,13 +1,20 @@
-"""PathwayCox: ridge Cox regression on the mean expression of each pathway, a reference with few, readable covariates.
+"""PathwayCox: ridge Cox regression on the mean expression of each pathway. A reference with few, readable covariates.
 
-In: the expression of all genes. Out: the hazard of each interval, as in GeneCox with the covariates
+In: the expression of all genes. Out: the hazard of each interval k.
 
     x_p = mean expression of the genes of pathway p
+    eta = b (x - mean of the training cases)
+    h_k = 1 - exp(-exp(a_k + eta))
+
+Fitted as GeneCox. Genes are not standardised before the mean: those that vary more weigh more.
+
+Left out: nothing. No parameters; `prepare` fits the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +35,7 @@ class PathwayCox(SurvivalModel):
 
     reads = needs = frozenset({"genomics"})
     gene_sets = ("pathways",)
+    native: ClassVar = {"epochs": 1}
     learns = False
 
     def __init__(self, spec: InputSpec, *, penalty: float | None = None):

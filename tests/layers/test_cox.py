@@ -27,18 +27,20 @@ def cases(n: int, genes: int, effect: float = 1.0, seed: int = 0):
 @pytest.mark.parametrize("penalty", [0.01, 0.3, 10.0])
 def test_it_is_the_ridge_regression_of_standardised_covariates(penalty):
     x, time, event = cases(80, 6)
+    time = np.ceil(time / 5)  # ties
     z = (x - x.mean(axis=0)) / x.std(axis=0)
     direct = CoxPHFitter(penalizer=penalty / z.var(axis=0, ddof=1))
-    direct.fit(pd.DataFrame(z).assign(time=time, event=event), "time", "event")
+    precise = {"precision": 1e-14, "r_precision": 1e-14, "step_size": 1.0}
+    direct.fit(pd.DataFrame(z).assign(time=time, event=event), "time", "event", fit_options=precise)
     fitted = fit_cox(x, time, event, penalty)
-    assert fitted.coefficients * x.std(axis=0) == pytest.approx(direct.params_.to_numpy(), abs=1e-5)
+    assert fitted.coefficients * x.std(axis=0) == pytest.approx(direct.params_.to_numpy(), abs=1e-7)
 
 
 def test_more_genes_than_cases_are_as_exact():
     """Copying every gene four times, at a quarter of the penalty each, is the same regression."""
     x, time, event = cases(30, 20)
     once, copied = fit_cox(x, time, event, 0.4), fit_cox(np.tile(x, 4), time, event, 1.6)
-    assert once.eta(x) == pytest.approx(copied.eta(np.tile(x, 4)), abs=1e-4)
+    assert once.eta(x) == pytest.approx(copied.eta(np.tile(x, 4)), abs=1e-6)
 
 
 def test_a_constant_covariate_has_no_coefficient():
@@ -52,22 +54,22 @@ def test_a_constant_covariate_has_no_coefficient():
 def test_noise_is_penalised_more_than_signal(effect):
     chosen = [select_penalty(*cases(100, 30, effect, seed)) for seed in range(3)]
     assert set(chosen) <= set(PENALTIES)
-    assert (np.median(chosen) == PENALTIES[-1]) if effect == 0 else (np.median(chosen) < PENALTIES[-1])
+    assert (np.median(chosen) == max(PENALTIES)) if effect == 0 else (np.median(chosen) < max(PENALTIES))
 
 
 def test_few_events_choose_the_largest_penalty():
     x, time, event = cases(40, 5)
     event[:] = False
     event[:7] = True
-    assert select_penalty(x, time, event) == PENALTIES[-1]
+    assert select_penalty(x, time, event) == max(PENALTIES)
     assert fit_cox(x, time, np.zeros(40, bool)).coefficients.tolist() == [0] * 5, "without events"
 
 
 def test_the_partial_likelihood_of_a_worked_example():
-    """Deaths at 1 (of three at risk) and, tied, twice at 2 (of two at risk): 0 - log 6, then 1 + 2 - 2 log 5."""
+    """A death at 1, of three at risk. Then two at the same time, of two at risk: the second leaves one half of both."""
     eta = np.log([1.0, 2.0, 3.0])
     found = partial_likelihood(eta, np.array([1.0, 2.0, 2.0]), np.array([True, True, True]))
-    assert found == pytest.approx(np.log(1 / 6) + np.log(2 / 5) + np.log(3 / 5))
+    assert found == pytest.approx(np.log(1 / 6) + np.log(2 / 5) + np.log(3 / 2.5))
     assert partial_likelihood(eta, np.array([1.0, 2.0, 3.0]), np.array([False, True, False])) == pytest.approx(
         np.log(2 / 5)
     )

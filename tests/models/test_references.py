@@ -1,12 +1,14 @@
-"""The reference models that `prepare` fits alone. ABMILPathways learns, so that test_every_model.py holds for it."""
+"""What is special about the reference models. test_every_model.py holds for them, too."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from lifelines import KaplanMeierFitter
 from small_models import SPEC, build, make_batch, take
 
+from survq.data.cohort import InputSpec
 from survq.layers.cox import PENALTIES
 from survq.models import MODELS, REFERENCES
 
@@ -21,47 +23,16 @@ def cases(n: int = 60, seed: int = 0):
     return replace(batch, interval=(time // 10).long(), time=time, event=torch.arange(n) % 3 > 0)
 
 
-@pytest.fixture(params=FITTED)
-def model(request):
-    torch.manual_seed(0)
-    model = build(request.param)
-    model.prepare([cases()])
-    return model.eval()
-
-
-def test_hazards_are_probabilities_and_finite(model):
-    hazards = model(cases(seed=1)).hazards
-    assert ((hazards > 0) & (hazards < 1)).all()
-
-
-def test_no_parameter_is_left_to_learn(model):
-    assert not list(model.parameters()) and not type(model).learns
-
-
-def test_a_batch_equals_its_cases_and_their_order_is_no_matter(model):
-    batch = cases(12, seed=1)
-    together = model(batch).risk
-    assert torch.allclose(torch.cat([model(take(batch, [i])).risk for i in range(12)]), together)
-    assert torch.allclose(model(take(batch, list(range(11, -1, -1)))).risk.flip(0), together)
-
-
-def test_the_fit_does_not_depend_on_batches_and_their_order(model):
-    name = next(name for name in FITTED if type(model) is MODELS[name])
+@pytest.mark.parametrize("name", FITTED)
+def test_the_fit_depends_on_the_cases_alone(name):
+    """Not on batches, their order, or a seed."""
     whole, order = cases(), list(np.random.default_rng(0).permutation(60))
-    other = build(name)
+    one, other = build(name), build(name, seed=1)
+    one.prepare([whole])
     other.prepare([take(whole, order[:25]), take(whole, order[25:])])
-    for key, value in model.state_dict().items():
+    assert not list(one.parameters())
+    for key, value in one.state_dict().items():
         assert torch.allclose(other.state_dict()[key], value, atol=1e-9), key
-
-
-def test_predicts_the_same_after_saving_and_loading(model, tmp_path):
-    name = next(name for name in FITTED if type(model) is MODELS[name])
-    batch = cases(9, seed=2)
-    torch.save(model.state_dict(), tmp_path / "weights.pt")
-    loaded = build(name).eval()
-    assert not torch.equal(loaded(batch).hazards, model(batch).hazards)
-    loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    assert torch.equal(loaded(batch).hazards, model(batch).hazards)
 
 
 @pytest.mark.parametrize(("name", "least"), [("gene_cox", 0.6), ("pathway_cox", 0.4)])
@@ -74,14 +45,31 @@ def test_cox_finds_the_gene_of_the_risk(name, least):
     assert torch.equal(model(batch).risk.argsort(), model.cox.eta(x).argsort()), "risk is monotone in eta"
 
 
+def test_a_given_penalty_is_used():
+    weak, strong = (build("gene_cox", penalty=penalty) for penalty in (min(PENALTIES), 1e3))
+    for model in (weak, strong):
+        model.prepare([cases()])
+    assert strong.cox.coefficients.norm() < 0.05 * weak.cox.coefficients.norm()
+
+
+def kaplan_meier(interval, event):
+    model, batch = build("kaplan_meier"), make_batch((1,) * len(interval))
+    model.prepare([replace(batch, interval=torch.tensor(interval), event=torch.tensor(event))])
+    return model(batch)
+
+
 def test_kaplan_meier_is_deaths_over_cases_at_risk():
-    model = build("kaplan_meier")
-    batch = make_batch((1,) * 6)
-    interval, event = torch.tensor([0, 0, 1, 1, 1, 3]), torch.tensor([True, False, True, True, False, True])
-    model.prepare([replace(batch, interval=interval, event=event)])
-    hazards = model(batch).hazards
+    hazards = kaplan_meier([0, 0, 1, 1, 1, 3], [True, False, True, True, False, True]).hazards
     assert hazards[0].tolist() == pytest.approx([1 / 6, 2 / 4, 0.5 / 1, 0.5 / 1])
     assert (hazards == hazards[0]).all()
+
+
+def test_kaplan_meier_is_that_of_lifelines():
+    """Where all of an interval happens at one time: cases censored at a time are at risk at it there, too."""
+    random = np.random.default_rng(0)
+    interval, event = random.integers(0, 4, 80), random.random(80) < 0.5
+    curve = KaplanMeierFitter().fit(interval + 1, event).survival_function_at_times([1, 2, 3, 4])
+    assert kaplan_meier(interval, event).survival[0].tolist() == pytest.approx(curve.tolist())
 
 
 def test_kaplan_meier_can_be_applied_to_everything():
@@ -90,8 +78,14 @@ def test_kaplan_meier_can_be_applied_to_everything():
     assert MODELS["pathway_cox"].not_applicable(nothing) == "the cohort has no expression"
 
 
-def test_a_given_penalty_is_used():
-    weak, strong = (build("gene_cox", penalty=penalty) for penalty in (PENALTIES[0], 1e3))
-    for model in (weak, strong):
-        model.prepare([cases()])
-    assert strong.cox.coefficients.norm() < 0.05 * weak.cox.coefficients.norm()
+@torch.no_grad()
+def test_abmil_pathways_is_its_two_branches_beside_each_other(pathway_sizes):
+    model, batch = build("abmil_pathways").eval(), make_batch()
+    z_g = model.encode_pathways(batch.expression).mean(dim=1)
+    for number, bag in enumerate(batch.bags):
+        H = model.embed(bag.float())
+        z = torch.cat([model.attention(H).softmax(dim=0) @ H, z_g[number]])
+        assert torch.allclose(model(batch).logits[number], model.hazard(z), atol=1e-6)
+    sets = {"pathways": tuple(tuple(range(size)) for size in pathway_sizes)}
+    full = MODELS["abmil_pathways"](InputSpec(1024, 4999, sets))
+    assert sum(parameter.numel() for parameter in full.parameters()) == 24_752_901
