@@ -1,6 +1,6 @@
 """Table 1: the C-index of SurvQ, its thirteen baselines and simple reference models, on the same cases and folds.
 
-    python studies/compare_models.py                                    # a simulated cohort, 5 min on 2 CPUs
+    python studies/compare_models.py                                    # a simulated cohort, 12 min on 2 CPUs
     python studies/compare_models.py --data DATA --cohorts BLCA BRCA    # real data, one machine
     python studies/compare_models.py --models survq abmil gene_cox      # some models
     python studies/compare_models.py --tuned                            # each model searched with the same budget
