@@ -1,5 +1,7 @@
 """One Ray session for all tests of this folder, and a small simulated cohort for runs with and without Ray."""
 
+from contextlib import suppress
+
 import psutil
 import pytest
 import torch
@@ -27,12 +29,15 @@ def listening():
 
     def listening() -> set[tuple[str, str]]:
         me = psutil.Process()
-        return {
-            (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
-            for process in [me, *me.children(recursive=True)]
-            for connection in process.net_connections()
-            if connection.status == psutil.CONN_LISTEN
-        }
+        found = set()
+        for process in [me, *me.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # it may have ended in the meantime
+                found |= {
+                    (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
+                    for connection in process.net_connections()
+                    if connection.status == psutil.CONN_LISTEN
+                }
+        return found
 
     return listening
 

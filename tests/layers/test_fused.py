@@ -157,7 +157,9 @@ def test_recomputed_chunks_equal_kept_chunks(batch, budget, dtype, monkeypatch):
         results.append((float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters()}))
     assert results[0][0] == results[1][0]
     for name, gradient in results[0][1].items():
-        assert torch.allclose(gradient, results[1][1][name], atol=1e-6), name
+        # in bf16 the last bit depends on where in memory a chunk lies; other masks would change a gradient by its size
+        tolerance = 1e-6 if dtype == torch.float32 else 1e-6 + 0.02 * float(gradient.abs().max())
+        assert torch.allclose(gradient, results[1][1][name], atol=tolerance), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
