@@ -22,6 +22,7 @@ SPEC = InputSpec(
         "hallmarks": ((2, 0), (9, 4, 6), (1,), (8, 3), (7, 5)),
     },
     intervals=4,
+    clinical=("age", "sex", "stage"),
 )
 """Every collection of gene sets that a model reads, and a number of features that can be cut into eight parts."""
 
@@ -51,6 +52,7 @@ def make_batch(sizes=(7, 1, 4, 9), has_expression=None, seed: int = 0, spec: Inp
         bags=tuple(torch.from_numpy(random.normal(size=shape).astype(np.float16)) for shape in shapes),
         expression=expression * has[:, None],
         has_expression=has,
+        clinical=torch.from_numpy(np.random.default_rng([seed, 1]).normal(size=(n, len(spec.clinical)))).float(),
         time=torch.from_numpy(random.uniform(1, 60, n)).float(),
         event=torch.arange(n) % 2 == 0,
         interval=torch.arange(n) % spec.intervals,
@@ -72,7 +74,7 @@ def loss_of(prediction: Prediction, batch: Batch) -> Tensor:
 
 def take(batch: Batch, positions: list[int]) -> Batch:
     """Some of the cases, in this order."""
-    columns = ("expression", "has_expression", "time", "event", "interval")
+    columns = ("expression", "has_expression", "clinical", "time", "event", "interval")
     return replace(
         batch,
         case_ids=tuple(batch.case_ids[position] for position in positions),

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from survq.data.clinical import ClinicalScale
 from survq.data.cohort import Cohort
 from survq.data.expression import SCALES, ExpressionScale
 from survq.data.folds import Fold, TimeIntervals
@@ -35,6 +36,7 @@ class Batch:
     bags: tuple[Tensor, ...]  # one (patch, feature) per case; (0, feature) for a case without slides
     expression: Float[Tensor, "case gene"]  # zeros for a case without expression
     has_expression: Bool[Tensor, " case"]
+    clinical: Float[Tensor, "case covariate"]  # standardised; 0, the mean, where unknown
     time: Float[Tensor, " case"]  # months
     event: Bool[Tensor, " case"]
     interval: Int[Tensor, " case"]
@@ -49,12 +51,13 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
-    """What a fold fits on its training cases before a model sees them: the scale of expression, the time intervals."""
+    """What a fold fits on its training cases before a model sees them: scales and time intervals."""
 
     genes: tuple[str, ...]
     scale: ExpressionScale
     lowest: Float[np.ndarray, " gene"]  # of the training cases, unscaled
     highest: Float[np.ndarray, " gene"]
+    clinical: ClinicalScale
     intervals: TimeIntervals
 
     @classmethod
@@ -77,10 +80,11 @@ class Preprocessing:
         training = case_ids.isin(fold.training)
         seen = np.ones_like(training) if interval_edges == "cohort" else training
         edges = TimeIntervals.fit(time[seen], event[seen], intervals)
+        clinical = ClinicalScale.fit(cohort.cases[training], cohort.spec.clinical)
         genes = () if cohort.expression is None else tuple(cohort.expression.columns)
         if cohort.expression is None or not cohort.has_expression.any():
             zeros = np.zeros(len(genes), np.float32)
-            return cls(genes, ExpressionScale(0.0, 1.0), zeros, zeros, edges)
+            return cls(genes, ExpressionScale(0.0, 1.0), zeros, zeros, clinical, edges)
         measured = case_ids[training & cohort.has_expression]
         if measured.empty:
             raise DataError([f"fold {fold.index}: no training case has expression to scale by. Fix: fewer folds."])
@@ -90,6 +94,7 @@ class Preprocessing:
             scale=SCALES[expression_scale](expression),
             lowest=expression.min(axis=0),
             highest=expression.max(axis=0),
+            clinical=clinical,
             intervals=edges,
         )
 
@@ -106,6 +111,7 @@ class Preprocessing:
             row={case: number for number, case in enumerate(case_ids)},
             expression=torch.from_numpy(expression),
             has_expression=torch.from_numpy(has),
+            clinical=torch.from_numpy(self.clinical(cohort.cases)),
             time=torch.from_numpy(time).float(),
             event=torch.from_numpy(cohort.cases["event"].to_numpy(bool)),
             interval=torch.from_numpy(self.intervals.interval(time)),
@@ -119,12 +125,13 @@ class CaseTable:
     row: Mapping[str, int]
     expression: Float[Tensor, "case gene"]
     has_expression: Bool[Tensor, " case"]
+    clinical: Float[Tensor, "case covariate"]
     time: Float[Tensor, " case"]
     event: Bool[Tensor, " case"]
     interval: Int[Tensor, " case"]
 
     def to(self, device: torch.device) -> CaseTable:
-        fields = ("expression", "has_expression", "time", "event", "interval")
+        fields = ("expression", "has_expression", "clinical", "time", "event", "interval")
         return replace(self, **{name: getattr(self, name).to(device) for name in fields})
 
     def batch(self, case_ids: Sequence[str], bags: Sequence[Tensor]) -> Batch:
@@ -134,6 +141,7 @@ class CaseTable:
             bags=tuple(bags),
             expression=self.expression[rows],
             has_expression=self.has_expression[rows],
+            clinical=self.clinical[rows],
             time=self.time[rows],
             event=self.event[rows],
             interval=self.interval[rows],

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from survq.data.clinical import clinical_values, informative_covariates
 from survq.data.cohort_files import read_source
 from survq.data.feature_store import file_of, read_coordinates, read_slides
 from survq.data.folds import fold_problems, given_folds
@@ -125,6 +126,10 @@ def _check_cohort(folder: Location, name: str, tables: Tables, gene_sets: Mappin
 def _check_cases(cases: pd.DataFrame, checked: CohortCheck) -> None:
     events = int(cases["event"].sum())
     checked.figures |= {"cases": str(len(cases)), "events": str(events)}
+    used = informative_covariates(cases)
+    unknown = np.isnan(clinical_values(cases, used)).sum(axis=0)
+    covariates = [f"{name} ({n} unknown)" if n else name for name, n in zip(used, unknown, strict=True)]
+    checked.figures["clinical"] = ", ".join(covariates) or "none"
     median = cases["time"].median()
     if median > LONGEST_MEDIAN:
         checked.notes.append(f"the median time is {median:g} months. Is it in days?")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from survq.data.clinical import informative_covariates
 from survq.data.feature_store import read_coordinates, read_slides
 from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage, read_collections
 from survq.data.location import Location
@@ -31,6 +32,7 @@ class InputSpec:
     genes: int  # columns of the expression matrix; 0 if the cohort has no expression
     gene_sets: Mapping[str, tuple[tuple[int, ...], ...]]  # collection -> expression columns of the genes of each set
     intervals: int = 4
+    clinical: tuple[str, ...] = ()  # the covariates that the cohort has
 
     @property
     def pathways(self) -> tuple[tuple[int, ...], ...]:
@@ -43,7 +45,7 @@ class Cohort:
     """The cases of a cohort with an outcome and at least one modality."""
 
     name: str
-    cases: pd.DataFrame  # indexed by case_id: time (months), event, site, ...
+    cases: pd.DataFrame  # indexed by case_id: time (months), event, site, age, sex, stage, ...
     expression: pd.DataFrame | None  # case_id x gene, float32; may lack some cases
     slides: pd.DataFrame  # the index of the feature store; may lack some cases
     gene_sets: Mapping[str, GeneSets]  # collection -> the sets that the expression covers, with only its genes
@@ -185,6 +187,7 @@ class Cohort:
                 name: tuple(tuple(column[gene] for gene in members) for members in sets.genes)
                 for name, sets in self.gene_sets.items()
             },
+            clinical=informative_covariates(self.cases),
         )
 
     @cached_property
@@ -195,6 +198,7 @@ class Cohort:
             expression       genes, case ids and values
             gene set NAME    the sets of this collection that the expression covers, and their genes
             features         case_id, slide_id and the checksum of the slide's features
+            clinical         case_id and the clinical covariates that models use
 
         Folds are not included: they belong to a run. A missing part has the hash of empty content; a missing collection
         has no entry.
@@ -208,6 +212,7 @@ class Cohort:
             "expression": expression,
             **{f"gene set {name}": sets.to_gmt().encode() for name, sets in self.gene_sets.items()},
             "features": self.slides[["case_id", "slide_id", "sha256"]].to_csv(index=False).encode(),
+            "clinical": self.cases[list(self.spec.clinical)].to_csv().encode() if self.spec.clinical else b"",
         }
         return {part: hashlib.sha256(content).hexdigest() for part, content in contents.items()}
 

@@ -4,7 +4,8 @@ Every study reads such a data folder, on a local path or in a bucket:
 
     DIR/pathways.gmt                    gene sets of all cohorts: the collection "pathways", see survq/data/gene_sets.py
     DIR/gene_sets/<NAME>.gmt            further collections, such as six_groups                            (optional)
-    DIR/<COHORT>/cases.parquet          case_id, time (months), event (bool), site, further columns unchanged
+    DIR/<COHORT>/cases.parquet          case_id, time (months), event (bool), site, age, sex and stage as in
+                                        survq/data/clinical.py, further columns unchanged
     DIR/<COHORT>/expression.parquet     case_id, one float32 column per gene                               (optional)
     DIR/<COHORT>/features/*.parquet     one row and row group per slide, see survq/data/feature_store.py   (optional)
     DIR/<COHORT>/splits.parquet         repeat, fold, case_id, role: training or validation                (optional)
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from survq.data.barcodes import case_of
+from survq.data.clinical import clinical_problems
 from survq.data.feature_store import INDEX, slide_index
 from survq.data.gene_sets import FOLDER
 from survq.data.location import Location
@@ -167,7 +169,7 @@ def cases_problems(cases: pd.DataFrame, file: str) -> list[str]:
             f"{file}: no case has an event; no model can be trained or evaluated. "
             f"Fix: check whether the coding is reversed."
         )
-    return problems
+    return [*problems, *clinical_problems(cases, file)]
 
 
 def case_id_problems(case_ids: pd.Series, file: str) -> list[str]:

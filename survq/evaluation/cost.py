@@ -27,6 +27,7 @@ def random_case(spec: InputSpec, patches: int, device: torch.device | str = "cpu
         bags=(torch.randn(patches, spec.patch_features, generator=random).half().to(device),),
         expression=(2 * torch.rand(1, spec.genes, generator=random) - 1).to(device),
         has_expression=torch.tensor([True], device=device),
+        clinical=torch.randn(1, len(spec.clinical), generator=random).to(device),
         time=torch.tensor([12.0], device=device),
         event=torch.tensor([True], device=device),
         interval=torch.tensor([0], device=device),

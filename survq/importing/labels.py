@@ -1,6 +1,7 @@
 """Import survival labels from a clinical table: time and event of every case. From here on, censoring is `not event`.
 
     rows       one or more per case, also per sample or slide; all rows of a case must agree
+    columns    time, event, and where the table has them: age, sex, stage, grade (see clinical.py), site, cancer type
     samples    only those of the given types, by default 01 (primary tumour), by characters 14-15 of the barcode
     time       months; days are divided by 30, exactly, as in SurvPath
     excluded   redacted patients, and cases without event status or with a time that is missing or not above 0;
@@ -23,14 +24,14 @@ from survq.data.cohort_files import cohort_folder, update_cohort
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import usable_id
+from survq.importing.clinical import read_covariates
 from survq.importing.decompress import sha256
 from survq.importing.outcomes import ENDPOINTS, Columns, Endpoint, columns_of
 from survq.importing.text_table import MISSING, numbers, read_text_table
 from survq.text import preview
 
 DAYS_PER_MONTH = 30
-TEXT = ("site", "oncotree_code", "type", "cancer type abbreviation", "gender")  # further columns kept as text
-NUMERIC = ("age", "is_female", "age_at_initial_pathologic_diagnosis")  # further columns kept as numbers
+TEXT = ("site", "oncotree_code", "type", "cancer type abbreviation")  # further columns, kept as text
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,18 @@ def read_labels(
         for line, case in table["case_id"].items()
         if not usable_id(case)
     ]
-    text, numeric = [[name for name in names if name in table] for names in (TEXT, NUMERIC)]
-    for column in (columns.time, *numeric):
-        table[column], unreadable = numbers(table[column], file)
-        problems += unreadable
+    text = [name for name in TEXT if name in table]
+    clinical, unreadable, unknown = read_covariates(table, file)
+    problems += unreadable
+    notes += unknown
+    table[columns.time], unreadable = numbers(table[columns.time], file)
+    problems += unreadable
     table[columns.status], unreadable = _events(table[columns.status], columns, file)
     problems += unreadable
     for column in text:
         table[column] = table[column].map(lambda cell: cell or None)  # NA is valid text: a TCGA site
-    kept = [columns.time, columns.status, *text, *numeric]
+    table = table.drop(columns=clinical.columns, errors="ignore").join(clinical)
+    kept = [columns.time, columns.status, *text, *clinical]
     problems += _contradictions(table, kept, str(file))
     raise_if_any(problems)
 
@@ -129,7 +133,7 @@ def read_labels(
     other_only = sorted(set(other_samples) - set(cases.index))
     no_sample = f"no sample of type {' '.join(sorted(sample_types))}"
     dropped = reason.dropna().to_dict() | dict.fromkeys(other_only, no_sample)
-    cases = cases[[*text, *numeric]].assign(time=time / (DAYS_PER_MONTH if columns.unit == "days" else 1), event=event)
+    cases = cases[[*text, *clinical]].assign(time=time / (DAYS_PER_MONTH if columns.unit == "days" else 1), event=event)
     if "site" not in cases and (sites := cases.index.map(site_of)).notna().all():
         cases["site"] = sites
     cases = cases.loc[reason.isna(), ["time", "event", *cases.columns.drop(["time", "event"])]].astype({"event": bool})

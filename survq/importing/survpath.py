@@ -5,7 +5,9 @@
     SRC/datasets_csv/raw_rna_data/xena/blca/rna_clean.csv     expression, one row per case and one column per gene
     SRC/splits/5foldcv/tcga_blca/splits_0.csv                 case ids in the columns train and val (optional)
 
-Each table is read as in its own import. The outcome is disease-specific survival, as in the paper.
+Each table is read as in its own import. The outcome is disease-specific survival, as in the paper. The tables in
+clinical_data/ are not read: their "stage" is the extent of the primary tumour (T), which differs from the stage in
+TCGA-CDR in every third case of BLCA and in two of three of COADREAD. `survq import labels` of TCGA-CDR adds the stage.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from survq.models.abmil_pathways import ABMILPathways
 from survq.models.amisl import AMISL
 from survq.models.base import Prediction, SurvivalModel
 from survq.models.ccl import CCL
+from survq.models.clinical_cox import ClinicalCox
+from survq.models.clinical_survq import ClinicalSurvQ
 from survq.models.gene_cox import GeneCox
 from survq.models.hsfsurv import HSFSurv
 from survq.models.kaplan_meier import KaplanMeier
@@ -40,9 +42,11 @@ TABLE_1: dict[str, type[SurvivalModel]] = {
 
 REFERENCES: dict[str, type[SurvivalModel]] = {
     "kaplan_meier": KaplanMeier,
+    "clinical_cox": ClinicalCox,
     "gene_cox": GeneCox,
     "pathway_cox": PathwayCox,
     "abmil_pathways": ABMILPathways,
+    "clinical_survq": ClinicalSurvQ,
 }
 """Simple models beside which they are shown."""
 

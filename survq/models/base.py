@@ -85,7 +85,8 @@ class SurvivalModel(nn.Module):
     """The modalities that the model reads if a case has them; empty: it predicts the same for all cases."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """The modalities without which the model cannot predict a case. A case always needs one of `reads`."""
+    """The modalities without which the model cannot predict a case. A case always needs one of `reads`, and
+    clinical covariates are enough only for a model that reads nothing else."""
 
     gene_sets: ClassVar[tuple[str, ...]] = ()
     """Names of the gene sets by which the model reads expression, such as "pathways"; empty: it reads all genes.
@@ -114,12 +115,14 @@ class SurvivalModel(nn.Module):
     def not_applicable(cls, spec: InputSpec) -> str | None:
         """Why the model cannot be applied to a cohort of these sizes; None if it can."""
         lacking = {"histology": "no slides"} if not spec.patch_features else {}
+        if not spec.clinical:
+            lacking["clinical"] = "no clinical covariates"
         if not spec.genes:
             lacking["genomics"] = "no expression"
         elif missing := [name for name in cls.gene_sets if not spec.gene_sets.get(name)]:
             lacking["genomics"] = f"no gene of the {' and '.join(missing)}"
         reasons = [reason for modality, reason in lacking.items() if modality in cls.reads]
-        if cls.needs & lacking.keys() or (cls.reads and cls.reads <= lacking.keys()):
+        if cls.needs & lacking.keys() or (cls.reads and cls._sufficient() <= lacking.keys()):
             return "the cohort has " + " and ".join(reasons)
         return None
 
@@ -135,9 +138,10 @@ class SurvivalModel(nn.Module):
         present = {
             "histology": cohort.has_slides & bool(spec.patch_features),
             "genomics": cohort.has_expression & all(spec.gene_sets.get(name) for name in cls.gene_sets),
+            "clinical": np.full(len(cohort.cases), bool(spec.clinical)),  # unknown values are imputed
         }
         every = np.ones(len(cohort.cases), dtype=bool)
-        any_of_them = np.any([present[modality] for modality in cls.reads], axis=0) if cls.reads else every
+        any_of_them = np.any([present[modality] for modality in cls._sufficient()], axis=0) if cls.reads else every
         return np.all([any_of_them, *(present[modality] for modality in cls.needs)], axis=0)
 
     def patch_dtype(self, device: torch.device) -> torch.dtype:
@@ -151,6 +155,11 @@ class SurvivalModel(nn.Module):
     def precision(self, device: torch.device) -> torch.dtype:
         """The dtype of the largest matrix products on this device. Sums are in float32."""
         return torch.bfloat16 if torch.is_autocast_enabled(device.type) else torch.float32
+
+    @classmethod
+    def _sufficient(cls) -> frozenset[str]:
+        """The modalities of which a case needs one."""
+        return cls.reads - {"clinical"} or cls.reads
 
     def prepare(self, training: Iterable[Batch]) -> None:
         """Fit state that is not learned by gradient (prototypes, clusters) on the training cases. Default: nothing.

@@ -6,6 +6,7 @@ A case is made in this order, with one function per step, from top to bottom:
     tissue            one to three slides with pieces of tissue, one morphology per patch (tissue.py)
     truth             eta = a h + b g + c h g, the log hazard
     outcome           Weibull time of death and end of follow-up, whichever is earlier
+    covariates        age, sex and stage; none has an effect of its own
     expression        genes, computed from the activities
     missing           cases without slides or without expression
     patch features    painted on request, never all in memory at once
@@ -38,6 +39,9 @@ MEDIAN_MONTHS = 36.0  # survival of a case with eta = 0
 STUDY_END_MONTHS = 120.0
 AGE = (62.0, 10.0)  # years: mean and deviation
 AGE_BY_RISK = 0.3  # correlation with eta
+STAGE_BY_RISK = 0.6  # correlation with eta before it is cut into stages 1 to 4
+STAGE_EDGES = (-0.8, 0.2, 1.0)  # deviations from the mean
+UNSTAGED = 0.05  # share of cases
 REFERENCE_CASES = 600  # from which the mean and deviation of h and the rate of drop-out are computed
 
 
@@ -76,6 +80,8 @@ class World:
         time, event = self.outcome(eta, random_for("outcome"))
         expression = self.expression(latent.activity, site, random_for("expression"))
         age = _age(eta, random_for("age"))
+        sex = random_for("sex").choice(["female", "male"], cases)
+        stage = _stage(eta, random_for("stage"))
         has_slides, has_expression = self.present(age, random_for("missing"))
 
         study = f"SIM{seed}" if seed else "SIM"  # cases of another seed are other patients
@@ -84,7 +90,15 @@ class World:
             world=self,
             seed=seed,
             cases=pd.DataFrame(
-                {"time": time, "event": event, "site": [f"{s + 1:02d}" for s in site], "age": age}, index=case_ids
+                {
+                    "time": time,
+                    "event": event,
+                    "site": [f"{s + 1:02d}" for s in site],
+                    "age": age,
+                    "sex": sex,
+                    "stage": stage,
+                },
+                index=case_ids,
             ),
             truth=pd.DataFrame(
                 {"eta": eta, "h": h, "g": g, "has_slides": has_slides, "has_expression": has_expression},
@@ -208,7 +222,7 @@ class SimulatedCohort:
 
     world: World
     seed: int
-    cases: pd.DataFrame  # time (months), event, site, age
+    cases: pd.DataFrame  # time (months), event, site, age, sex, stage
     truth: pd.DataFrame  # eta, h, g, has_slides, has_expression
     expression: pd.DataFrame  # the cases that have it, case_id x gene, float32
     latent: Latent
@@ -265,10 +279,22 @@ def time_of_death(eta: Float[np.ndarray, " case"], random: np.random.Generator) 
 
 
 def _age(eta: Float[np.ndarray, " case"], random: np.random.Generator) -> Float[np.ndarray, " case"]:
-    """Years. Age correlates with risk, but has no effect of its own."""
+    """Years."""
+    return np.round(AGE[0] + AGE[1] * _correlated(eta, AGE_BY_RISK, random), 1)
+
+
+def _stage(eta: Float[np.ndarray, " case"], random: np.random.Generator) -> Float[np.ndarray, " case"]:
+    """1 to 4, NaN for a few cases: a noisy and coarse measurement of the risk."""
+    stage = 1.0 + np.searchsorted(STAGE_EDGES, _correlated(eta, STAGE_BY_RISK, random))
+    return np.where(random.uniform(size=len(eta)) < UNSTAGED, np.nan, stage)
+
+
+def _correlated(
+    eta: Float[np.ndarray, " case"], correlation: float, random: np.random.Generator
+) -> Float[np.ndarray, " case"]:
+    """Values with mean 0, deviation 1 and this correlation with eta."""
     risk = (eta - eta.mean()) / max(eta.std(), 1e-9)
-    standard = AGE_BY_RISK * risk + np.sqrt(1 - AGE_BY_RISK**2) * random.standard_normal(len(eta))
-    return np.round(AGE[0] + AGE[1] * standard, 1)
+    return correlation * risk + np.sqrt(1 - correlation**2) * random.standard_normal(len(eta))
 
 
 def _highest(score: Float[np.ndarray, " case"], share: float) -> Bool[np.ndarray, " case"]:

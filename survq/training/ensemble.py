@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from survq.data.batch import Bags
+from survq.data.clinical import clinical_values
 from survq.data.cohort import Cohort
 from survq.data.problems import DataError, raise_if_any
 from survq.text import preview
@@ -45,7 +46,7 @@ def load_run(folder: Path) -> tuple[Record, list[FittedFold]]:
 
 
 def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:
-    """Why the model of a fold cannot read a cohort: missing genes, scale of expression, or patch features."""
+    """Why the model of a fold cannot read a cohort: missing genes or covariates, scale of expression, features."""
     problems = []
     if fold.spec.patch_features and len(cohort.slides):
         width, encoder = int(cohort.slides["width"].iloc[0]), str(cohort.slides["encoder"].iloc[0])
@@ -70,6 +71,14 @@ def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:
                     f"{len(genes)} genes are outside of the training range. Fix: import expression in the unit of the "
                     f"training cohort, such as log2(TPM + 0.001)."
                 )
+    if "clinical" in type(fold.model).reads:
+        values = clinical_values(cohort.cases, fold.spec.clinical)
+        unknown = [name for name, column in zip(fold.spec.clinical, values.T, strict=True) if np.isnan(column).all()]
+        if unknown:
+            problems.append(
+                f"cohort {cohort.name}: {preview(unknown)} of no case is known; the model reads it. Fix: import labels "
+                f"with these covariates."
+            )
     return problems
 
 

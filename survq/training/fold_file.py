@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from survq.data.batch import Preprocessing
+from survq.data.clinical import ClinicalScale
 from survq.data.cohort import InputSpec
 from survq.data.expression import ExpressionScale
 from survq.data.folds import TimeIntervals
@@ -21,7 +22,7 @@ from survq.training.config import TrainConfig
 from survq.training.fold import FittedFold
 from survq.training.tensor_file import read_tensor_file, tensor_file
 
-FORMAT = 1  # version of the file format
+FORMAT = 2  # version of the file format
 MODEL, FITTED = "model/", "fitted/"  # prefixes of tensor names
 
 
@@ -33,6 +34,8 @@ def fold_content(fold: FittedFold, further: Mapping[str, Tensor] | None = None) 
         FITTED + "factor": torch.from_numpy(np.asarray(fitted.scale.factor, np.float64)),
         FITTED + "lowest": torch.from_numpy(fitted.lowest),
         FITTED + "highest": torch.from_numpy(fitted.highest),
+        FITTED + "clinical_mean": torch.from_numpy(fitted.clinical.mean),
+        FITTED + "clinical_deviation": torch.from_numpy(fitted.clinical.deviation),
         **{MODEL + name: tensor for name, tensor in fold.model.state_dict().items()},
         **(further or {}),
     }
@@ -74,25 +77,33 @@ def _fold(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Fitt
     config = TrainConfig(**description["config"])
     sizes = description["spec"]
     gene_sets = {name: tuple(map(tuple, sets)) for name, sets in sizes["gene_sets"].items()}
-    spec = InputSpec(**{**sizes, "gene_sets": gene_sets})
+    spec = InputSpec(**{**sizes, "gene_sets": gene_sets, "clinical": tuple(map(str, sizes["clinical"]))})
     weights = {name.removeprefix(MODEL): tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
     model = _build(config, spec, weights)
     affine = (tensors[FITTED + name].numpy() for name in ("offset", "factor"))
     offset, factor = (value if value.ndim else float(value) for value in affine)
     scale = ExpressionScale(offset, factor, bool(description["keeps_zeros"]))
     lowest, highest = (tensors[FITTED + name].numpy() for name in ("lowest", "highest"))
+    mean, deviation = (tensors[FITTED + name].numpy() for name in ("clinical_mean", "clinical_deviation"))
     genes = tuple(description["genes"])
     if any(not 0 <= gene < len(genes) for sets in gene_sets.values() for members in sets for gene in members):
         raise ValueError("a gene set refers to an unknown gene")
     if not len(genes) == spec.genes == len(lowest) == len(highest) or np.shape(offset) not in ((), (len(genes),)):
         raise ValueError("the number of genes differs from the number of scales")
+    if not len(spec.clinical) == len(mean) == len(deviation):
+        raise ValueError("the number of clinical covariates differs from the number of scales")
     return FittedFold(
         config=config,
         repeat=int(description["repeat"]),
         index=int(description["fold"]),
         spec=spec,
         preprocessing=Preprocessing(
-            genes, scale, lowest, highest, TimeIntervals(tuple(map(float, description["interval_edges"])))
+            genes=genes,
+            scale=scale,
+            lowest=lowest,
+            highest=highest,
+            clinical=ClinicalScale(spec.clinical, mean, deviation),
+            intervals=TimeIntervals(tuple(map(float, description["interval_edges"]))),
         ),
         gene_set_names={name: tuple(sets) for name, sets in description["gene_set_names"].items()},
         encoder=str(description["encoder"]),

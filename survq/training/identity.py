@@ -67,6 +67,8 @@ def data_of(model: str, parts: Mapping[str, str]) -> dict[str, str | None]:
         names += ["expression", *(f"gene set {name}" for name in kind.gene_sets)]
     if "histology" in kind.reads:
         names.append("features")
+    if "clinical" in kind.reads:
+        names.append("clinical")
     return {name: parts.get(name) for name in names}
 
 

@@ -37,6 +37,7 @@ def test_a_valid_folder(folder):
         ["cohort", "ONE", "TWO"],
         ["cases", "24", "24"],
         ["events", "12", "12"],
+        ["clinical", "none", "none"],
         ["slides", "33", "33"],
         ["patches", "151", "151"],
         ["features", "16 (uni)", "16 (uni)"],
@@ -63,8 +64,17 @@ def test_an_invalid_table_is_skipped_and_not_called_missing(folder):
     one, two = checked.cohorts
     assert set(two.figures) - set(one.figures) == {
         *("cases", "events", "genes", "pathways", "groups", "modalities", "without slides", "without expression"),
-        *("folds", "held-out events"),
+        *("folds", "held-out events", "clinical"),
     }
+
+
+def test_covariates_and_their_unknown_values_are_shown(folder):
+    sex = ["male", "female", None] * 8
+    rewrite(folder / "ONE" / "cases.parquet", lambda table: table.assign(age=np.arange(24.0), sex=sex, stage=1.0))
+    assert check(folder).cohorts[0].figures["clinical"] == "age, sex (8 unknown)"
+    rewrite(folder / "ONE" / "cases.parquet", lambda table: table.assign(sex="M"))
+    (problem,) = check(folder).problems
+    assert "ONE/cases.parquet: sex of 24 cases is invalid, such as 'M'" in problem
 
 
 def test_the_real_folder(real_folder):

@@ -63,6 +63,7 @@ def test_tables_are_joined_by_case_id_and_not_by_position(tmp_path, small):
         ("event", {"cases"}),
         ("site", set()),
         ("a new column of labels", set()),
+        ("ages", {"clinical"}),
         ("splits", set()),
         ("a value of expression", {"expression"}),
         ("a gene of no set", {"expression"}),
@@ -82,6 +83,8 @@ def test_a_change_affects_the_hashes_of_its_parts_only(tmp_path, small, change, 
             small["cases"].loc[case, change] = {"time": 9.25, "event": True, "site": "S9"}[change]
         case "a new column of labels":
             small["cases"]["grade"] = 2
+        case "ages":
+            small["cases"]["age"] = np.arange(24.0) + 40
         case "splits":
             small["splits"]["fold"] = (small["splits"]["fold"] + 1) % 3
         case "a value of expression":
@@ -103,7 +106,7 @@ def test_a_change_affects_the_hashes_of_its_parts_only(tmp_path, small, change, 
     write_cohort(tmp_path / "after", "X", **small)
     before, after = (Cohort.load(tmp_path / folder, "X").parts for folder in ("before", "after"))
     assert {part for part in before | after if before.get(part) != after.get(part)} == parts
-    assert set(before) == {"cases", "expression", "features", "gene set pathways", "gene set groups"}
+    assert set(before) == {"cases", "expression", "features", "gene set pathways", "gene set groups", "clinical"}
     assert all(len(digest) == 64 for digest in before.values())
 
 

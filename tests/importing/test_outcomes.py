@@ -118,7 +118,8 @@ def test_tcga_cdr(cdr):
     assert labels.dropped == {"TCGA-A1-0003": "no event status"}
     assert labels.notes == ("2 of 5 rows have other cancer types than 'COAD', 'READ'",)
     assert list(labels.cases["type"]) == ["COAD", "READ"]
-    assert labels.cases["age_at_initial_pathologic_diagnosis"].isna().tolist() == [False, True]
+    assert labels.cases["age"].isna().tolist() == [False, True]
+    assert labels.cases["sex"].tolist() == ["male", "female"]
     assert read_labels(cdr, types=["BRCA"]).dropped == {"TCGA-A1-0004": "redacted"}
 
 

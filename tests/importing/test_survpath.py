@@ -35,7 +35,7 @@ def test_the_real_cohorts(real_folder, real_data, name, cases, events, excluded)
     assert (len(cohort.pathways), cohort.sets_given["pathways"]) == (281, 331)
     assert cohort.dropped["reason"].value_counts().to_dict() == excluded
     assert (cohort.cases["site"] == cohort.cases.index.str[5:7]).all()
-    assert set(cohort.cases) == {"time", "event", "site", "age", "is_female", "oncotree_code"}
+    assert set(cohort.cases) == {"time", "event", "site", "age", "sex", "oncotree_code"}
 
     # compare with the files, read independently
     labels = pd.read_csv(real_data / f"survpath/datasets_csv/metadata/tcga_{name.lower()}.csv", keep_default_na=False)

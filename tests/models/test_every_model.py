@@ -10,12 +10,16 @@ from small_models import SPEC, build, loss_of, make_batch, seen, small_of, take
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from survq.data.batch import Batch, CaseTable, Preprocessing
+from survq.data.clinical import ClinicalScale
 from survq.data.expression import ExpressionScale
 from survq.data.folds import TimeIntervals
 from survq.models import MODELS
 from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.fold import FittedFold
 from survq.training.fold_file import fold_content, read_fold
+
+BY_CASE = ("expression", "has_expression", "clinical", "time", "event", "interval")
+"""The columns of a batch."""
 
 DRAWN_BY_POSITION = {"pibd"}
 """Models whose sub-bags depend on the order of patches in evaluation. In training this is allowed for any model."""
@@ -83,7 +87,7 @@ def test_is_built_by_its_name_and_refuses_unknown_hyperparameters(model):
 @pytest.mark.parametrize("name", MODELS)
 def test_declares_what_it_reads_and_what_to_search(name):
     kind = MODELS[name]
-    assert kind.needs <= kind.reads <= {"histology", "genomics"}
+    assert kind.needs <= kind.reads <= {"histology", "genomics", "clinical"}
     assert set(kind.gene_sets) <= set(SPEC.gene_sets)
     assert bool(kind.space) == kind.learns and set(kind.space) <= set(hyperparameters_of(name))
     assert TrainConfig.native(name).model == name
@@ -96,6 +100,7 @@ def test_states_why_it_is_not_applicable_to_a_cohort(name):
     lacking = {
         "histology": [(replace(SPEC, patch_features=0), "no slides")],
         "genomics": [(replace(SPEC, genes=0, gene_sets={}), "no expression")],
+        "clinical": [(replace(SPEC, clinical=()), "no clinical covariates")],
     }
     for collection in kind.gene_sets:
         others = {other: sets for other, sets in SPEC.gene_sets.items() if other != collection}
@@ -127,8 +132,10 @@ def test_predictions_of_cases_differ(model, batch):
     for modality in model.reads:
         if modality == "histology":
             other = replace(batch, bags=tuple(-bag for bag in batch.bags))
-        else:
+        elif modality == "genomics":
             other = replace(batch, expression=-batch.expression)
+        else:
+            other = replace(batch, clinical=-batch.clinical)
         assert (hazards(model, other) - first).abs().max() > 1e-6, modality
 
 
@@ -285,7 +292,12 @@ def test_a_fitted_fold_predicts_the_same_after_saving_and_loading(model, batch, 
         index=0,
         spec=SPEC,
         preprocessing=Preprocessing(
-            genes, ExpressionScale(0.0, 1.0), spread - 1, spread + 1, TimeIntervals((0.0, 10.0, 20.0, 30.0, 61.0))
+            genes=genes,
+            scale=ExpressionScale(0.0, 1.0),
+            lowest=spread - 1,
+            highest=spread + 1,
+            clinical=ClinicalScale(SPEC.clinical, np.array([60.0, 0.5, 2.0]), np.array([10.0, 0.5, 1.0])),
+            intervals=TimeIntervals((0.0, 10.0, 20.0, 30.0, 61.0)),
         ),
         gene_set_names={},
         encoder="uni",
@@ -296,7 +308,7 @@ def test_a_fitted_fold_predicts_the_same_after_saving_and_loading(model, batch, 
     loaded, _ = read_fold(tmp_path / fitted.file)
     table = CaseTable(
         row={case: number for number, case in enumerate(batch.case_ids)},
-        **{key: getattr(batch, key) for key in ("expression", "has_expression", "time", "event", "interval")},
+        **{key: getattr(batch, key) for key in BY_CASE},
     )
     bags = dict(zip(batch.case_ids, batch.bags, strict=True))
     before, after = (one.predict_cases(table, bags, batch.case_ids) for one in (fitted, loaded))

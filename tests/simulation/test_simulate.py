@@ -52,6 +52,14 @@ def test_the_demo_is_easy(demo):
     assert demo.oracle()["eta"] > 0.8
 
 
+def test_stage_tells_much_about_the_risk_age_little_and_sex_nothing(easy):
+    cases, eta = easy.cases, easy.truth["eta"]
+    assert 0.4 < cases["stage"].corr(eta, method="spearman") < 0.7
+    assert 0.2 < cases["age"].corr(eta) < 0.4
+    assert abs((cases["sex"] == "male").astype(float).corr(eta)) < 0.1
+    assert set(cases["stage"].dropna()) == {1, 2, 3, 4} and 0.02 < cases["stage"].isna().mean() < 0.08
+
+
 def test_an_interaction_exceeds_any_sum():
     oracle = World(PRESETS["interaction"]).cohort(600, seed=0).oracle()
     assert oracle["eta"] - oracle["additive"] > 0.02

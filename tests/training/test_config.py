@@ -91,7 +91,14 @@ def test_every_setting_has_another_value_in_these_tests():
     assert set(OTHER) == {entry.name for entry in fields(TrainConfig)} - {"model"}
 
 
-PARTS = {"cases": "a", "expression": "b", "gene set pathways": "c", "gene set hallmarks": "d", "features": "e"}
+PARTS = {
+    "cases": "a",
+    "expression": "b",
+    "gene set pathways": "c",
+    "gene set hallmarks": "d",
+    "features": "e",
+    "clinical": "f",
+}
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -157,6 +164,8 @@ def test_a_hyperparameter_with_the_name_of_a_training_setting_is_distinguished()
 @pytest.mark.parametrize(
     ("reads", "gene_sets", "parts"),
     [
+        (set(), (), {"cases": "a"}),
+        ({"clinical"}, (), {"cases": "a", "clinical": "f"}),
         ({"histology"}, (), {"cases": "a", "features": "e"}),
         ({"genomics"}, (), {"cases": "a", "expression": "b"}),
         ({"genomics"}, ("hallmarks",), {"cases": "a", "expression": "b", "gene set hallmarks": "d"}),
