@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from lifelines import KaplanMeierFitter
+from lifelines import CoxPHFitter, KaplanMeierFitter
 from small_models import SPEC, build, make_batch, take
 
 from survq.data.cohort import InputSpec
@@ -43,6 +44,37 @@ def test_cox_finds_the_gene_of_the_risk(name, least):
     assert np.corrcoef(model(batch).risk, batch.expression[:, 0])[0, 1] > least
     x = batch.expression if name == "gene_cox" else model.means(batch)
     assert torch.equal(model(batch).risk.argsort(), model.cox.eta(x).argsort()), "risk is monotone in eta"
+
+
+def test_clinical_cox_has_the_coefficients_of_lifelines():
+    batch = cases()
+    batch = replace(batch, time=batch.time.ceil())  # ties
+    model = build("clinical_cox")
+    model.prepare([batch])
+    x = batch.clinical.double().numpy()
+    direct = CoxPHFitter(penalizer=0.01 * x.var(axis=0) / x.var(axis=0, ddof=1))
+    table = pd.DataFrame(x / x.std(axis=0)).assign(time=batch.time, event=batch.event)
+    precise = {"precision": 1e-14, "r_precision": 1e-14, "step_size": 1.0}
+    direct.fit(table, "time", "event", fit_options=precise)
+    assert model.cox.coefficients * x.std(axis=0) == pytest.approx(direct.params_.to_numpy(), abs=1e-7)
+
+
+@torch.no_grad()
+def test_clinical_survq_adds_a_linear_term_to_survq():
+    """It begins with the coefficients of clinical Cox, and SurvQ's weights are those of the same seed."""
+    batch = cases(9, seed=2)
+    model, survq, cox = (build(name).eval() for name in ("clinical_survq", "survq", "clinical_cox"))
+    for one in (model, cox):
+        one.prepare([cases()])
+    term = batch.clinical @ cox.cox.coefficients.float()
+    assert torch.allclose(model(batch).logits, survq(batch).logits + term[:, None], atol=1e-6)
+
+
+def test_covariates_do_not_replace_slides_and_genes():
+    kind = MODELS["clinical_survq"]
+    assert kind.not_applicable(replace(SPEC, patch_features=0, genes=0)) == "the cohort has no slides and no expression"
+    assert kind.not_applicable(replace(SPEC, patch_features=0)) is None
+    assert kind.not_applicable(replace(SPEC, clinical=())) == "the cohort has no clinical covariates"
 
 
 def test_a_given_penalty_is_used():
