@@ -18,7 +18,8 @@ class ImportLabels:
 
     Tables of SurvPath, PORPOISE, MMP, TCGA-CDR (xlsx), UCSC Xena and cBioPortal are recognised by their columns; CSV or
     TSV, optionally compressed. For other tables state the columns, the time unit and the event coding: nothing is
-    guessed. Existing expression, splits and features are kept. dropped.csv lists excluded cases with the reason.
+    guessed. Age, sex, stage and grade are kept where the table has them. Existing expression, splits and features are
+    kept. dropped.csv lists excluded cases with the reason.
 
     example:  survq import labels TCGA-CDR-SupplementalTableS1.xlsx data --cohort COADREAD --types COAD READ
               survq import labels patients.csv data --cohort MINE --case-column id --time-column days --time-unit days

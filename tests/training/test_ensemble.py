@@ -97,6 +97,25 @@ def test_cases_of_the_run_are_predicted_by_the_fold_that_held_them_out(data, tra
     assert by_fold.groupby("model")["percentile"].mean().to_numpy() == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_model_of_covariates_predicts_new_cases_and_refuses_a_cohort_without_them(data, tmp_path):
+    from survq.training.loop import train_folds
+
+    cohort, new = Cohort.load(data, "SIM"), Cohort.load(data, "NEW")
+    folds = tuple(given_folds(cohort.splits, list(cohort.cases.index)))
+    run = Run("SIM", TrainConfig("clinical_cox", epochs=1), folds, keep_weights=True)
+    queue = RunQueue(Grid([run]), Results(tmp_path), {"SIM": cohort})
+    queue.end(queue.take(), train_folds(run, cohort, {}, keep_weights=True))
+    record, fitted = load_run(queue.records[run.path].folder)
+    some_men = new.select(list(new.cases.index[new.cases["sex"] == "male"][:20]))
+    assert some_men.spec.clinical == ("age", "stage"), "but the model knows the effect of sex"
+    found = predict(record, fitted, new, {}).set_index(["model", "case_id"])["risk"]
+    of_men = predict(record, fitted, some_men, {}).set_index(["model", "case_id"])["risk"]
+    assert np.allclose(found.loc[of_men.index], of_men)
+    unstaged = replace(new, cases=new.cases.assign(stage=np.nan))
+    with pytest.raises(DataError, match=r"cohort NEW: 'stage' of no case is known; the model reads it\. Fix"):
+        predict(record, fitted, unstaged, {})
+
+
 def test_a_percentile_counts_ties_one_half(trained):
     from survq.training.ensemble import _percentile
 
