@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from survq.data.batch import Batch
 
 PENALTIES = tuple(10.0 ** np.arange(3.0, -3.5, -0.5))  # from large to small, so that a fit starts near its solution
-FOLDS = 4
-STEPS = 100
+FOLDS = 4  # of the training cases, to select a penalty
+STEPS = 100  # of Newton's method at most; fewer than ten are usual
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,18 @@ class CoxRegression(nn.Module):
 
     def fit(self, training: Iterable[Batch], covariates: Callable[[Batch], Float[Tensor, "case covariate"]]) -> None:
         """Fit to the cases of all batches, whose order does not matter. See `fit_cox`."""
-        batches = list(training)
-        ids = [case for batch in batches for case in batch.case_ids]
+        ids: list[str] = []
+        columns = []
+        for batch in training:  # keeps no batch: the patches of all cases may not fit into the memory of a GPU
+            ids += batch.case_ids
+            columns.append([v.cpu() for v in (covariates(batch).double(), batch.time, batch.event, batch.interval)])
         order = sorted(range(len(ids)), key=ids.__getitem__)
-        x = torch.cat([covariates(batch).double() for batch in batches])[order]
-        time, event, interval = (
-            torch.cat([getattr(batch, name) for batch in batches])[order] for name in ("time", "event", "interval")
-        )
-        fitted = fit_cox(x.cpu().numpy(), time.double().cpu().numpy(), event.cpu().numpy(), self.penalty)
+        x, time, event, interval = (torch.cat(parts)[order] for parts in zip(*columns, strict=True))
+        fitted = fit_cox(x.numpy(), time.double().numpy(), event.numpy(), self.penalty)
+        eta = torch.from_numpy(fitted.eta(x.numpy()))
         self.centre.copy_(torch.from_numpy(fitted.centre))
         self.coefficients.copy_(torch.from_numpy(fitted.coefficients))
-        self.baseline.copy_(log_baseline(interval, event, self.eta(x), len(self.baseline)))
+        self.baseline.copy_(log_baseline(interval, event, eta, len(self.baseline)))
 
     def eta(self, x: Float[Tensor, "case covariate"]) -> Float[Tensor, " case"]:
         return (x.double() - self.centre) @ self.coefficients

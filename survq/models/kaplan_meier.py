@@ -41,8 +41,7 @@ class KaplanMeier(SurvivalModel):
         self.register_buffer("logits", torch.zeros(spec.intervals, dtype=torch.float64))
 
     def prepare(self, training: Iterable[Batch]) -> None:
-        batches = list(training)
-        interval, event = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("interval", "event"))
+        interval, event = map(torch.cat, zip(*((batch.interval, batch.event) for batch in training), strict=True))
         weight = torch.ones(len(event), dtype=torch.float64, device=event.device)
         deaths, at_risk = deaths_and_at_risk(interval, event, weight, len(self.logits))
         at_risk = at_risk.clamp(min=1)
