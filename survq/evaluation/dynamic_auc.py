@@ -1,0 +1,50 @@
+"""Time-dependent AUC: how well the risk separates cases that died by a time from those alive at it."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from survq.evaluation.censoring import StepFunction, kaplan_meier, unknown_weight
+from survq.evaluation.score import Score
+
+
+def dynamic_auc(
+    risk: Float[np.ndarray, " case"],
+    time: Float[np.ndarray, " case"],
+    event: Bool[np.ndarray, " case"],
+    censoring: StepFunction,
+    at: float,
+) -> Score:
+    """The cumulative/dynamic AUC at the time `at` (months) (Uno et al., 2007; Hung and Chiang, 2010).
+
+    AUC(t) = sum_ij w_i [t_i <= t, dead] [t_j > t] [risk_i > risk_j] / (sum_i w_i [t_i <= t, dead] * sum_j [t_j > t])
+    with w_i = 1 / G(t_i). Equal risks count one half. `censoring` is G, of the training cases.
+    """
+    dead, alive = event & (time <= at), time > at
+    if not dead.any() or not alive.any():
+        return Score.undefined("no case died by this time" if not dead.any() else "no case was observed longer")
+    weight = censoring.at(time[dead])
+    if reason := unknown_weight(weight):
+        return Score.undefined(reason)
+    mine, others = risk[dead][:, None], risk[alive]
+    won = ((mine > others) + 0.5 * (mine == others)).mean(axis=1)
+    return Score(float((won / weight).sum() / (1 / weight).sum()))
+
+
+def mean_dynamic_auc(
+    risk: Float[np.ndarray, " case"],
+    time: Float[np.ndarray, " case"],
+    event: Bool[np.ndarray, " case"],
+    censoring: StepFunction,
+    at: Float[np.ndarray, " time"],
+) -> Score:
+    """The mean AUC over ascending times, each weighted with the drop in Kaplan-Meier survival since the one before.
+
+    As in Lambert and Chevret (2016). Undefined if it is at one of the times, or if nobody dies up to the last one.
+    """
+    scores = [dynamic_auc(risk, time, event, censoring, float(one)) for one in at]
+    if reason := next((score.reason for score in scores if score.reason), ""):
+        return Score.undefined(reason)
+    drops = -np.diff(kaplan_meier(time, event).at(at), prepend=1.0)
+    return Score(float(np.array([score.value for score in scores]) @ drops / drops.sum()))
