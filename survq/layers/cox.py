@@ -173,12 +173,11 @@ def _log_likelihood(eta: np.ndarray, R: np.ndarray, event: np.ndarray) -> float:
 
 
 def deaths_and_at_risk(
-    interval: Int[Tensor, " case"], event: Bool[Tensor, " case"], weight: Float[Tensor, " case"], intervals: int
-) -> tuple[Float[Tensor, " interval"], Float[Tensor, " interval"]]:
-    """The number of deaths in each interval, and the sum of weights of the cases at risk at its start."""
-    deaths = torch.bincount(interval[event], minlength=intervals).to(weight.dtype)
-    ended = torch.bincount(interval, weights=weight, minlength=intervals)
-    return deaths, ended.flip(0).cumsum(0).flip(0)
+    interval: Int[Tensor, " case"], event: Bool[Tensor, " case"], intervals: int
+) -> tuple[Float[Tensor, " interval"], Bool[Tensor, "case interval"]]:
+    """The number of deaths in each interval, and which cases are at risk at its start."""
+    deaths = torch.bincount(interval[event], minlength=intervals).double()
+    return deaths, interval[:, None] >= torch.arange(intervals, device=interval.device)
 
 
 def log_baseline(
@@ -186,13 +185,16 @@ def log_baseline(
 ) -> Float[Tensor, " interval"]:
     """a_k = log(deaths in k / sum of exp(eta) at risk), Breslow's estimate for grouped times.
 
-    An interval without deaths counts half a death.
+    An interval without deaths counts half a death, and one that no case reached one case at risk with eta = 0.
     """
-    deaths, at_risk = deaths_and_at_risk(interval, event, eta.exp(), intervals)
-    return (deaths.clamp(min=0.5) / at_risk.clamp(min=1e-12)).log()
+    deaths, at_risk = deaths_and_at_risk(interval, event, intervals)
+    log_sum = eta[:, None].where(at_risk, -torch.inf).logsumexp(dim=0)
+    return deaths.clamp(min=0.5).log() - log_sum.where(at_risk.any(dim=0), 0.0)
 
 
 def cox_logits(eta: Float[Tensor, " case"], baseline: Float[Tensor, " interval"]) -> Float[Tensor, "case interval"]:
     """The logits of the hazards 1 - exp(-exp(a_k + eta)), by which risk is monotone in eta."""
-    u = (baseline + eta[:, None]).clamp(max=30.0).exp()
-    return torch.where(u > 20, u, u.clamp(max=20).expm1().log())  # log(expm1(u)), which is u for large u
+    log_u = baseline + eta[:, None]
+    u = log_u.clamp(-30.0, 30.0).exp()
+    logits = torch.where(u > 20, u, u.clamp(max=20).expm1().log())  # log(expm1(u)), which is u for large u
+    return torch.where(log_u < -30, log_u, logits)  # and log u for small u

@@ -42,10 +42,9 @@ class KaplanMeier(SurvivalModel):
 
     def prepare(self, training: Iterable[Batch]) -> None:
         interval, event = map(torch.cat, zip(*((batch.interval, batch.event) for batch in training), strict=True))
-        weight = torch.ones(len(event), dtype=torch.float64, device=event.device)
-        deaths, at_risk = deaths_and_at_risk(interval, event, weight, len(self.logits))
-        at_risk = at_risk.clamp(min=1)
-        self.logits.copy_(torch.logit(torch.minimum(deaths.clamp(min=0.5), at_risk - 0.5) / at_risk))
+        deaths, at_risk = deaths_and_at_risk(interval, event, len(self.logits))
+        number = at_risk.sum(dim=0).clamp(min=1)
+        self.logits.copy_(torch.logit(torch.minimum(deaths.clamp(min=0.5), number - 0.5) / number))
 
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
         return Prediction(self.logits.expand(len(batch), -1))

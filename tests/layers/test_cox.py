@@ -78,15 +78,28 @@ def test_the_partial_likelihood_of_a_worked_example():
 def test_deaths_at_risk_and_the_baseline_by_hand():
     interval, event = torch.tensor([0, 0, 1, 1, 3]), torch.tensor([True, False, True, True, False])
     weight = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
-    deaths, at_risk = deaths_and_at_risk(interval, event, weight, 4)
-    assert deaths.tolist() == [1, 2, 0, 0] and at_risk.tolist() == [15, 12, 5, 5]
+    deaths, at_risk = deaths_and_at_risk(interval, event, 4)
+    assert deaths.tolist() == [1, 2, 0, 0] and (weight @ at_risk.double()).tolist() == [15, 12, 5, 5]
     assert log_baseline(interval, event, weight.log(), 4).exp().tolist() == pytest.approx([1 / 15, 2 / 12, 0.1, 0.1])
 
 
+def test_the_baseline_of_an_interval_that_no_case_reached_is_half_a_death_of_one_average_case():
+    interval, event = torch.tensor([0, 1, 1]), torch.tensor([True, True, False])
+    baseline = log_baseline(interval, event, torch.zeros(3, dtype=torch.float64), 3)
+    assert baseline.exp().tolist() == pytest.approx([1 / 3, 1 / 2, 1 / 2])
+
+
+def test_the_baseline_of_extreme_log_hazard_ratios():
+    """exp(800) has no float, exp(-800) is 0 as a float; the ratio to the baseline has."""
+    interval, event = torch.tensor([0, 1, 1]), torch.tensor([True, True, False])
+    baseline = log_baseline(interval, event, torch.tensor([800.0, -800.0, -800.0], dtype=torch.float64), 2)
+    assert baseline.tolist() == pytest.approx([-800, 800 + np.log(1 / 2)])
+
+
 def test_hazards_follow_the_proportional_hazards_form():
-    eta = torch.tensor([-60.0, -2.0, 0.0, 2.0, 60.0], dtype=torch.float64)
+    eta = torch.tensor([-1000.0, -60.0, -2.0, 0.0, 2.0, 60.0, 1000.0], dtype=torch.float64)
     baseline = torch.tensor([-3.0, -1.0], dtype=torch.float64)
     logits = cox_logits(eta, baseline)
-    assert logits.isfinite().all() and (logits.diff(dim=0) > 0).all()
-    expected = 1 - torch.exp(-torch.exp(baseline + eta[1:4, None]))
-    assert torch.allclose(torch.sigmoid(logits[1:4]), expected, atol=1e-12)
+    assert logits.isfinite().all() and (logits[:6].diff(dim=0) > 0).all() and (logits.diff(dim=0) >= 0).all()
+    expected = 1 - torch.exp(-torch.exp(baseline + eta[2:5, None]))
+    assert torch.allclose(torch.sigmoid(logits[2:5]), expected, atol=1e-12)

@@ -77,6 +77,15 @@ def test_covariates_do_not_replace_slides_and_genes():
     assert kind.not_applicable(replace(SPEC, clinical=())) == "the cohort has no clinical covariates"
 
 
+@pytest.mark.parametrize("name", FITTED)
+def test_an_interval_that_no_training_case_reached_has_a_hazard_inside_0_and_1(name):
+    batch = cases()
+    model = build(name)
+    model.prepare([replace(batch, interval=batch.interval.clamp(max=2))])
+    hazards = model(batch).hazards
+    assert ((hazards > 0) & (hazards < 1)).all()
+
+
 def test_a_given_penalty_is_used():
     weak, strong = (build("gene_cox", penalty=penalty) for penalty in (min(PENALTIES), 1e3))
     for model in (weak, strong):
