@@ -83,7 +83,7 @@ def test_a_missing_modality_equals_a_model_without_it(hyperparameters):
             case_ids=(*mixed.case_ids, *(f"other {case}" for case in batch.case_ids)),
             **{
                 column: torch.cat([getattr(mixed, column), getattr(batch, column)])
-                for column in ("expression", "has_expression", "time", "event", "interval")
+                for column in ("expression", "has_expression", "clinical", "time", "event", "interval")
             },
         )
         assert torch.allclose(both(among_others).logits[3:], expected, atol=1e-6)
