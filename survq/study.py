@@ -22,6 +22,7 @@ from survq.data.location import Location, replace_file
 from survq.data.problems import raise_if_any
 from survq.exits import exit_on_user_error, exit_with
 from survq.reporting.configurations import index_table, short_labels
+from survq.reporting.methods import methods_of, metrics_table
 from survq.reporting.run_progress import Progress
 from survq.reporting.study_tables import Trained
 from survq.reporting.tables import Table
@@ -192,7 +193,9 @@ class Study:
             print(f"  {name} is simulated: C-index of the true risk {c_index:.3f}{other}")
 
     def farewell(self) -> None:
-        """Print the last lines: paths, duration and missing results."""
+        """Save the metrics of all results, and print the last lines: paths, duration and missing results."""
+        if methods := methods_of(self.results.records()):
+            self.save("metrics", metrics_table(methods))
         print(f"\n  curves    tensorboard --logdir {self.results.views / 'tensorboard'}")
         print(f"  runs      {self.results.folder / 'index.csv'}")
         print(f"  took      {clock(time.monotonic() - self._start)}", flush=True)

@@ -22,15 +22,25 @@ def brier_scores(
     0 if it was censored by t. 0.25 is a coin's score. `censoring` is G, of the training cases. NaN where a needed G is
     0 or unknown; scikit-survival ignores such cases.
     """
+    scores = brier_terms(survival, time, event, censoring, at).mean(axis=0)
+    return np.where(np.isfinite(scores), scores, np.nan)
+
+
+def brier_terms(
+    survival: Float[np.ndarray, "case time"],
+    time: Float[np.ndarray, " case"],
+    event: Bool[np.ndarray, " case"],
+    censoring: StepFunction,
+    at: Float[np.ndarray, " time"],
+) -> Float[np.ndarray, "case time"]:
+    """The term of each case in the mean of `brier_scores`; not finite where a needed G is 0 or unknown."""
     dead = event[:, None] & (time[:, None] <= at)
     alive = time[:, None] > at
     with np.errstate(divide="ignore"):
         of_case, of_time = 1 / censoring.at(time), 1 / censoring.at(at)
     # a weight that is not needed may be infinite
     error = np.where(dead, survival**2 * np.where(dead, of_case[:, None], 0), 0)
-    error += np.where(alive, (1 - survival) ** 2 * np.where(alive, of_time, 0), 0)
-    scores = error.mean(axis=0)
-    return np.where(np.isfinite(scores), scores, np.nan)
+    return error + np.where(alive, (1 - survival) ** 2 * np.where(alive, of_time, 0), 0)
 
 
 def integrated_brier_score(

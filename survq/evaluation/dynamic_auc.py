@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from survq.evaluation.censoring import StepFunction, kaplan_meier, unknown_weight
 from survq.evaluation.score import Score
+from survq.evaluation.significance import outranked
 
 
 def dynamic_auc(
@@ -21,15 +22,25 @@ def dynamic_auc(
     AUC(t) = sum_ij w_i [t_i <= t, dead] [t_j > t] [risk_i > risk_j] / (sum_i w_i [t_i <= t, dead] * sum_j [t_j > t])
     with w_i = 1 / G(t_i). Equal risks count one half. `censoring` is G, of the training cases.
     """
+    pairs = auc_pairs(time, event, censoring, at)
+    if isinstance(pairs, Score):
+        return pairs
+    return Score(float((pairs * outranked(risk)).sum() / pairs.sum()))
+
+
+def auc_pairs(
+    time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"], censoring: StepFunction, at: float
+) -> Float[np.ndarray, "first second"] | Score:
+    """The weight w_i [t_i <= t, dead] [t_j > t] of each pair; or why the weighted share of right pairs is undefined."""
     dead, alive = event & (time <= at), time > at
     if not dead.any() or not alive.any():
         return Score.undefined("no case died by this time" if not dead.any() else "no case was observed longer")
     weight = censoring.at(time[dead])
     if reason := unknown_weight(weight):
         return Score.undefined(reason)
-    mine, others = risk[dead][:, None], risk[alive]
-    won = ((mine > others) + 0.5 * (mine == others)).mean(axis=1)
-    return Score(float((won / weight).sum() / (1 / weight).sum()))
+    pairs = np.zeros((len(time), len(time)))
+    pairs[dead] = alive / weight[:, None]
+    return pairs
 
 
 def mean_dynamic_auc(

@@ -113,13 +113,24 @@ def _weighted_concordance(
     event: Bool[np.ndarray, " case"],
 ) -> Float[np.ndarray, " resample"]:
     """The C-index of cases that occur `weight` times in a resample; copies of one case are never comparable."""
-    w = weight.astype(float)
     comparable = comparable_pairs(time, event).astype(float)
-    concordant = (risk[:, None] > risk[None, :]) + 0.5 * (risk[:, None] == risk[None, :])
-    won = ((w @ (comparable * concordant)) * w).sum(axis=1)
-    pairs = ((w @ comparable) * w).sum(axis=1)
+    return weighted_share(weight, comparable, outranked(risk))
+
+
+def outranked(risk: Float[np.ndarray, " case"]) -> Float[np.ndarray, "first second"]:
+    """1 where the first case has the higher risk, 0.5 where both are equal, else 0."""
+    return (risk[:, None] > risk[None, :]) + 0.5 * (risk[:, None] == risk[None, :])
+
+
+def weighted_share(
+    weight: Int[np.ndarray, "resample case"],
+    pairs: Float[np.ndarray, "first second"],
+    won: Float[np.ndarray, "first second"],
+) -> Float[np.ndarray, " resample"]:
+    """The share of `pairs` that is won, in each resample: sum w_i w_j pairs_ij won_ij / sum w_i w_j pairs_ij."""
+    w = weight.astype(float)
     with np.errstate(invalid="ignore"):
-        return won / pairs
+        return ((w @ (pairs * won)) * w).sum(axis=1) / ((w @ pairs) * w).sum(axis=1)
 
 
 def interval_of(values: Float[np.ndarray, " resample"]) -> Interval:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from survq.evaluation.censoring import StepFunction, unknown_weight
 from survq.evaluation.concordance import comparable_pairs
 from survq.evaluation.score import Score
+from survq.evaluation.significance import outranked
 
 
 def uno_concordance(
@@ -26,14 +27,22 @@ def uno_concordance(
     Differs from scikit-survival, which counts risks as equal if they differ by up to 1e-8, and raises where this is
     undefined.
     """
+    pairs = uno_pairs(time, event, censoring, tau)
+    if isinstance(pairs, Score):
+        return pairs
+    return Score(float((pairs * outranked(risk)).sum() / pairs.sum()))
+
+
+def uno_pairs(
+    time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"], censoring: StepFunction, tau: float
+) -> Float[np.ndarray, "first second"] | Score:
+    """The weight w_i [i dies before j] of each pair; or why the weighted share of right pairs is undefined."""
     first = event & (time < tau)
     if not first.any():
         return Score.undefined("no event before tau")
     weight = censoring.at(time[first])
     if reason := unknown_weight(weight):
         return Score.undefined(reason)
-    pairs = comparable_pairs(time, event)[first] / weight[:, None] ** 2
-    if not pairs.any():
-        return Score.undefined("no comparable pair")
-    won = (risk[first][:, None] > risk) + 0.5 * (risk[first][:, None] == risk)
-    return Score(float((pairs * won).sum() / pairs.sum()))
+    pairs = np.zeros((len(time), len(time)))
+    pairs[first] = comparable_pairs(time, event)[first] / weight[:, None] ** 2
+    return pairs if pairs.any() else Score.undefined("no comparable pair")
