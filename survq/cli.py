@@ -20,6 +20,7 @@ from survq.commands.import_pathways import ImportPathways
 from survq.commands.import_splits import ImportSplits
 from survq.commands.import_survpath import ImportSurvPath
 from survq.commands.predict import Predict
+from survq.commands.report import Report
 from survq.commands.simulate import Simulate
 from survq.exits import USAGE, exit_on_user_error
 
@@ -52,6 +53,7 @@ Command = (
     | Annotated[Extract, subcommand("extract")]
     | Annotated[Check, subcommand("check")]
     | Annotated[Predict, subcommand("predict")]
+    | Annotated[Report, subcommand("report")]
     | Annotated[Simulate, subcommand("simulate")]
 )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -22,8 +23,9 @@ from survq.data.location import Location, replace_file
 from survq.data.problems import raise_if_any
 from survq.exits import exit_on_user_error, exit_with
 from survq.reporting.configurations import index_table, short_labels
-from survq.reporting.methods import methods_of, metrics_table
+from survq.reporting.report_material import ABOUT
 from survq.reporting.run_progress import Progress
+from survq.reporting.study_report import write_report
 from survq.reporting.study_tables import Trained
 from survq.reporting.tables import Table
 from survq.reporting.tensorboard import Board
@@ -72,6 +74,7 @@ class Study:
     cohorts: dict[str, Cohort]
     missing: dict[str, str] = field(default_factory=dict)  # runs or searches without a result, and why
     _comparisons: dict[str, Comparison] = field(default_factory=dict)  # by cohort
+    _about: dict[str, Any] = field(default_factory=dict)  # what the report says of the data
     _start: float = field(default_factory=time.monotonic)
 
     @property
@@ -108,7 +111,20 @@ class Study:
     def introduce(self, protocol: str) -> None:
         """Print the first lines (data, protocol, results folder) and write the settings to study.json."""
         asked = {**asdict(self.settings), "results": str(self.settings.results)}
-        replace_file(self.results.folder / "study.json", json.dumps(asked, indent=2, default=str).encode() + b"\n")
+        self._write_json("study.json", asked)
+        self._about = {
+            "protocol": protocol,
+            "simulated": self.simulated,
+            "cohorts": {
+                name: {
+                    "cases": len(cohort.cases),
+                    "events": int(cohort.cases["event"].sum()),
+                    "excluded": {str(reason): int(n) for reason, n in cohort.dropped["reason"].value_counts().items()},
+                }
+                for name, cohort in self.cohorts.items()
+            },
+        }
+        self._write_json(ABOUT, self._about)
         data = f"data: {self.settings.data}" if self.settings.data else "SIMULATED data (demo; not a scientific result)"
         print(f"survq {survq.__version__} | {self.name} | {data}")
         for cohort in self.cohorts.values():
@@ -126,6 +142,7 @@ class Study:
         for message in comparison.messages():
             print(f"  {message}")
         self._comparisons[cohort.name] = comparison
+        self._note(comparison)
         return comparison
 
     def require(self, *modalities: str) -> None:
@@ -193,14 +210,26 @@ class Study:
             print(f"  {name} is simulated: C-index of the true risk {c_index:.3f}{other}")
 
     def farewell(self) -> None:
-        """Save the metrics of all results, and print the last lines: paths, duration and missing results."""
-        if methods := methods_of(self.results.records()):
-            self.save("metrics", metrics_table(methods))
+        """Write the report, and print the last lines: paths, duration and missing results."""
+        for path in write_report(self.results):
+            print(f"  written   {path}")
         print(f"\n  curves    tensorboard --logdir {self.results.views / 'tensorboard'}")
         print(f"  runs      {self.results.folder / 'index.csv'}")
         print(f"  took      {clock(time.monotonic() - self._start)}", flush=True)
         for what, why in self.missing.items():
             print(f"\n{what}: {why}", file=sys.stderr)
+
+    def _note(self, comparison: Comparison) -> None:
+        """Keep for the report which cases and models a comparison excludes; counts only, no ids."""
+        known = self._about.get("cohorts", {}).get(comparison.cohort)
+        if known is not None:
+            reasons = Counter(f"{reason}, needed by a compared model" for reason in comparison.excluded.values())
+            known["excluded"] = known["excluded"] | dict(reasons)
+            known["not_applicable"] = dict(comparison.not_applicable)
+            self._write_json(ABOUT, self._about)
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        replace_file(self.results.folder / name, json.dumps(content, indent=2, default=str).encode() + b"\n")
 
     @cached_property
     def _machines(self) -> Machines:

@@ -1,7 +1,16 @@
-"""Held-out predictions of a method whose hazards are true."""
+"""Held-out predictions of a method whose hazards are true, and runs on disk that made them."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+
+from survq.data.location import parquet
+from survq.evaluation.epochs import Epoch
+from survq.evaluation.measure import measure
+from survq.training.record import PREDICTIONS, Record
+from survq.training.report import Report
+from survq.training.results import Results
 
 EDGES = (8.0, 16.0, 32.0)
 
@@ -19,3 +28,14 @@ def predictions(cases=120, folds=3, repeats=1, seed=0) -> pd.DataFrame:
     return pd.concat(
         [table.assign(repeat=r, fold=random.permutation(cases) % folds) for r in range(repeats)], ignore_index=True
     )
+
+
+def save_run(
+    results: Results, path: str, table: pd.DataFrame, group="", model="survq", seed=0, cohort="SIM", **settings
+) -> Record:
+    """A finished run of two epochs with these predictions."""
+    folds = table.groupby(["repeat", "fold"]).ngroups
+    epochs = tuple(Epoch(n, (1.0 / n,) * folds, (1.2 / n,) * folds, (0.6,) * folds) for n in (1, 2))
+    report = replace(Report("finished", epochs), c_index=measure(table), interval_edges=(EDGES,) * folds, device="cpu")
+    config = {"cohort": cohort, "group": group, "model": model, "hyperparameters": {}}
+    return results.save(path, config | {"training": {"seed": seed, **settings}}, report, {PREDICTIONS: parquet(table)})

@@ -60,7 +60,7 @@ def test_a_study_writes_tables_figures_and_an_index(undisturbed):
         assert row["c_index"] == pytest.approx(by_counts[row["histology_queries"], row["genomic_queries"]])
         assert (folder / "runs" / path / "report.json").is_file()
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == [
-        *("figures", "index.csv", "runs", "study.json", "tables", "views")
+        *("about.json", "figures", "index.csv", "report.html", "report.md", "runs", "study.json", "tables", "views")
     ]
     table_3 = str(folder / "tables/table_3.csv")
     for text in ("TINY: 60 cases", "Table 3", "tensorboard --logdir", table_3, "5 of 5 done"):

@@ -1,33 +1,18 @@
 """Methods gathered from records on disk: a search's trials are left out, and its outer folds are one method."""
 
-from dataclasses import replace
+from functools import partial
 
 import pytest
-from held_out_table import EDGES, predictions
+from held_out_table import predictions, save_run
 
-from survq.data.location import parquet
-from survq.evaluation.epochs import Epoch
 from survq.evaluation.held_out import METRICS, NO_TRAINING
-from survq.evaluation.measure import measure
 from survq.reporting.methods import methods_of, metrics_table
-from survq.training.record import PREDICTIONS
-from survq.training.report import Report
 from survq.training.results import Results
 
 
 @pytest.fixture
 def save(tmp_path):
-    results = Results(tmp_path)
-
-    def save(path: str, table, group="", model="survq", seed=0, **settings):
-        folds = table.groupby(["repeat", "fold"]).ngroups
-        report = Report("finished", (Epoch(1, (1.0,) * folds, (1.0,) * folds, (0.6,) * folds),))
-        report = replace(report, c_index=measure(table), interval_edges=(EDGES,) * folds)
-        config = {"cohort": "SIM", "group": group, "model": model, "hyperparameters": {}}
-        config["training"] = {"seed": seed, **settings}
-        return results.save(path, config, report, {PREDICTIONS: parquet(table)})
-
-    return save
+    return partial(save_run, Results(tmp_path))
 
 
 def test_runs_are_named_by_what_differs(save):

@@ -1,0 +1,70 @@
+"""What a results folder holds, as its report needs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from survq.reporting.methods import Method, methods_of, metrics_table
+from survq.training.config import TrainConfig
+from survq.training.record import Record
+from survq.training.results import Results
+
+ABOUT = "about.json"  # what a study knew of its data: protocol, cohorts, exclusions
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a results folder holds."""
+
+    results: Results
+
+    @cached_property
+    def records(self) -> list[Record]:
+        return self.results.records()
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        return methods_of(self.records)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        return metrics_table(self.methods)
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        return _read(self.results.folder / "study.json")
+
+    @cached_property
+    def about(self) -> Mapping[str, Any]:
+        return _read(self.results.folder / ABOUT)
+
+    @property
+    def cohorts(self) -> list[str]:
+        return list(dict.fromkeys([*self.about.get("cohorts", {}), *(record.cohort for record in self.records)]))
+
+    def of(self, cohort: str) -> list[Method]:
+        """The methods of a cohort: those of the default model first, then in the order of their names."""
+        own = [method for method in self.methods if method.cohort == cohort]
+        return sorted(own, key=lambda method: method.records[0].model != TrainConfig.model)
+
+    def metric(self, method: Method, name: str) -> pd.Series:
+        return self._by_method.loc[(method.cohort, method.name, method.seed, name)]
+
+    @cached_property
+    def _by_method(self) -> pd.DataFrame:
+        return self.metrics.set_index(["cohort", "method", "seed", "metric"]).sort_index()
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

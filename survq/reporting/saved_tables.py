@@ -1,0 +1,46 @@
+"""Tables that a study saved, read again for its report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from survq.reporting.document import Grid, Strong
+
+CELLS = re.compile(r"(?<!\\)\|")
+
+
+def saved_grid(stem: Path, rows: int) -> Grid | None:
+    """`stem`.md as printed, or else the numbers of `stem`.csv; the first `rows`. None if neither is readable."""
+    markdown, csv = stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.csv")
+    try:
+        if markdown.is_file():
+            return _of_markdown(markdown.read_text(encoding="utf-8"), rows)
+        table = pd.read_csv(csv)
+    except (OSError, ValueError):
+        return None
+    cells = [[_shown(value) for value in row] for row in table.head(rows).itertuples(index=False)]
+    more = f"{rows} of {len(table)} rows; the file {csv.name} has all." if len(table) > rows else ""
+    return Grid([str(name).replace("_", " ") for name in table.columns], cells, more)
+
+
+def _of_markdown(text: str, rows: int) -> Grid | None:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    if len(lines) < 2:
+        return None
+    header, _, *body = [[_cell(cell) for cell in CELLS.split(line)[1:-1]] for line in lines]
+    caption = " ".join(line for line in text.splitlines() if line and not line.startswith("|"))
+    return Grid(header, [line for line in body[:rows] if len(line) == len(header)], caption)
+
+
+def _cell(text: str) -> str:
+    shown = text.strip().replace("\\|", "|").replace("<br>", "\n")
+    return Strong(shown.replace("**", "")) if shown.startswith("**") else shown
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if pd.isna(value) else f"{value:.4g}"
+    return str(value)
