@@ -176,12 +176,13 @@ class Study:
 
     def run(self, schedule: Schedule, label: Callable[[str], str] = str) -> dict[str, Record]:
         """Execute a schedule. Returns the records of ended runs by path; `label` maps a path to its printed name."""
-        monitors: list[Monitor] = [Progress(schedule, label), Board(self.results.views / "tensorboard")]
-        queue = RunQueue(schedule, self.results, self.cohorts, monitors)
-        if queue.has_work():
-            self._machines.execute(queue)
+        with Board(self.results.views / "tensorboard").open() as board:
+            monitors: list[Monitor] = [Progress(schedule, label), board]
+            queue = RunQueue(schedule, self.results, self.cohorts, monitors)
+            if queue.has_work():
+                self._machines.execute(queue)
         self.missing |= {path: f"failed: {reason}" for path, reason in queue.failures.items()}
-        if records := self.results.records():
+        if records := self.results.records(known=queue.records.values()):
             index = index_table(records, self.results.runs).to_csv(index=False)
             replace_file(self.results.folder / "index.csv", index.encode())
         return queue.records

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -122,13 +122,17 @@ class Results:
                 if folder != self.folder:
                     folder.rmdir()
 
-    def records(self) -> list[Record]:
-        """All runs that ended, sorted by path. Damaged ones are skipped: `find` reports them if a study needs them."""
+    def records(self, known: Iterable[Record] = ()) -> list[Record]:
+        """All runs that ended, sorted by path; the known ones are not read again.
+
+        Damaged ones are skipped: `find` reports them if a study needs them.
+        """
+        by_folder = {record.folder: record for record in known}
         found = []
         for report in sorted(self.runs.rglob(REPORT)):
             if not any(part.startswith(".") for part in report.relative_to(self.runs).parts):
                 with suppress(*UNREADABLE):
-                    found.append(read_record(report.parent))
+                    found.append(by_folder.get(report.parent) or read_record(report.parent))
         return found
 
 

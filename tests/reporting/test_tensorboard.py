@@ -1,5 +1,7 @@
 """The event files, read with TensorBoard's own reader."""
 
+from dataclasses import replace
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -38,6 +40,7 @@ def save(tmp_path):
 
 
 def shown(board: Board) -> EventAccumulator:
+    board.wait()
     events = EventAccumulator(str(board.folder / PATH))
     events.Reload()
     return events
@@ -89,6 +92,7 @@ def test_a_stored_run_is_drawn_once(board, save):
     assert len(events.Tags()["images"]) == 1
     files = sorted(file.name for file in (board.folder / PATH).iterdir())
     board.on_finished(PATH, record, found=True)
+    board.wait()
     assert sorted(file.name for file in (board.folder / PATH).iterdir()) == files
 
 
@@ -101,6 +105,12 @@ def test_incomplete_curves_are_drawn_again(board, save):
     events = shown(board)
     assert [point.step for point in events.Scalars("C-index/fold 0")] == [1, 2]
     assert len(events.Tags()["images"]) == 1
+
+
+def test_an_error_while_a_figure_is_drawn_ends_the_study(board, save):
+    record = save()
+    with pytest.raises(ValueError, match="lack the columns"), board.open():
+        board.on_finished(PATH, replace(record, predictions=record.predictions.drop(columns="risk")), found=True)
 
 
 def test_a_run_that_diverged_is_drawn_without_a_figure(board, save):
