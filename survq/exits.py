@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-USAGE, DATA, MISSING, STORAGE, IN_USE = 64, 65, 66, 74, 75  # as in sysexits.h
+from survq.output import unfailing_output
+
+USAGE, DATA, MISSING, UNAVAILABLE, STORAGE, IN_USE = 64, 65, 66, 69, 74, 75  # as in sysexits.h
 
 
 class UserError(Exception):
@@ -25,16 +28,17 @@ class UsageError(UserError, ValueError):  # a ValueError, because tyro shows tho
 @contextmanager
 def exit_on_user_error(interrupted: str = "interrupted") -> Iterator[None]:
     """End the program with a message and an exit code on a user error; `interrupted` is the message after Ctrl-C."""
-    try:
-        yield
-    except UserError as error:
-        exit_with(error, error.exit_code)
-    except FileNotFoundError as error:
-        exit_with(error, MISSING)
-    except OSError as error:
-        exit_with(error, STORAGE)
-    except KeyboardInterrupt:
-        exit_with(interrupted, 128 + (_received or signal.SIGINT))
+    with unfailing_output():
+        try:
+            yield
+        except UserError as error:
+            exit_with(error, error.exit_code)
+        except FileNotFoundError as error:
+            exit_with(error, MISSING)
+        except OSError as error:
+            exit_with(error, STORAGE)
+        except KeyboardInterrupt:
+            exit_with(interrupted, 128 + (_received or signal.SIGINT))
 
 
 def exit_with(message: object, code: int) -> None:
@@ -44,6 +48,12 @@ def exit_with(message: object, code: int) -> None:
 
 
 _received: int = 0  # the signal that ends this process, if other than SIGINT
+
+
+def end_on_sigterm() -> None:
+    """From now on SIGTERM ends the program like Ctrl-C. Only the main thread may ask for that."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def terminate(number: int, _: object) -> None:

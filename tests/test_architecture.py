@@ -16,8 +16,9 @@ STUDIES = sorted((ROOT / "studies").glob("*.py"))
 TREES = {file: ast.parse(file.read_text()) for file in [*SOURCES, *STUDIES]}
 
 LAYERS = (
-    *("exits", "text", "settings", "ray_session", "data", "evaluation", "simulation", "demo", "importing", "slides"),
-    *("layers", "models", "training", "tuning", "reporting", "study", "commands", "cli", "studies"),
+    *("output", "exits", "text", "settings", "ray_start", "ray_session", "data", "evaluation", "simulation", "demo"),
+    *("importing", "slides", "layers", "models", "training", "tuning", "reporting", "study", "commands", "cli"),
+    "studies",
 )
 """From the bottom to the top: a layer imports itself and those before it. The package itself holds only its version."""
 

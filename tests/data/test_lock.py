@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import platform
+import socket
 import subprocess
 import sys
 import threading
@@ -47,6 +49,68 @@ def test_without_waiting_the_lock_is_refused(tmp_path, holder, capsys):
     with pytest.raises(InUse, match=message), locked(tmp_path / ".lock", "it", "wait"):
         pytest.fail("held twice")
     assert capsys.readouterr().err == ""
+
+
+WITHOUT_LOCKS = """
+import ctypes, platform, struct
+# a filter of system calls: flock fails as on a file system without locks (ENOSYS)
+number = {"x86_64": 73, "aarch64": 32}[platform.machine()]
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | 38), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code)))
+assert libc.prctl(22, 2, program, 0, 0) == 0, "no seccomp"
+"""
+
+
+@pytest.fixture
+def without_locks(tmp_path):
+    """without_locks(): start a process that holds the lock until its stdin is closed, where flock does not exist."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+        pytest.skip("the filter of system calls is written for Linux")
+    started = []
+
+    def start() -> subprocess.Popen:
+        command = [sys.executable, "-c", WITHOUT_LOCKS + HOLDER, str(tmp_path / ".lock")]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_without_locks_of_the_file_system_a_second_process_is_refused(tmp_path, without_locks):
+    first = without_locks()
+    assert first.stdout.readline() == "held\n"
+    second = without_locks()
+    said = second.communicate(timeout=60)[1].splitlines()[-1]
+    assert f"it is in use by process {first.pid} on {socket.gethostname()}. Fix: wait; or, if that process" in said
+    assert f"delete {tmp_path / '.lock.held'}" in said
+    first.communicate(timeout=60)
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_locks_of_the_file_system_a_killed_process_is_not_missed(tmp_path, without_locks):
+    first = without_locks()
+    assert first.stdout.readline() == "held\n"
+    first.kill()
+    first.wait()
+    second = without_locks()
+    assert second.stdout.readline() == "held\n"
+    second.communicate(timeout=60)
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_locks_of_the_file_system_the_process_of_another_machine_has_to_be_looked_after(
+    tmp_path, without_locks
+):
+    (tmp_path / ".lock.held").write_text("process 1 on another-machine")
+    said = without_locks().communicate(timeout=60)[1].splitlines()[-1]
+    assert "in use by process 1 on another-machine" in said and (tmp_path / ".lock.held").exists()
 
 
 def _count(folder) -> None:

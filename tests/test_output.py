@@ -1,0 +1,64 @@
+"""Output that cannot be shown, or that nobody reads any more, does not end a program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """
+import sys
+from survq.exits import DATA, UserError, exit_on_user_error
+class Wrong(UserError):
+    exit_code = DATA
+with exit_on_user_error():
+    for number in range(20_000):
+        print(f"0.61 ± 0.02 ─── µm {number}", flush=number % 100 == 0)
+    print("a name that is not UTF-8: \\udce4")
+    open(sys.argv[1], "w").write("results")
+    raise Wrong("the cure: 5 ≥ 4 ☃")
+"""
+
+
+def start(tmp_path: Path, encoding: str = "utf-8", **streams) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "written")],
+        env=environment, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line", "cure"),
+    [
+        ("utf-8", "0.61 ± 0.02 ─── µm 7", "5 ≥ 4 ☃"),
+        ("ascii", "0.61 +- 0.02 --- um 7", r"5 \u2265 4 \u2603"),
+        ("latin-1", "0.61 +- 0.02 --- um 7", r"5 \u2265 4 \u2603"),
+    ],
+)
+def test_letters_that_an_encoding_lacks_are_replaced(tmp_path, encoding, line, cure):
+    out, err = start(tmp_path, encoding).communicate(timeout=60)
+    lines = out.decode(encoding).splitlines()
+    assert (lines[7], lines[-1]) == (line, "a name that is not UTF-8: ?")
+    assert err.decode(encoding) == f"survq: the cure: {cure}\n"
+    assert (tmp_path / "written").read_text() == "results"
+
+
+def test_a_reader_that_has_gone_is_not_missed(tmp_path):
+    """As with `| head`."""
+    program = start(tmp_path)
+    assert program.stdout.readline() == "0.61 ± 0.02 ─── µm 0\n".encode()
+    program.stdout.close()
+    errors = program.stderr.read().decode()
+    assert program.wait(60) == 65 and (tmp_path / "written").read_text() == "results"
+    assert errors == "survq: the cure: 5 ≥ 4 ☃\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: it is Linux's")
+def test_a_log_on_a_full_disk_loses_its_lines_only(tmp_path):
+    with open("/dev/full", "wb") as full:
+        program = start(tmp_path, stdout=full, stderr=full)
+        assert program.wait(60) == 65
+    assert (tmp_path / "written").read_text() == "results"
