@@ -15,6 +15,8 @@ from pathlib import Path
 
 import yaml
 
+from survq.ray_start import check_address, check_cluster, job_memory, private_start, usable_cpus
+
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # written to the head node by `ray up`
 ON_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
 
@@ -48,7 +50,7 @@ __all__ = ["ON_CLUSTER", "await_machine", "connect", "on_loopback", "quiet_data_
 def connect(cpus: int | None = None, verbose: bool = False) -> None:
     """Start a private Ray on this machine, or join the cluster at RAY_ADDRESS; once per process.
 
-    Raises ConnectionError if the cluster cannot be joined.
+    Raises RayUnavailable if that fails, within a minute.
     """
     if ray.is_initialized():
         return
@@ -56,16 +58,15 @@ def connect(cpus: int | None = None, verbose: bool = False) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if ON_CLUSTER:
-            try:
-                ray.init(address="auto" if os.environ["RAY_ADDRESS"] == "auto" else None, **quiet)
-            except ConnectionError as error:
-                raise ConnectionError(
-                    f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: the cluster cannot be joined ({error}). Fix: unset "
-                    f"RAY_ADDRESS to run on this machine; on a cluster, check that it is up and that this process has "
-                    f"its token (RAY_AUTH_MODE=token and ~/.ray/auth_token)."
-                ) from error
+            address = os.environ["RAY_ADDRESS"]
+            check_address(address)
+            check_cluster(address)
+            ray.init(address=address, **quiet)
         else:
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+            memory = job_memory()
+            limits = {"object_store_memory": int(0.4 * memory)} if memory else {}
+            with private_start():
+                ray.init(address="local", num_cpus=cpus or usable_cpus(), include_dashboard=False, **limits, **quiet)
     if not verbose:
         _silence_loggers()
 

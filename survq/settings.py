@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -28,7 +29,7 @@ class StudySettings:
     seeds: int = 1
     """Seeds per configuration."""
     cpus: int | None = None
-    """CPUs for the private Ray on this machine. If omitted: all."""
+    """CPUs for the private Ray on this machine. If omitted: all that this process, or its Slurm job, may use."""
     gpus_per_trial: float | None = None
     """GPUs per trial or Ray Train worker; with 0.5 two share a GPU, 0 uses none. If omitted: 1, if there are GPUs."""
     workers_per_trial: int = 0
@@ -52,6 +53,12 @@ class StudySettings:
             problems.append(f"--checkpoint-minutes is {self.checkpoint_minutes:g}; expected 0 or more")
         if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
             problems.append(f"--gpus-per-trial is {self.gpus_per_trial:g}; expected 0 or more")
+        if bucket := re.match("([a-z][a-z0-9+.-]*):/+", str(self.results)):
+            where = f"{bucket[1]}://{str(self.results)[bucket.end() :]}"
+            problems.append(
+                f"--results {where}: results need a folder, because a bucket can neither lock a study nor write a run "
+                f"whole or not at all. Fix: use a folder on the machine where the study starts, and copy it afterwards"
+            )
         if repeated := sorted({name for name in self.cohorts if self.cohorts.count(name) > 1}):
             problems.append(f"--cohorts lists {', '.join(repeated)} more than once")
         if problems:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -101,9 +102,32 @@ def share_of(rank: int, workers: int, folds: int) -> tuple[tuple[int, ...], int,
 def _connection(backend: str, folder: str) -> TorchConfig:
     """How workers connect: through a file below `folder` in a private session, else over the network."""
     if not on_loopback():
-        return TorchConfig(backend=backend, timeout_s=600)
+        return ClusterConfig(backend=backend, timeout_s=600)
     # a new file per attempt: the previous one lists workers that no longer exist
     return LoopbackConfig(backend=backend, timeout_s=600, file=f"{tempfile.mkdtemp(dir=folder)}/workers")
+
+
+@dataclass
+class ClusterConfig(TorchConfig):
+    """Workers that communicate on the network interface by which Ray knows their node."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _ClusterBackend
+
+
+class _ClusterBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_use_ray_interface)
+        super().on_start(worker_group, backend_config)
+
+
+def _use_ray_interface() -> None:
+    """Otherwise gloo takes the interface of the host's own name, which on Debian and Ubuntu is the loopback."""
+    address = ray.util.get_node_ip_address()
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address.partition("%")[0] == address for one in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Mapping
 
@@ -10,7 +9,7 @@ import torch
 
 from survq.data.cohort import Cohort
 from survq.data.shared_bags import SharedBags, share_bags
-from survq.exits import UsageError, terminate
+from survq.exits import UsageError, end_on_sigterm
 from survq.models import MODELS
 from survq.ray_session import ON_CLUSTER, await_machine, connect, resources
 from survq.settings import StudySettings
@@ -33,8 +32,9 @@ class Machines:
         for folds in queue.schedule.fold_counts:
             if problem := worker_problem(self._settings.workers_per_trial, folds):
                 raise UsageError(problem)
+        end_on_sigterm()  # also while Ray starts
         connect(self._settings.cpus, self._settings.verbose)
-        signal.signal(signal.SIGTERM, terminate)  # replaces Ray's handler, which aborts
+        end_on_sigterm()  # replaces Ray's handler, which aborts
         await_machine()
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"

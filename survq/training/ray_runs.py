@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,23 +57,24 @@ def execute(
             resources=resources,
             checkpoint_minutes=checkpoint_minutes,
         )
-        tune.Tuner(
-            tune.with_resources(trial, resources.trial),
-            tune_config=tune.TuneConfig(
-                search_alg=_Searcher(queue),
-                scheduler=scheduler,
-                num_samples=-1,
-                max_concurrent_trials=resources.trials,
-                reuse_actors=not resources.workers,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name="survq",
-                storage_path=scratch,
-                verbose=2 if verbose else 0,
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
-            ),
-        ).fit()
+        with _without_keys():
+            tune.Tuner(
+                tune.with_resources(trial, resources.trial),
+                tune_config=tune.TuneConfig(
+                    search_alg=_Searcher(queue),
+                    scheduler=scheduler,
+                    num_samples=-1,
+                    max_concurrent_trials=resources.trials,
+                    reuse_actors=not resources.workers,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name="survq",
+                    storage_path=scratch,
+                    verbose=2 if verbose else 0,
+                    failure_config=tune.FailureConfig(max_failures=RETRIES),
+                ),
+            ).fit()
     except TuneError:
         if scheduler.error is None:
             raise
@@ -80,6 +83,21 @@ def execute(
         shutil.rmtree(scratch, ignore_errors=True)
     if not queue.done:
         raise KeyboardInterrupt  # after SIGUSR1 Tune returns as if all trials had finished
+
+
+@contextmanager
+def _without_keys() -> Iterator[None]:
+    """Within the block, the keys of a bucket are not in this process's environment.
+
+    Tune would copy them into the description of every trial, which Ray writes to a log that all users can read.
+    """
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    for name in keys:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(keys)
 
 
 @dataclass(frozen=True)

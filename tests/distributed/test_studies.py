@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,8 +22,8 @@ def command(study: str, tiny_folder: Path, results: Path, *more: str) -> list[st
     return [sys.executable, str(ROOT / "studies" / f"{study}.py"), *flags, *more]
 
 
-def run(arguments: list[str], timeout: float = 300) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+def run(arguments: list[str], timeout: float = 300, **variables: str) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | variables
     environment["PYTHONPATH"] = str(ROOT)
     return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=timeout)
 
@@ -33,10 +34,23 @@ def finished(results: Path) -> dict[str, tuple[int, str]]:
     return {str(path.relative_to(results)): (path.stat().st_ino, path.read_text()) for path in reports}
 
 
+CANARY = "canary-1f0c"
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "HF_TOKEN")
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tiny_folder, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def ray_folder():
+    """A folder for Ray's log and sockets, with a short name."""
+    with tempfile.TemporaryDirectory(prefix="sq", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder, tmp_path_factory, ray_folder) -> tuple[Path, subprocess.CompletedProcess]:
+    """A study under a private Ray, in whose environment every secret is the canary."""
     results = tmp_path_factory.mktemp("undisturbed")
-    return results, run(command("query_counts", tiny_folder, results))
+    secrets = dict.fromkeys(KEYS, CANARY) | {"RAY_AUTH_TOKEN": CANARY.encode().hex().ljust(64, "0")}
+    return results, run(command("query_counts", tiny_folder, results), RAY_TMPDIR=str(ray_folder), **secrets)
 
 
 def test_a_study_writes_tables_figures_and_an_index(undisturbed):
@@ -67,6 +81,15 @@ def test_a_study_writes_tables_figures_and_an_index(undisturbed):
         assert text in completed.stdout
     assert "SIMULATED" not in completed.stdout.splitlines()[0], "the data folder is not simulated"
     assert len(completed.stderr.splitlines()) <= 3, f"unexpected output on stderr:\n{completed.stderr}"
+
+
+def test_no_secret_is_in_results_or_in_the_log_of_ray(undisturbed, ray_folder):
+    """Tune copies the keys of a bucket into the description of every trial, which is logged for all to read."""
+    files = [file for folder in (undisturbed[0], ray_folder) for file in folder.rglob("*") if file.is_file()]
+    assert any(file.name == "runtime_env_agent.log" for file in files) and len(files) > 40, files
+    secrets = CANARY.encode(), CANARY.encode().hex().encode()
+    assert [file for file in files if any(secret in file.read_bytes() for secret in secrets)] == []
+    assert all(secret.decode() not in undisturbed[1].stdout + undisturbed[1].stderr for secret in secrets)
 
 
 def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):
