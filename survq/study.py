@@ -109,9 +109,7 @@ class Study:
         return {name: value for name, value in demo.HYPERPARAMETERS.items() if self.simulated and name in known}
 
     def introduce(self, protocol: str) -> None:
-        """Print the first lines (data, protocol, results folder) and write the settings to study.json."""
-        asked = {**asdict(self.settings), "results": str(self.settings.results)}
-        self._write_json("study.json", asked)
+        """Print the first lines: data, protocol, results folder."""
         self._about = {
             "protocol": protocol,
             "simulated": self.simulated,
@@ -124,7 +122,6 @@ class Study:
                 for name, cohort in self.cohorts.items()
             },
         }
-        self._write_json(ABOUT, self._about)
         data = f"data: {self.settings.data}" if self.settings.data else "SIMULATED data (demo; not a scientific result)"
         print(f"survq {survq.__version__} | {self.name} | {data}")
         for cohort in self.cohorts.values():
@@ -175,7 +172,12 @@ class Study:
         return Trained(list(by_path.values()), records, problems | failed, self.cohorts)
 
     def run(self, schedule: Schedule, label: Callable[[str], str] = str) -> dict[str, Record]:
-        """Execute a schedule. Returns the records of ended runs by path; `label` maps a path to its printed name."""
+        """Execute a schedule. Returns the records of ended runs by path; `label` maps a path to its printed name.
+
+        Until now nothing has been written: a refused study leaves no files.
+        """
+        self._write_json("study.json", {**asdict(self.settings), "results": str(self.settings.results)})
+        self._write_json(ABOUT, self._about)
         with Board(self.results.views / "tensorboard").open() as board:
             monitors: list[Monitor] = [Progress(schedule, label), board]
             queue = RunQueue(schedule, self.results, self.cohorts, monitors)
@@ -227,10 +229,10 @@ class Study:
             reasons = Counter(f"{reason}, needed by a compared model" for reason in comparison.excluded.values())
             known["excluded"] = known["excluded"] | dict(reasons)
             known["not_applicable"] = dict(comparison.not_applicable)
-            self._write_json(ABOUT, self._about)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        replace_file(self.results.folder / name, json.dumps(content, indent=2, default=str).encode() + b"\n")
+        file = Location.at(self.results.folder) / name
+        file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
 
     @cached_property
     def _machines(self) -> Machines:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -150,6 +151,14 @@ def tree():
         }
 
     return tree
+
+
+@pytest.fixture
+def sigint():
+    """SIGINT as in the foreground, here and in child processes: a suite started with `&` inherits it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from survq.reporting.study_tables import study_table
 from survq.settings import StudySettings
 from survq.study import Study, open_study
 from survq.training.config import TrainConfig
+from survq.training.queue import Grid
 from survq.training.record import PREDICTIONS
 from survq.training.report import Report
 from survq.training.results import Results
@@ -105,13 +106,22 @@ def test_a_table_without_any_number_states_the_reasons(make_study):
     assert study.missing == {runs[0].path: "diverged: the loss became nan", runs[1].path: "failed: no memory"}
 
 
-def test_a_study_with_missing_results_exits_with_1_and_stores_its_settings_at_the_start(tiny_folder, tmp_path, capsys):
-    settings = StudySettings(data=str(tiny_folder), results=tmp_path, folds=3)
+def test_a_study_with_missing_results_exits_with_1_and_stores_its_settings_first(tiny_folder, tmp_path, capsys):
+    settings = StudySettings(data=str(tiny_folder), results=tmp_path / "results", folds=3)
     with pytest.raises(SystemExit) as ended, open_study("test", settings, "protocol") as study:
-        assert json.loads((tmp_path / "test/study.json").read_text())["folds"] == 3
+        study.run(Grid([]))
+        assert json.loads((tmp_path / "results/test/study.json").read_text())["folds"] == 3
         study.missing["TINY/seed=0"] = "diverged: the loss became nan"
     assert ended.value.code == 1
     assert "1 result(s) are missing" in capsys.readouterr().err
+
+
+def test_a_refused_study_writes_nothing(tiny_folder, tmp_path, tree):
+    settings = StudySettings(data=str(tiny_folder), results=tmp_path / "new/results", folds=50)
+    with pytest.raises(SystemExit) as ended, open_study("test", settings, "protocol") as study:
+        study.folds(study.cohorts["TINY"])
+    assert ended.value.code == 65
+    assert tree(tmp_path) == {}
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from survq.data.cohort import cohort_names
 from survq.data.feature_store import INDEX, SCHEMA, SOURCE, binary_cell, slide_index
 from survq.data.gene_sets import GeneSets, collection_path
-from survq.data.location import Location, atomic_folder, parquet
+from survq.data.location import Location, atomic_folder, created_folder, parquet
 from survq.data.lock import locked
 from survq.data.problems import raise_if_any
 from survq.data.tables import Tables, cohort_name_problems, join_problems, slides_problems, valid_tables
@@ -175,7 +174,7 @@ def write_cohort(
             )
     raise_if_any(problems)
 
-    with _created(root), locked(root / f".{name}.lock", root / name, "wait for it to end"):
+    with created_folder(root), locked(root / f".{name}.lock", root / name, "wait for it to end"):
         folder.sweep(f".{name}.*")
         with atomic_folder(root / name, replacing=True) as unfinished:
             for part, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
@@ -190,16 +189,3 @@ def write_cohort(
             for file, text in gmts:
                 file.write(text.encode())
     return root / name
-
-
-@contextmanager
-def _created(root: Path) -> Iterator[None]:
-    """Create a folder to write into, and remove it again if it stays empty."""
-    is_new = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        if is_new:
-            with suppress(OSError):  # not empty
-                root.rmdir()

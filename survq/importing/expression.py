@@ -22,7 +22,8 @@ import pandas as pd
 from survq.data.barcodes import PRIMARY
 from survq.data.cohort_files import cohort_folder, labelled, read_cases, read_source, update_cohort
 from survq.data.location import Location
-from survq.data.problems import DataError
+from survq.data.problems import DataError, raise_if_any
+from survq.data.tables import expression_problems
 from survq.importing.coverage import genes_of, given_gene_sets, write_coverage
 from survq.importing.decompress import OnBytes, sha256
 from survq.importing.expression_table import SampleTable, read_table
@@ -117,7 +118,7 @@ def read_expression(
     """Read the expression of `cases` by the rules above.
 
     `wanted` are the genes of the gene sets, for which aliases are resolved; without gene sets, all genes are kept.
-    Blank cells become NaN. Raises FileNotFoundError; DataError with every invalid row and cell.
+    Raises FileNotFoundError; DataError with every invalid row and cell, and every gene with a missing value.
     """
     file, aliases = Path(file), aliases or Aliases()
     kept = None if all_genes or not wanted else set(wanted)
@@ -137,14 +138,15 @@ def read_expression(
                 f"Fix: use the same names, or --aliases."
             ]
         )
+    raise_if_any(expression_problems(values.reset_index(names="case_id"), str(file)))
     found = values.to_numpy()
     source = {
         "file": file.name,
         "sha256": sha256(file),
         "layout": table.layout,
         "unit": guess_unit(found, file.name),
-        "lowest": round(float(np.nanmin(found)), 4),
-        "highest": round(float(np.nanmax(found)), 4),
+        "lowest": round(float(found.min()), 4),
+        "highest": round(float(found.max()), 4),
         "genes": values.shape[1],
         "genes_in_the_table": len(table.measured),
         "sample_types": sorted(sample_types),
@@ -194,7 +196,8 @@ def _value_notes(values: pd.DataFrame) -> list[str]:
 
 def _one_per_symbol(symbols: Sequence[str], matrix: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
     """The (case,) values of each symbol in the column with the highest mean, and the symbols with several columns."""
-    mean = matrix.mean(axis=0, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf; such genes are refused later, with their cases
+        mean = matrix.sum(axis=0, dtype=np.float64)  # n times the mean, and without rows 0
     best: dict[str, int] = {}
     repeated: dict[str, None] = {}
     for column, gene in enumerate(symbols):

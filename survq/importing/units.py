@@ -24,7 +24,7 @@ BY_NAME = {
 
 def guess_unit(values: np.ndarray, file: str) -> str:
     """The unit of (case, gene) values, and how it was detected: by the floor, the name of the file, or the range."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    low, high = float(values.min()), float(values.max())
     if abs(low - FLOOR) < 1e-3 and high < HIGHEST_LOGARITHM:
         return "log2(TPM + 0.001), by its floor"
     for part, unit in BY_NAME.items():

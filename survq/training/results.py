@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from survq.data.location import Location, atomic_folder
+from survq.data.location import Location, atomic_folder, created_folder
 from survq.data.lock import locked
 from survq.text import preview
 from survq.training.record import CONFIG, REPORT, UNREADABLE, Record, read_record
@@ -49,9 +49,9 @@ class Results:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the study against other processes. Raises InUse."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / ".lock", self.folder, "wait for it to end, or give --results another folder"):
+        """Lock the study against other processes. Its folder is removed again if nothing is written. Raises InUse."""
+        fix = "wait for it to end, or give --results another folder"
+        with created_folder(self.folder), locked(self.folder / ".lock", self.folder, fix):
             Location.at(self.folder).sweep("**/.*")
             yield
 

@@ -83,7 +83,7 @@ def test_a_run_abandoned_by_tune_has_failed(tmp_path, cohort, make_run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_interrupts_a_study_instead_of_finishing_it(tmp_path, cohort, shared, make_run, number):
+def test_a_signal_interrupts_a_study_instead_of_finishing_it(tmp_path, cohort, shared, make_run, sigint, number):
     class Interrupted(Grid):
         def should_stop(self, run, epochs):
             signal.raise_signal(number)

@@ -182,7 +182,7 @@ def test_a_study_killed_three_times_ends_with_the_same_table(undisturbed, tiny_f
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_study_states_how_to_resume(tiny_folder, tmp_path, number, code):
+def test_a_stopped_study_states_how_to_resume(tiny_folder, tmp_path, sigint, number, code):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(
         command("query_counts", tiny_folder, tmp_path),
