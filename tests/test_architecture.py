@@ -17,8 +17,8 @@ TREES = {file: ast.parse(file.read_text()) for file in [*SOURCES, *STUDIES]}
 
 LAYERS = (
     *("output", "exits", "text", "settings", "ray_start", "ray_session", "data", "evaluation", "simulation", "demo"),
-    *("importing", "slides", "layers", "models", "training", "tuning", "reporting", "study", "commands", "cli"),
-    "studies",
+    *("importing", "slides", "layers", "models", "training", "interpretation", "tuning", "reporting", "study"),
+    *("commands", "cli", "studies"),
 )
 """From the bottom to the top: a layer imports itself and those before it. The package itself holds only its version."""
 

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from survq.data.batch import Batch, CaseTable
 from survq.data.cohort import Cohort
 from survq.data.folds import Fold, given_folds
+from survq.interpretation.truth import patch_auroc
 from survq.models import SurvivalModel
 from survq.simulation.cohort import SimulatedCohort, World
 from survq.simulation.data_folder import write_simulated
@@ -123,22 +123,6 @@ def train(planted: Planted, config: TrainConfig) -> Trained:
     return Trained(planted, seen[-1].eval(), untrained(planted, config).table, outcome.epochs[-1].c_index[0])
 
 
-def auroc(score: Float[np.ndarray, "*rows item"], planted: Bool[np.ndarray, " item"]) -> Float[np.ndarray, "*rows"]:
-    """The probability that a planted item scores above another one; equal scores count one half. NaN without others."""
-    positive = planted.sum()
-    if positive in (0, len(planted)):
-        return np.full(score.shape[:-1], np.nan)
-    above = rankdata(score, axis=-1)[..., planted].sum(axis=-1) - positive * (positive + 1) / 2
-    return above / (positive * (len(planted) - positive))
-
-
-def patch_auroc(planted: Planted, case: str, score: Float[np.ndarray, "*rows patch"], prognostic: int) -> np.ndarray:
-    """How well a score, or each of several, tells a case's patches of a prognostic morphology from indifferent ones."""
-    morphology = planted.morphology[case]
-    compared = (morphology == prognostic) | ~np.isin(morphology, PROGNOSTIC)
-    return auroc(score[..., compared], morphology[compared] == prognostic)
-
-
 def gradient_auroc(trained: Trained) -> list[float]:
     """Of each prognostic morphology: the mean over held-out cases, where a patch scores by the length of the gradient
     of its case's risk with respect to the patch's features.
@@ -151,7 +135,7 @@ def gradient_auroc(trained: Trained) -> list[float]:
         gradients = torch.autograd.grad(trained.model(batch).risk.sum(), bags)
         for case, gradient in zip(batch.case_ids, gradients, strict=True):
             length = gradient.norm(dim=1).numpy()
-            found.append([patch_auroc(trained.planted, case, length, kind) for kind in PROGNOSTIC])
+            found.append([patch_auroc(length, trained.planted.morphology[case], kind) for kind in PROGNOSTIC])
     return np.nanmean(found, axis=0).tolist()
 
 
@@ -164,7 +148,7 @@ def attention_auroc(trained: Trained) -> list[float]:
             with torch.no_grad():
                 attention = trained.model(batch, keep_attention=True).attention.histology
             for case, A in zip(batch.case_ids, attention, strict=True):
-                found.append([patch_auroc(trained.planted, case, A.numpy(), kind) for kind in PROGNOSTIC])
+                found.append([patch_auroc(A.numpy(), trained.planted.morphology[case], kind) for kind in PROGNOSTIC])
         of_queries[role] = np.nanmean(found, axis=0)
     best = of_queries["training"].argmax(axis=1)
     return [float(of_queries["validation"][kind, query]) for kind, query in enumerate(best)]

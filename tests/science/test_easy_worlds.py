@@ -12,7 +12,6 @@ import pytest
 from planted import (
     Planted,
     attention_auroc,
-    auroc,
     gradient_auroc,
     is_planted,
     pathway_occlusion,
@@ -22,6 +21,7 @@ from planted import (
     untrained,
 )
 
+from survq.interpretation.truth import auroc
 from survq.training.config import TrainConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first test waits for all training
