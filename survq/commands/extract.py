@@ -50,6 +50,10 @@ class Extract:
     """CSV with the columns case_id and slide_id, for slides not named by barcode, and optionally mpp."""
     mpp: float | None = None
     """Micrometres per pixel of slides whose files do not state it."""
+    sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
+    """Sample types to extract, by characters 14-15 of the TCGA barcode: 01 primary tumour, 06 metastasis, 11 normal."""
+    slide_types: Annotated[tuple[str, ...], arg(metavar="XX ...")] = ("DX",)
+    """Slide types to extract, by the TCGA barcode: DX diagnostic; TS, BS, MS frozen sections."""
     timeout: float = 300
     """A slide fails after this many seconds without a patch."""
 
@@ -73,7 +77,13 @@ class Extract:
             identity=encoder.name,
             timeout=self.timeout,
         )
-        results = extract(self.slides, self.data, self.cohort, encoder, encode, table=self.cases, mpp=self.mpp)
+        results = extract(
+            *(self.slides, self.data, self.cohort, encoder, encode),
+            table=self.cases,
+            mpp=self.mpp,
+            sample_types=self.sample_types,
+            slide_types=self.slide_types,
+        )
         self._print_summary(results, encoder.name, time.monotonic() - start)
         return DATA if any(result.state == "failed" for result in results) else 0
 
@@ -84,7 +94,7 @@ class Extract:
         for result in results:
             by_state[result.state].append(result)
         for state, heading in (
-            ("skipped", "Skipped, because they belong to no case of the cohort"),
+            ("skipped", "Skipped"),
             ("failed", "Failed"),
         ):
             if unused := by_state[state]:

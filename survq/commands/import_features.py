@@ -35,6 +35,10 @@ class ImportFeatures:
     """CSV with the columns case_id and slide_id; its optional column mpp converts STAMP's micrometres to pixels."""
     encoder: Annotated[str | None, arg(metavar="NAME")] = None
     """Patch encoder, if neither the files nor their folder state it."""
+    sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
+    """Sample types to import, by characters 14-15 of the TCGA barcode: 01 primary tumour, 06 metastasis, 11 normal."""
+    slide_types: Annotated[tuple[str, ...], arg(metavar="XX ...")] = ("DX",)
+    """Slide types to import, by the TCGA barcode: DX diagnostic; TS, BS, MS frozen sections."""
     skip_bad: bool = False
     """Skip and list files that are empty, truncated or unlike the others."""
 
@@ -42,7 +46,12 @@ class ImportFeatures:
         from survq.importing.patch_features import import_features
 
         imported = import_features(
-            self.src, self.data, self.cohort, table=self.cases, encoder=self.encoder, skip_bad=self.skip_bad
+            *(self.src, self.data, self.cohort),
+            table=self.cases,
+            encoder=self.encoder,
+            skip_bad=self.skip_bad,
+            sample_types=self.sample_types,
+            slide_types=self.slide_types,
         )
         first, *rest = imported.summary()
         print(first)

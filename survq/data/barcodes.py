@@ -1,6 +1,9 @@
 """TCGA barcodes: TCGA-XX-YYYY-01A is a sample of type 01 of case TCGA-XX-YYYY, from the tissue source site XX.
 
 R writes dots for hyphens and some tools write small letters; both are read. Other ids stay unchanged.
+
+The slide type is DX for a diagnostic slide, of fixed tissue, and TS, BS or MS for a frozen section from the top, bottom
+or middle of a sample: TCGA-XX-YYYY-01Z-00-DX1.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import re
 from collections.abc import Collection
 
 PRIMARY = ("01",)
+DIAGNOSTIC = ("DX",)
 
 SAMPLE_TYPES = {
     "01": "primary tumor",
@@ -40,6 +44,8 @@ OTHER_NAMES = {
 _BARCODE = re.compile(
     r"(TCGA)[-._]([A-Z0-9]{2})[-._]([A-Z0-9]{4})(?![A-Z0-9])(?:[-._](\d{2})[A-Z]?(?![A-Z0-9]))?", re.I
 )
+
+_SLIDE = re.compile(r"TCGA(?:[-._][A-Z0-9]+){3,5}[-._](DX|TS|BS|MS)[A-Z0-9]*(?![A-Z0-9])", re.I)
 
 
 def case_of(barcode: str) -> str:
@@ -76,3 +82,27 @@ def site_of(case: str) -> str | None:
     """The tissue source site: the second part of the barcode."""
     match = _BARCODE.match(case)
     return match[2].upper() if match else None
+
+
+def slide_type(slide_id: str) -> str | None:
+    """DX, TS, BS or MS; None if the barcode does not state it, and for ids that are not TCGA barcodes."""
+    match = _SLIDE.match(slide_id)
+    return match[1].upper() if match and is_barcode(slide_id) else None
+
+
+def other_specimen(slide_id: str, sample_types: Collection[str], slide_types: Collection[str]) -> str | None:
+    """Why the barcode of a slide excludes it: it is of another sample type or slide type. None if it does not."""
+    if not of_types(slide_id, sample_types):
+        return f"{specimen(slide_id)}, not in --sample-types {' '.join(sample_types)}"
+    if slide_type(slide_id) not in (None, *slide_types):
+        return f"{specimen(slide_id)}, not in --slide-types {' '.join(slide_types)}"
+    return None
+
+
+def specimen(slide_id: str) -> str:
+    """What a slide shows, by its barcode: sample type 11 (solid tissue normal), slide type TS (frozen section)."""
+    sample, kind = sample_type(slide_id), slide_type(slide_id)
+    kinds = [f"sample type {sample} ({SAMPLE_TYPES.get(sample, 'unknown')})"] if sample not in (None, *PRIMARY) else []
+    if kind is not None:
+        kinds.append(f"slide type {kind} ({'diagnostic slide' if kind in DIAGNOSTIC else 'frozen section'})")
+    return ", ".join(kinds) or f"sample type {sample}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from survq.data.barcodes import DIAGNOSTIC, PRIMARY, other_specimen, specimen
 from survq.data.clinical import clinical_values, informative_covariates
 from survq.data.cohort_files import read_source
 from survq.data.feature_store import file_of, read_coordinates, read_slides
@@ -109,6 +110,7 @@ def _check_cohort(folder: Location, name: str, tables: Tables, gene_sets: Mappin
         figures["patches"] = f"{tables.slides['patches'].sum():,}"
         kinds = tables.slides[["width", "encoder"]].drop_duplicates()
         figures["features"] = ", ".join(f"{width} ({encoder})" for width, encoder in kinds.to_numpy())
+        checked.notes += _specimen_notes(list(tables.slides["slide_id"]))
     if tables.expression is not None:
         expression = tables.expression.set_index("case_id")
         _check_expression(expression, checked)
@@ -121,6 +123,15 @@ def _check_cohort(folder: Location, name: str, tables: Tables, gene_sets: Mappin
         _check_folds(tables.splits, cases, f"{folder}/splits.parquet", checked)
     figures["excluded"] = str(len(tables.dropped))
     return checked
+
+
+def _specimen_notes(slides: Sequence[str]) -> list[str]:
+    """Slides that are no diagnostic slides of primary tumours, by their barcodes."""
+    by_kind: dict[str, list[str]] = {}
+    for slide in slides:
+        if other_specimen(slide, PRIMARY, DIAGNOSTIC):
+            by_kind.setdefault(specimen(slide), []).append(slide)
+    return [f"{len(found)} slides are of {kind}: {preview(found)}" for kind, found in sorted(by_kind.items())]
 
 
 def _check_cases(cases: pd.DataFrame, checked: CohortCheck) -> None:

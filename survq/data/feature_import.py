@@ -7,7 +7,7 @@ source: an interrupted import is continued by the same command and ends with the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from survq.data.barcodes import sample_type, slide_type
 from survq.data.cohort import cohort_names
 from survq.data.cohort_files import cohort_folder, read_cases, read_dropped, update_cohort
 from survq.data.feature_store import read_index
@@ -136,6 +137,11 @@ def incompatible(index: pd.DataFrame, new: Mapping[str, FeatureKind]) -> dict[st
     }
 
 
+def unlabelled_cases(results: Iterable[SlideResult], cases: Collection[str]) -> set[str]:
+    """The cases of skipped slides that are not among the cases of the cohort."""
+    return {result.case_id for result in results if result.state == "skipped" and result.case_id} - set(cases)
+
+
 def record_features(cohort: Location, unlabelled: Collection[str] = ()) -> pd.DataFrame:
     """Record the content of the store in the cohort's source.json, and update dropped.csv. Returns the index.
 
@@ -143,9 +149,18 @@ def record_features(cohort: Location, unlabelled: Collection[str] = ()) -> pd.Da
     """
     index = readable_index(cohort / "features")
     kinds = sorted({str(FeatureKind(row.encoder, row.width)) for row in index.itertuples()})
-    facts = {"slides": len(index), "patches": int(index["patches"].sum()), "encoders": kinds}
+    facts = {
+        **{"slides": len(index), "patches": int(index["patches"].sum()), "encoders": kinds},
+        "sample_types": _counts(map(sample_type, index.index)),
+        "slide_types": _counts(map(slide_type, index.index)),
+    }
     update_cohort(cohort, {"features": facts}, unlabelled={"features": unlabelled})
     return index
+
+
+def _counts(kinds: Iterable[str | None]) -> dict[str, int]:
+    """Slides of each stated kind."""
+    return dict(sorted(Counter(filter(None, kinds)).items()))
 
 
 def list_skipped(features: Location, results: Sequence[SlideResult]) -> Location | None:

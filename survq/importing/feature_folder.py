@@ -21,7 +21,7 @@ from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
 from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, inspect, read
 from survq.importing.patch_positions import coordinate_file
-from survq.importing.slide_names import Name, stem
+from survq.importing.slide_names import Name, Wanted, stem
 
 READER_VERSION = 1  # increase it when a change affects the imported slides, so that all are imported again
 COORDINATE_FOLDERS = ("patches", "tiles")  # their files are found from the features
@@ -54,7 +54,6 @@ class Plan:
 
     jobs: list[Job] = field(default_factory=list)
     results: list[SlideResult] = field(default_factory=list)  # found, skipped, and with skip_bad failed
-    unlabelled: set[str] = field(default_factory=set)  # ids with slides in this folder that are not cases of the cohort
     layouts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
@@ -73,17 +72,17 @@ class _File:
 
 def make_plan(
     folder: Path,
-    case_ids: set[str],
+    wanted: Wanted,
     index: pd.DataFrame,
     name_of: Callable[[str], Name | None],
     encoder: str | None = None,
     skip_bad: bool = False,
 ) -> Plan:
-    """Plan the import of all feature files below `folder` into a cohort of `case_ids` with the store index `index`.
+    """Plan the import of all feature files below `folder` into a cohort with the store index `index`.
 
-    `name_of` maps the id in a file name to its slide and case, or to None if its table lacks it. Raises
-    FileNotFoundError, and DataError with all problems. With `skip_bad`, files with problems of their own are skipped
-    and listed instead.
+    `wanted` are the slides of the cohort. `name_of` maps the id in a file name to its slide and case, or to None if its
+    table lacks it. Raises FileNotFoundError, and DataError with all problems. With `skip_bad`, files with problems of
+    their own are skipped and listed instead.
     """
     plan, bad = Plan(), dict[str, tuple[str, str, list[str]]]()
     by_slide: defaultdict[str, list[_File]] = defaultdict(list)
@@ -96,11 +95,10 @@ def make_plan(
         except DataError as error:
             bad[label] = (slide_id, "", error.problems)
             continue
-        if name is None or name.case_id not in case_ids:
-            reason = "the slide is not in the table" if name is None else "the case is not in cases.parquet"
+        if (reason := wanted.reason_against(name)) is not None:
             plan.results.append(SlideResult(slide_id, name.case_id if name else "", label, "skipped", reason))
-            plan.unlabelled |= {name.case_id} if name else set()
             continue
+        assert name is not None
         by_slide[name.slide_id.lower()].append(_File(path, label, name, source_of(path, name.mpp)))
 
     chosen, ambiguous, unused = list[_File](), list[list[_File]](), list[str]()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from survq.data.barcodes import DIAGNOSTIC, PRIMARY
 from survq.data.feature_import import (
     SlideResult,
     case_ids,
@@ -19,10 +20,11 @@ from survq.data.feature_import import (
     locked_store,
     readable_index,
     record_features,
+    unlabelled_cases,
 )
 from survq.data.location import Location
 from survq.importing.feature_folder import Job, Plan, import_slide, make_plan
-from survq.importing.slide_names import SlideTable, by_barcode
+from survq.importing.slide_names import SlideTable, Wanted, by_barcode
 from survq.importing.slide_progress import SlideProgress
 from survq.ray_session import connect, quiet_data_context, ray, resources
 from survq.text import clock, itemised
@@ -81,18 +83,22 @@ def import_features(
     table: str | Path | None = None,
     encoder: str | None = None,
     skip_bad: bool = False,
+    sample_types: tuple[str, ...] = PRIMARY,
+    slide_types: tuple[str, ...] = DIAGNOSTIC,
 ) -> Imported:
     """Import the patch features below `source` into DATA/COHORT/features. Slides already stored are not read again.
 
-    Raises FileNotFoundError, InUse, OSError; and DataError with all problems that are visible without reading features:
-    then nothing has been written. Problems of the features themselves, such as NaN, fail only their own slide.
+    Slides whose barcode states another sample type or slide type are skipped. Raises FileNotFoundError, InUse, OSError;
+    and DataError with all problems that are visible without reading features: then nothing has been written. Problems
+    of the features themselves, such as NaN, fail only their own slide.
     """
     root = Location.at(data)
     cases = case_ids(root, cohort)
     name_of = by_barcode if table is None else SlideTable.read(table)
     with locked_store(root / cohort) as features:
         index = readable_index(features)
-        plan = make_plan(Path(source).expanduser().absolute(), cases, index, name_of, encoder, skip_bad)
+        wanted = Wanted(cases, sample_types, slide_types)
+        plan = make_plan(Path(source).expanduser().absolute(), wanted, index, name_of, encoder, skip_bad)
         if plan.jobs:
             connect()
         results = list(plan.results)
@@ -101,7 +107,7 @@ def import_features(
             progress.add(result)
             results.append(result)
         skipped = list_skipped(features, results)
-        slides = record_features(root / cohort, plan.unlabelled)
+        slides = record_features(root / cohort, unlabelled_cases(results, cases))
     kinds = slides[["encoder", "width"]].drop_duplicates().to_numpy()
     kind = ", ".join(f"{encoder} features, {width} wide" for encoder, width in kinds) or "no slides"
     with_slides = len(cases.intersection(slides["case_id"]))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from survq.data.barcodes import DIAGNOSTIC, PRIMARY, case_of, is_barcode, other_specimen
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import usable_id
 from survq.importing.text_table import numbers, read_text_table
@@ -17,7 +17,6 @@ IMAGES = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif"),
     *(".vms", ".vmu", ".svslide", ".dcm", ".czi", ".isyntax", ".qptiff"),
 )
-BARCODE = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,23 @@ class Name:
     slide_id: str
     case_id: str
     mpp: float | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The slides of a cohort: those of its cases, of these sample types and slide types by their TCGA barcode."""
+
+    case_ids: Collection[str]
+    sample_types: tuple[str, ...] = PRIMARY
+    slide_types: tuple[str, ...] = DIAGNOSTIC
+
+    def reason_against(self, name: Name | None) -> str | None:
+        """Why a slide is skipped; None if it is not. `name` is None if the table lacks it."""
+        if name is None:
+            return "the slide is not in the table"
+        if name.case_id not in self.case_ids:
+            return "the case is not in cases.parquet"
+        return other_specimen(name.slide_id, self.sample_types, self.slide_types)
 
 
 def stem(file_name: str) -> str:
@@ -41,15 +57,15 @@ def stem(file_name: str) -> str:
 
 
 def by_barcode(slide_id: str) -> Name | None:
-    """The case of a TCGA slide: its first twelve characters. Raises DataError for other names."""
-    if BARCODE.match(slide_id) is None:
+    """The case of a TCGA slide. Raises DataError for other names."""
+    if not is_barcode(slide_id):
         raise DataError(
             [
                 f"slide {slide_id[:80]!r}: its case is unknown, because its name is not a TCGA barcode. "
                 f"Fix: pass a table with the columns case_id and slide_id with --cases."
             ]
         )
-    return Name(slide_id, slide_id[:12].upper())
+    return Name(slide_id, case_of(slide_id))
 
 
 class SlideTable:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from survq.data.barcodes import DIAGNOSTIC, PRIMARY
 from survq.data.feature_import import (
     SlideResult,
     case_ids,
@@ -26,11 +27,12 @@ from survq.data.feature_import import (
     locked_store,
     readable_index,
     record_features,
+    unlabelled_cases,
 )
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, file_name, write_slide
-from survq.importing.slide_names import SlideTable, by_barcode
+from survq.importing.slide_names import SlideTable, Wanted, by_barcode
 from survq.importing.slide_progress import SlideProgress
 from survq.slides.encoder import PatchEncoder
 from survq.slides.sources import Source, find_files, name_sources
@@ -54,17 +56,20 @@ def extract(
     *,
     table: Path | None = None,
     mpp: float | None = None,
+    sample_types: tuple[str, ...] = PRIMARY,
+    slide_types: tuple[str, ...] = DIAGNOSTIC,
 ) -> list[SlideResult]:
     """Extract the slides of a cohort's cases into its feature store. Returns one result per slide, ordered by its id.
 
-    `encoder` is the one that `encode` applies. `table` maps slides to cases. `mpp` (micrometres per level-0 pixel)
+    `encoder` is the one that `encode` applies. `table` maps slides to cases. Slides whose
+    barcode states another sample type or slide type are skipped. `mpp` (micrometres per level-0 pixel)
     is used for slides that do not state their own. A failed slide does not stop the others. Raises DataError where
     the store holds features of another encoder; FileNotFoundError; InUse.
     """
     root = Location.at(root)
     name_of = by_barcode if table is None else SlideTable.read(table)
     cases = case_ids(root, cohort)
-    sources, results = name_sources(find_files(slides), name_of, cases, mpp)
+    sources, results = name_sources(find_files(slides), name_of, Wanted(cases, sample_types, slide_types), mpp)
     with locked_store(root / cohort) as features:
         overviews = root / cohort / "overviews"
         overviews.sweep()
@@ -85,7 +90,7 @@ def extract(
             results += _write_slides(features, overviews, todo, encoder, encode)
         results = [_note_kept_features(result, index) for result in results]
         list_skipped(features, results)
-        record_features(root / cohort, {o.case_id for o in results if o.state == "skipped" and o.case_id})
+        record_features(root / cohort, unlabelled_cases(results, cases))
     return sorted(results, key=lambda result: result.slide_id)
 
 

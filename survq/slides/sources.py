@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from survq.data.feature_import import SlideResult
 from survq.data.problems import DataError, raise_if_any
-from survq.importing.slide_names import Name, stem
+from survq.importing.slide_names import Name, Wanted, stem
 from survq.slides.slide import SUFFIXES
 from survq.text import preview
 
@@ -50,9 +50,9 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def name_sources(
-    files: Iterable[Path], name_of: Callable[[str], Name | None], cases: Collection[str], mpp: float | None = None
+    files: Iterable[Path], name_of: Callable[[str], Name | None], wanted: Wanted, mpp: float | None = None
 ) -> tuple[list[Source], list[SlideResult]]:
-    """The files of these cases; and the skipped files, with the reason.
+    """The files of the slides of a cohort; and the skipped files, with the reason.
 
     Raises DataError if two files belong to one slide.
     """
@@ -65,13 +65,10 @@ def name_sources(
         except DataError as error:
             skipped.append(SlideResult(slide_id, "", str(file), "skipped", " ".join(error.problems)))
             continue
-        if name is None:
-            skipped.append(SlideResult(slide_id, "", str(file), "skipped", "the table has no row for it"))
-        elif name.case_id not in cases:
-            skipped.append(
-                SlideResult(slide_id, name.case_id, str(file), "skipped", "its case is not one of the cohort")
-            )
-        else:
+        if (reason := wanted.reason_against(name)) is not None:
+            case_id = "" if name is None else name.case_id
+            skipped.append(SlideResult(slide_id, case_id, str(file), "skipped", reason))
+        elif name is not None:
             named.append((file, name))
     by_id: dict[str, list[Path]] = {}
     for file, name in named:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from slide_store import SlideStore
 
-from survq.data.feature_import import readable_index
+from survq.data.feature_import import readable_index, unlabelled_cases
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_features
 from survq.importing import feature_folder
 from survq.importing.feature_folder import import_slide, make_plan
-from survq.importing.slide_names import Name, SlideTable, by_barcode
+from survq.importing.slide_names import Name, SlideTable, Wanted, by_barcode
 
 CASES = {f"TCGA-AA-{number:04d}" for number in range(6)}
 random = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def store(tmp_path) -> Location:
 
 
 def plan(source: Path, store: Location, cases=CASES, name_of=by_barcode, **options):
-    return make_plan(source, cases, readable_index(store), name_of, **options)
+    return make_plan(source, Wanted(cases), readable_index(store), name_of, **options)
 
 
 def import_all(source: Path, store: Location, **options):
@@ -129,7 +129,25 @@ def test_slides_of_other_cases_are_skipped_and_listed(source, store):
     (skipped,) = found.results
     assert (skipped.slide_id, skipped.case_id, skipped.state) == (slide(3), "TCGA-AA-0003", "skipped")
     assert skipped.reason == "the case is not in cases.parquet"
-    assert found.unlabelled == {"TCGA-AA-0003"}
+    assert unlabelled_cases(found.results, CASES - {"TCGA-AA-0003"}) == {"TCGA-AA-0003"}
+
+
+def test_normal_tissue_and_frozen_sections_are_skipped_unless_asked_for(source, store):
+    normal, frozen = "TCGA-AA-0000-11A-01-TS1.A", "TCGA-AA-0001-01A-01-TS1.B"
+    for extra in (normal, frozen):
+        tools.trident(source, extra, random_features(), grid())
+    found = plan(source, store)
+    assert len(found.jobs) == 6
+    assert {result.slide_id: result.reason for result in found.results} == {
+        normal: "sample type 11 (solid tissue normal), slide type TS (frozen section), not in --sample-types 01",
+        frozen: "slide type TS (frozen section), not in --slide-types DX",
+    }
+    table = SlideTable([Name(name, "TCGA-AA-0000") for name in (normal, frozen)])  # the same rule with a table
+    assert plan(source, store, name_of=table).jobs == []
+    with_all = make_plan(source, Wanted(CASES, ("01", "11"), ("DX", "TS")), readable_index(store), by_barcode)
+    assert {normal, frozen} < {job.slide_id for job in with_all.jobs}
+    only_frozen = make_plan(source, Wanted(CASES, slide_types=("TS",)), readable_index(store), by_barcode)
+    assert [job.slide_id for job in only_frozen.jobs] == [frozen]
 
 
 def test_a_table_gives_the_cases(source, store):

@@ -27,7 +27,7 @@ from survq.importing.expression import import_expression
 from survq.importing.feature_folder import import_slide, make_plan
 from survq.importing.labels import import_labels
 from survq.importing.pathways import import_gene_sets
-from survq.importing.slide_names import by_barcode
+from survq.importing.slide_names import Wanted, by_barcode
 from survq.importing.splits import import_splits
 from survq.importing.survpath import import_survpath
 from survq.models import MODELS
@@ -90,7 +90,7 @@ def protopathway(tmp_path) -> Path:
 
 def import_slides(source: Path, data: Path, encoder: str | None = None) -> SlideStore:
     store = Location.at(data) / "BLCA" / "features"
-    for job in make_plan(source, set(CASES), readable_index(store), by_barcode, encoder).jobs:
+    for job in make_plan(source, Wanted(set(CASES)), readable_index(store), by_barcode, encoder).jobs:
         assert import_slide(job, store).state == "written"
     return SlideStore(store)
 

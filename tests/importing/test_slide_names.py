@@ -4,7 +4,7 @@ import pytest
 from csv_files import write_csv
 
 from survq.data.problems import DataError
-from survq.importing.slide_names import Name, SlideTable, by_barcode, stem
+from survq.importing.slide_names import Name, SlideTable, Wanted, by_barcode, stem
 
 UUID = "6A7E8C30-5F5C-4C7E-8B29-D5B29A0B6D52"
 
@@ -98,3 +98,37 @@ def test_missing_columns_are_named(tmp_path):
     write_csv(tmp_path / "table.csv", [["PATIENT", "FILENAME"], ["P1", "a.h5"]])
     with pytest.raises(DataError, match="lacks the columns 'case_id', 'slide_id'"):
         SlideTable.read(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize(
+    ("slide", "reason"),
+    [
+        (f"TCGA-2F-A9KO-01Z-00-DX1.{UUID}", None),
+        ("TCGA-2F-A9KO-01Z-00-DX1", None),
+        ("TCGA-2F-A9KO", None),  # a barcode that states neither
+        ("TCGA-2F-A9KO-01A", None),
+        ("TCGA-2F-A9KO-01Z-00-DXA 2", None),
+        (f"TCGA-2F-A9KO-11A-01-TS1.{UUID}", "sample type 11 (solid tissue normal), slide type TS (frozen section)"),
+        (f"tcga-2f-a9ko-11a-01-ts1.{UUID}", "sample type 11 (solid tissue normal), slide type TS (frozen section)"),
+        ("TCGA.2F.A9KO.11A.01.TS1", "sample type 11 (solid tissue normal), slide type TS (frozen section)"),
+        ("TCGA-2F-A9KO-11A-01-DX1", "sample type 11 (solid tissue normal), slide type DX (diagnostic slide)"),
+        ("TCGA-2F-A9KO-06A", "sample type 06 (metastatic)"),
+        ("TCGA-2F-A9KO-77A", "sample type 77 (unknown)"),
+        (f"TCGA-2F-A9KO-01A-01-TS1.{UUID}", "slide type TS (frozen section)"),
+        ("TCGA-2F-A9KO-01A-01-BSA", "slide type BS (frozen section)"),
+        ("tcga-2f-a9ko-01a-02-ms2_x", "slide type MS (frozen section)"),
+        (f"TCGA-2F-A9KO-01Z-00-DX1.{UUID}-TS1", None),  # behind the barcode is a name
+    ],
+)
+def test_slides_of_other_specimens_are_excluded_by_their_barcode(slide, reason):
+    found = Wanted({"TCGA-2F-A9KO"}).reason_against(by_barcode(slide))
+    option = "--sample-types 01" if reason and reason.startswith("sample") else "--slide-types DX"
+    assert found == (reason and f"{reason}, not in {option}")
+
+
+def test_sample_types_and_slide_types_can_be_chosen():
+    frozen, normal = "TCGA-2F-A9KO-01A-01-TS1", "TCGA-2F-A9KO-11A-01-TS1"
+    wanted = Wanted({"TCGA-2F-A9KO"}, ("01", "11"), ("TS",))
+    assert wanted.reason_against(by_barcode(frozen)) is wanted.reason_against(by_barcode(normal)) is None
+    diagnostic = wanted.reason_against(by_barcode("TCGA-2F-A9KO-01Z-00-DX1"))
+    assert diagnostic == "slide type DX (diagnostic slide), not in --slide-types TS"

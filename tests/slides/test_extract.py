@@ -1,5 +1,6 @@
 """From a folder of slides to the store, without Ray: written, found, failed and skipped slides."""
 
+import json
 import os
 from functools import partial
 
@@ -9,6 +10,7 @@ import pytest
 from slide_files import flat, stained, write_tiff
 from slide_store import SlideStore
 
+from survq.data.check import check
 from survq.data.problems import DataError
 from survq.data.write import Slide, write_cohort, write_slide
 from survq.slides.encoder import load_encoder
@@ -59,6 +61,29 @@ def slides(tmp_path):
     return tmp_path / "slides"
 
 
+def test_normal_tissue_and_frozen_sections_are_not_extracted_unless_asked_for(tmp_path, data, tiny):
+    diagnostic, normal, frozen = name(CASES[0]), f"{CASES[0]}-11A-01-TS1.A", f"{CASES[0]}-01A-01-BS1.B"
+    (tmp_path / "slides").mkdir()
+    for slide in (diagnostic, normal, frozen):
+        write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(1500, 1500)], 0.5)
+    seen = []
+    run = partial(extract, tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny, seen=seen))
+    assert states(run()) == {diagnostic: "written", normal: "skipped", frozen: "skipped"}
+    assert seen == [diagnostic]
+    skipped = pd.read_csv(data / "X" / "features" / "skipped.csv").set_index("slide_id")["reason"]
+    assert (
+        skipped[normal]
+        == "sample type 11 (solid tissue normal), slide type TS (frozen section), not in --sample-types 01"
+    )
+    assert skipped[frozen] == "slide type BS (frozen section), not in --slide-types DX"
+    assert CASES[0] not in set(pd.read_csv(data / "X" / "dropped.csv")["case_id"])  # it has a label
+    assert states(run(slide_types=("DX", "BS"))) == {diagnostic: "found", normal: "skipped", frozen: "written"}
+    facts = json.loads((data / "X" / "source.json").read_text())["features"]
+    assert (facts["sample_types"], facts["slide_types"]) == ({"01": 2}, {"BS": 1, "DX": 1})
+    (note,) = [note for note in check(data).notes if "frozen" in note]
+    assert note == f"X: 1 slides are of slide type BS (frozen section): {frozen!r}"
+
+
 def states(results) -> dict[str, str]:
     return {result.slide_id: result.state for result in results}
 
@@ -84,7 +109,7 @@ def test_slides_become_features_of_the_cohort(slides, data, tiny):
     assert [picture.split("-DX1")[0] for picture in pictures] == [f"{case}-01Z-00" for case in CASES[:3]]
     skipped = pd.read_csv(data / "X" / "features" / "skipped.csv")
     assert list(skipped["slide_id"]) == [name(CASES[2]), name("TCGA-ZZ-9999")]
-    assert skipped["reason"].str.contains("no tissue found|is not one of the cohort").all()
+    assert skipped["reason"].str.contains("no tissue found|the case is not in cases.parquet").all()
     written = results[0]
     assert written.patches == index.loc[name(CASES[0]), "patches"]
     assert written.bytes == next((data / "X" / "features").glob(f"{CASES[0]}*")).stat().st_size
@@ -228,9 +253,9 @@ def test_the_fingerprint_covers_all_files_of_a_slide(tmp_path):
     (tmp_path / "TCGA-AA-0001-1" / "Data0000.dat").write_bytes(b"pixels")
 
     def fingerprint():
-        from survq.importing.slide_names import by_barcode
+        from survq.importing.slide_names import Wanted, by_barcode
 
-        ((source,), _) = name_sources(find_files(tmp_path), by_barcode, {"TCGA-AA-0001"})
+        ((source,), _) = name_sources(find_files(tmp_path), by_barcode, Wanted({"TCGA-AA-0001"}))
         return source.bytes, source.fingerprint
 
     assert fingerprint()[0] == 10
