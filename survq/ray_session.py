@@ -43,8 +43,12 @@ if not ON_CLUSTER and not ("ray" in sys.modules and sys.modules["ray"].is_initia
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "150")
 
 import ray  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
-__all__ = ["ON_CLUSTER", "await_machine", "connect", "on_loopback", "quiet_data_context", "ray", "resources"]
+__all__ = [
+    *("ON_CLUSTER", "await_machine", "await_nodes", "connect", "node_ids", "on_loopback", "on_node"),
+    *("quiet_data_context", "ray", "resources", "smallest_store"),
+]
 
 
 def connect(cpus: int | None = None, verbose: bool = False) -> None:
@@ -94,11 +98,28 @@ def _silence_loggers() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def node_ids() -> list[str]:
+    """The nodes that are up."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """The scheduling strategy of a task that has to run on this node."""
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def smallest_store() -> int:
+    """Bytes of the smallest object store of the nodes on which trials run."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    stores = [node.get("object_store_memory", 0) for node in nodes if node.get("CPU")]
+    return int(min(stores, default=0))
+
+
 def resources() -> tuple[int, int, int]:
-    """The numbers of nodes, CPUs and GPUs. On an autoscaling cluster, CPUs and GPUs are those it may grow to."""
-    total, limit = ray.cluster_resources(), _autoscaler_limit()
+    """The numbers of nodes, CPUs and GPUs; of CPUs and GPUs with those of machines that may still come."""
+    total, limit = ray.cluster_resources(), _limit()
     cpus, gpus = (int(max(total.get(what, 0), limit.get(what, 0))) for what in ("CPU", "GPU"))
-    return sum(node["Alive"] for node in ray.nodes()), cpus or 1, gpus
+    return len(node_ids()), cpus or 1, gpus
 
 
 def await_machine(minutes: float = 45) -> None:
@@ -106,7 +127,7 @@ def await_machine(minutes: float = 45) -> None:
 
     Raises ConnectionError if none has started after `minutes`.
     """
-    what = "GPU" if _autoscaler_limit().get("GPU") else "CPU"
+    what = "GPU" if _limit().get("GPU") else "CPU"
     if not ON_CLUSTER or ray.cluster_resources().get(what, 0) >= 1:
         return
     from ray.autoscaler.sdk import request_resources
@@ -126,14 +147,40 @@ def await_machine(minutes: float = 45) -> None:
         request_resources(bundles=[])  # a standing request would keep the machine forever
 
 
-def _autoscaler_limit() -> dict[str, float]:
-    """The resources that the cluster's autoscaler may grow to; empty without an autoscaler."""
-    if not (ON_CLUSTER and BOOTSTRAP.is_file()):
+def await_nodes(minutes: float = 10) -> None:
+    """Wait for the machines that a cluster starts with: some may still be installing."""
+    kinds = _cluster().get("available_node_types", {}).values()
+    expected = 1 + sum(kind.get("min_workers", 0) for kind in kinds)
+    deadline, said = time.monotonic() + 60 * minutes, False
+    while (up := len(node_ids())) < expected and time.monotonic() < deadline:
+        if not said:
+            print(f"ray: waiting for {expected - up} of {expected} nodes, {minutes:g} minutes at most", flush=True)
+        said = True
+        time.sleep(2)
+    if up < expected:
+        print(f"ray: {expected - up} of {expected} nodes have not come; used as soon as they do", flush=True)
+
+
+def _cluster() -> dict:
+    """The configuration of the cluster to which this head node belongs; empty if it was not started by `ray up`."""
+    if not (ON_CLUSTER and os.environ.get("RAY_ADDRESS", "auto") == "auto" and BOOTSTRAP.is_file()):
         return {}
-    config = yaml.safe_load(BOOTSTRAP.read_text())
+    return yaml.safe_load(BOOTSTRAP.read_text())
+
+
+def _limit() -> dict[str, float]:
+    """The resources that a cluster of `ray up` may grow to; empty without such a cluster.
+
+    The configuration does not state those of machines that are given, not launched: taken to be as the largest.
+    """
+    config = _cluster()
+    if not config:
+        return {}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest = {what: max(node.get(what, 0) for node in nodes) for what in ("CPU", "GPU")}
     limit: dict[str, float] = {}
     for name, kind in config["available_node_types"].items():
         count = min(kind["max_workers"], config["max_workers"]) + (name == config["head_node_type"])
-        for what, amount in kind["resources"].items():
+        for what, amount in (kind["resources"] or largest).items():
             limit[what] = limit.get(what, 0) + count * amount
     return limit

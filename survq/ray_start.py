@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from survq.exits import UNAVAILABLE, UserError
+from survq.text import shortened
 
 JOIN_SECONDS = 45  # a cluster that is up answers within a few
 FREE_MB = 100  # that Ray's log and sockets need at least
@@ -153,5 +154,4 @@ def _reason(text: str) -> str:
     lines = [line.strip() for line in text.strip().splitlines()]
     errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception): \S", line)]
     said = errors[-1] if errors else next((line for line in lines if line), "no reason given")
-    said = re.sub(r"^(\w+\.)*\w*(Error|Exception): ", "", said)
-    return said if len(said) <= 300 else said[:300].rsplit(" ", 1)[0] + " ..."
+    return shortened(re.sub(r"^(\w+\.)*\w*(Error|Exception): ", "", said), 300)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from survq.data.problems import DataError, raise_if_any
-from survq.text import preview
+from survq.exits import UsageError
+from survq.text import preview, shortened
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is truncated, overwritten or damaged."""
@@ -39,8 +41,14 @@ class Location:
         if isinstance(root, Location):
             return root
         if "://" in str(root):
+            _refuse_keys(str(root))
             filesystem, path = fs.FileSystem.from_uri(str(root))
             return cls(filesystem, path.rstrip("/"))
+        if bucket := re.match(r"(s3|gs|gcs|abfss?|hdfs|https?):/", str(root)):  # a Path has lost a slash
+            where = f"{bucket[1]}://{str(root)[bucket.end() :]}"
+            raise UsageError(
+                f"{where}: a folder of this machine is needed here. Fix: give one, and copy it afterwards."
+            )
         return cls(fs.LocalFileSystem(), str(Path(root).expanduser().absolute()))
 
     def __truediv__(self, name: str) -> Location:
@@ -146,10 +154,25 @@ class Location:
             raise DataError([unreadable(self, error)]) from error
 
 
+def _refuse_keys(uri: str) -> None:
+    """Keys in a URI would be printed, and written to the results."""
+    place = uri.partition("://")[2].partition("/")[0]
+    if ":" in place.rpartition("@")[0]:
+        raise UsageError(
+            f"the address of the bucket {place.rpartition('@')[2]!r} contains keys. Fix: give the "
+            f"address without them, and the keys in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
+        )
+
+
 def unreadable(file: object, error: Exception) -> str:
     """The message for an UNREADABLE error of a file."""
-    reason = " ".join(str(error).split())[:120]
-    return f"{file}: cannot be read ({reason}). Fix: restore it or import it again."
+    fix = "restore it or import it again"
+    if re.search(r"(?i)access.?denied|forbidden|credentials|unauthorized|HTTP status 40[13]", str(error)):
+        fix = (
+            "give every node the right to read it, by a role of the machine, or by the keys of the bucket in the "
+            "environment in which Ray starts there"
+        )
+    return f"{file}: cannot be read ({shortened(str(error))}). Fix: {fix}."
 
 
 def parquet(table: pd.DataFrame) -> memoryview:

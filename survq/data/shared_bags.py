@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -13,7 +17,12 @@ from survq.data.batch import BagsByDtype
 from survq.data.cohort import Cohort
 from survq.data.feature_store import case_of_row, read_case
 from survq.data.half_floats import as_tensor
-from survq.ray_session import quiet_data_context, ray, resources
+from survq.data.location import Location
+from survq.data.problems import DataError, raise_if_any
+from survq.ray_session import node_ids, on_node, quiet_data_context, ray, resources
+
+READERS = 4  # threads, where this process reads
+PROBLEMS = "problems"  # column, in place of the features that cannot be read
 
 
 class SharedBags(BagsByDtype):
@@ -47,7 +56,8 @@ class SharedBags(BagsByDtype):
 def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,)) -> SharedBags:
     """Read all slides of a cohort on all nodes; the bag of a case is the concatenation of its slides.
 
-    Features are verified by the store's checksums, and converted from float16 to each of `dtypes`.
+    Features are verified by the store's checksums, and converted from float16 to each of `dtypes`. Where some nodes do
+    not see the files, this process reads them. Raises DataError with the problems of all slides.
     """
     kept = tuple(sorted(dtypes, key=_name, reverse=True))  # float16 first
     columns = ("file", "row_group", "slide_id", "patches", "width", "sha256")
@@ -57,15 +67,62 @@ def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,
     ]
     if not by_case:
         return SharedBags({}, kept)
+    settings = {"folder": cohort.features, "dtypes": [_name(dtype) for dtype in kept]}
+    blocks = _read_on_all_nodes(by_case, settings) if seen_by_all_nodes(cohort) else _read_here(by_case, settings)
+    row = ray.remote(num_cpus=0)(_case_and_problems)  # block order is not guaranteed
+    rows = ray.get([row.remote(block) for block in blocks])
+    raise_if_any([problem for _, problems in rows for problem in problems])
+    return SharedBags({case: block for (case, _), block in zip(rows, blocks, strict=True)}, kept)
+
+
+def seen_by_all_nodes(cohort: Cohort) -> bool:
+    """Whether every node of the cluster sees the feature files of a cohort. A bucket is seen by all."""
+    folder, nodes = cohort.features.local, node_ids()
+    if folder is None or len(nodes) < 2:
+        return True
+    files = {Path(file).name for file in cohort.slides["file"]}
+    look = ray.remote(num_cpus=0, max_retries=0)(_sees)
+    answers = [look.options(scheduling_strategy=on_node(node)).remote(folder, files) for node in nodes]
+    answered, _ = ray.wait(answers, num_returns=len(answers), timeout=60)
+    try:
+        return len(answered) == len(answers) and all(ray.get(answered))
+    except ray.exceptions.RayError:  # such as of a node that has just gone
+        return False
+
+
+def _sees(folder: Path, files: set[str]) -> bool:
+    return folder.is_dir() and files <= set(os.listdir(folder))
+
+
+def _read_on_all_nodes(by_case: list[dict], settings: dict) -> list[ray.ObjectRef]:
     with quiet_data_context(target_max_block_size=1):  # one block per row, hence one object per case
         tasks = min(len(by_case), 4 * resources()[1])
         cases = ray.data.from_items(by_case, override_num_blocks=tasks)
-        settings = {"folder": cohort.features, "dtypes": [_name(dtype) for dtype in kept]}
-        read = cases.map_batches(read_case, batch_size=1, batch_format="pyarrow", fn_kwargs=settings).materialize()
-    blocks = [block for bundle in read.iter_internal_ref_bundles() for block in bundle.block_refs]
-    case_of = ray.remote(case_of_row)  # block order is not guaranteed
-    names = ray.get([case_of.remote(block) for block in blocks])
-    return SharedBags(dict(zip(names, blocks, strict=True)), kept)
+        read = cases.map_batches(_read_case, batch_size=1, batch_format="pyarrow", fn_kwargs=settings).materialize()
+    return [block for bundle in read.iter_internal_ref_bundles() for block in bundle.block_refs]
+
+
+def _read_here(by_case: list[dict], settings: dict) -> list[ray.ObjectRef]:
+    def share(case: dict) -> ray.ObjectRef:
+        return ray.put(_read_case(pa.Table.from_pylist([case]), **settings))
+
+    with ThreadPoolExecutor(READERS) as threads:
+        return list(threads.map(share, by_case))
+
+
+def _read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.Table:
+    """`read_case`, or a row with its problems: raised in a task, they would end the study one by one, as tracebacks."""
+    try:
+        read, problems = read_case(cases, folder, dtypes), None
+    except DataError as error:
+        cells = {dtype: pa.nulls(1, pa.large_binary()) for dtype in dtypes}
+        read, problems = pa.table({"case_id": cases["case_id"], "patches": [0], **cells}), json.dumps(error.problems)
+    return read.append_column(PROBLEMS, pa.array([problems], pa.string()))
+
+
+def _case_and_problems(table: pa.Table) -> tuple[str, list[str]]:
+    (problems,) = table[PROBLEMS].to_pylist()
+    return case_of_row(table), json.loads(problems) if problems else []
 
 
 def _name(dtype: torch.dtype) -> str:

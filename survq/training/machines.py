@@ -11,7 +11,7 @@ from survq.data.cohort import Cohort
 from survq.data.shared_bags import SharedBags, share_bags
 from survq.exits import UsageError, end_on_sigterm
 from survq.models import MODELS
-from survq.ray_session import ON_CLUSTER, await_machine, connect, resources
+from survq.ray_session import ON_CLUSTER, await_machine, await_nodes, connect, resources, smallest_store
 from survq.settings import StudySettings
 from survq.text import clock
 from survq.training.distributed import worker_problem
@@ -35,6 +35,7 @@ class Machines:
         end_on_sigterm()  # also while Ray starts
         connect(self._settings.cpus, self._settings.verbose)
         end_on_sigterm()  # replaces Ray's handler, which aborts
+        await_nodes()
         await_machine()
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
@@ -44,6 +45,7 @@ class Machines:
             dtypes = _dtypes(queue.schedule, cohort, torch.device("cuda" if trial.on_gpu else "cpu"))
             if name not in self._bags or not dtypes <= set(self._bags[name].dtypes):
                 self._bags[name] = _shared(cohort, dtypes)
+        self._warn_of_small_stores()
         print(flush=True)
         execute(
             queue,
@@ -52,6 +54,22 @@ class Machines:
             checkpoint_minutes=self._settings.checkpoint_minutes,
             verbose=self._settings.verbose,
         )
+
+    def _warn_of_small_stores(self) -> None:
+        size = sum(_size(self._cohorts[name], len(bags.dtypes)) for name, bags in self._bags.items() if len(bags))
+        store = smallest_store()
+        if size > store > 0:
+            cure = "start Ray with a larger --object-store-memory" if ON_CLUSTER else "use a machine with more memory"
+            print(
+                f"  the features ({size / 1e6:,.0f} MB) exceed the object store of a node ({store / 1e6:,.0f} MB), and "
+                f"the rest is read again in every epoch. To be faster, {cure}, or fewer --cohorts.",
+                flush=True,
+            )
+
+
+def _size(cohort: Cohort, dtypes: int) -> int:
+    """Bytes of the features of a cohort in shared memory."""
+    return 2 * dtypes * int((cohort.slides["patches"] * cohort.slides["width"]).sum())
 
 
 def _dtypes(schedule: Schedule, cohort: Cohort, device: torch.device) -> set[torch.dtype]:
@@ -67,7 +85,7 @@ def _shared(cohort: Cohort, dtypes: set[torch.dtype]) -> SharedBags:
     start = time.monotonic()
     bags = share_bags(cohort, dtypes)
     if len(bags):
-        size = 2 * len(dtypes) * int((cohort.slides["patches"] * cohort.slides["width"]).sum())
+        size = _size(cohort, len(dtypes))
         kinds = " and ".join(str(dtype).removeprefix("torch.") for dtype in bags.dtypes)
         seconds = clock(time.monotonic() - start)
         print(f"  {cohort.name}: features in shared memory as {kinds}, {size / 1e6:,.0f} MB in {seconds}", flush=True)

@@ -11,10 +11,11 @@ from pyarrow import fs
 
 from survq.data.cohort import Cohort
 from survq.data.feature_store import read_slides
-from survq.data.location import Location, atomic_folder
+from survq.data.location import Location, atomic_folder, unreadable
 from survq.data.lock import InUse, locked
 from survq.data.problems import DataError
 from survq.data.write import file_name, write_cohort
+from survq.exits import UsageError
 
 
 def test_several_files_appear_together_or_not_at_all(tmp_path, tree):
@@ -158,3 +159,29 @@ def test_problems_of_an_edited_csv_are_listed_with_place_and_fix(tmp_path, text,
     with pytest.raises(DataError) as error:
         Location.at(tmp_path / "list.csv").read_csv(["id", "why"])
     assert error.value.problems == [f"{tmp_path}/list.csv{where}. Fix: correct it, or remove it and import again."]
+
+
+@pytest.mark.parametrize("address", ["s3://AKIA:secret@bucket/data", "gs://user:secret@bucket"])
+def test_keys_in_an_address_are_refused_and_not_repeated(address):
+    """They would be printed, and written to the results."""
+    with pytest.raises(UsageError, match="the address of the bucket 'bucket' contains keys") as refused:
+        Location.at(address)
+    assert "secret@" not in str(refused.value) and "AKIA:" not in str(refused.value)
+
+
+def test_a_bucket_where_a_folder_is_needed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"s3://bucket/data: a folder of this machine is needed here. Fix: "):
+        Location.at(Path("s3://bucket/data"))
+    from survq.cli import main
+
+    assert main(["simulate", "s3://bucket/data"]) == 64
+    assert list(tmp_path.iterdir()) == [], "a folder named `s3:`"
+
+
+def test_a_reason_is_whole_and_its_cure_fits():
+    denied = OSError("When reading information for key 'data/BLCA' in bucket 'b': AWS Error ACCESS_DENIED during " * 3)
+    message = unreadable("s3://b/data/BLCA/features/a.parquet", denied)
+    assert message.count("ACCESS_DENIED") == 3 and "give every node the right to read it" in message
+    long = unreadable("a.parquet", OSError("words " * 200))
+    assert "words ...). Fix: restore it or import it again." in long and len(long) < 600

@@ -1,12 +1,15 @@
 """Features shared through Ray Data."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from slide_store import SlideStore
 
+from survq.data import shared_bags
+from survq.data.problems import DataError
 from survq.data.shared_bags import share_bags
 
 
@@ -41,8 +44,29 @@ def test_bags_do_not_depend_on_the_order_of_slides(ray_session, cohort, bags):
         assert torch.equal(shared[case], bags[case]), case
 
 
-def test_damaged_features_are_reported(ray_session, cohort):
+def test_all_damaged_features_are_reported_at_once(ray_session, cohort):
     slides = cohort.slides.copy()
-    slides.loc[slides.index[3], "sha256"] = "0" * 64
-    with pytest.raises(Exception, match=f"{slides.index[3]}.*sha256 differs"):
+    damaged = [slides.index[3], slides.index[40]]
+    slides.loc[damaged, "sha256"] = "0" * 64
+    with pytest.raises(DataError) as raised:
         share_bags(replace(cohort, slides=slides))
+    assert len(raised.value.problems) == 2
+    for slide, problem in zip(sorted(damaged), sorted(raised.value.problems), strict=True):
+        assert f"{slide}" in problem and "sha256 differs" in problem and "Fix: " in problem
+
+
+def test_bags_that_this_process_reads_are_the_same(ray_session, cohort, bags, monkeypatch):
+    """As where other nodes do not see the folder; on two hosts: tests/cluster."""
+    monkeypatch.setattr(shared_bags, "seen_by_all_nodes", lambda cohort: False)
+    shared = share_bags(cohort, (torch.float16, torch.bfloat16))
+    assert shared.dtypes == (torch.float16, torch.bfloat16) and set(shared) == set(bags)
+    for case, bag in bags.items():
+        assert torch.equal(shared[case], bag), case
+
+
+def test_a_node_is_asked_for_all_files(cohort):
+    files = {Path(file).name for file in cohort.slides["file"]}
+    folder = cohort.features.local
+    assert shared_bags._sees(folder, files)
+    assert not shared_bags._sees(folder, files | {"not-copied.parquet"})
+    assert not shared_bags._sees(folder / "elsewhere", files)
