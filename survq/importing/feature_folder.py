@@ -23,7 +23,7 @@ from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, inspect, re
 from survq.importing.patch_positions import coordinate_file
 from survq.importing.slide_names import Name, Wanted, stem
 
-READER_VERSION = 1  # increase it when a change affects the imported slides, so that all are imported again
+READER_VERSION = 2  # increase it when a change affects the imported slides, so that all are imported again
 COORDINATE_FOLDERS = ("patches", "tiles")  # their files are found from the features
 
 UNSUPPORTED = {

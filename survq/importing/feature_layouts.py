@@ -23,6 +23,7 @@ import numpy as np
 
 from survq.data.problems import DataError
 from survq.data.write import LARGEST
+from survq.importing.companions import check_companions
 from survq.importing.half_precision import ReadRows, to_half
 from survq.importing.patch_positions import COORDINATES, Positions, positions_nearby, stored_positions
 from survq.importing.untrusted import RETRY_HINT, dataset, has_gaps, load_tensor, read_json, refusal, text
@@ -60,12 +61,14 @@ class SlidePatches:
 def inspect(file: Path, mpp: float | None = None) -> FileInfo | None:
     """Inspect a file without reading its features; None if it holds only coordinates.
 
-    `mpp`, micrometres per level-0 pixel, converts coordinates in micrometres to pixels. Raises DataError.
+    `mpp`, micrometres per level-0 pixel, converts coordinates in micrometres to pixels. Raises DataError,
+    also where another file of the tool has another number of patches.
     """
     with _opened(file) as content:
         if content is None:
             return None
         positions = content.positions(mpp, load=False)
+        check_companions(file, content.patches)
         return FileInfo(
             content.layout,
             content.patches,

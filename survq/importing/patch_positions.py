@@ -58,9 +58,14 @@ def positions_nearby(file: Path, patches: int, load: bool) -> Positions:
     positions = _read_positions(nearby, load=True)
     if positions.coordinates is None or len(positions.coordinates) != patches:
         count = 0 if positions.coordinates is None else len(positions.coordinates)
-        problem = f"{patches} patches, but {count} coordinates in {nearby}"
-        raise refusal(file, problem, "they are of different runs; extract both again, or move the coordinates away")
+        raise other_number(file, patches, nearby, count)
     return positions if load else Positions(True, None, positions.patch_size, positions.magnification)
+
+
+def other_number(file: Path, patches: int, other: Path, count: int) -> DataError:
+    """The error where `other`, which belongs to the same slide, states another number of patches than `file`."""
+    fix = f"extract it again, as it was probably interrupted; if {other.name} is of another run, move it away"
+    return refusal(file, f"{patches} patches, but {other} has {count}", fix)
 
 
 def _read_positions(file: Path, load: bool) -> Positions:

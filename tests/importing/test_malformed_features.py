@@ -176,7 +176,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "coordinates of another run": (
         lambda at: tools.slide2vec(at, SLIDE, SINGLES[:9], COORDS),
-        r"9 patches, but 70 coordinates in .*tiles/.*coordinates.npz. Fix: they are of different runs",
+        r"9 patches, but .*tiles/.*coordinates.npz has 70. Fix: extract it again, .* of another run, move it away",
     ),
     "coordinates truncated": (
         lambda at: (
