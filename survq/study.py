@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 import survq
 from survq import demo
 from survq.data.cohort import Cohort, load_cohorts
-from survq.data.location import Location, replace_file
+from survq.data.location import Location, csv_bytes, replace_file
 from survq.data.problems import raise_if_any
 from survq.exits import exit_on_user_error, exit_with
 from survq.reporting.configurations import index_table, short_labels
@@ -185,8 +186,8 @@ class Study:
                 self._machines.execute(queue)
         self.missing |= {path: f"failed: {reason}" for path, reason in queue.failures.items()}
         if records := self.results.records(known=queue.records.values()):
-            index = index_table(records, self.results.runs).to_csv(index=False)
-            replace_file(self.results.folder / "index.csv", index.encode())
+            index = index_table(records, self.results.runs)
+            replace_file(self.results.folder / "index.csv", csv_bytes(index))
         return queue.records
 
     def save(self, name: str, content: Table | pd.DataFrame | Figure) -> None:
@@ -198,9 +199,10 @@ class Study:
             written = list(content.save(folder / name))
         elif isinstance(content, Figure):
             written = [folder / f"{name}.png"]
-            content.savefig(written[0], dpi=150)
+            content.savefig(png := io.BytesIO(), dpi=150)
+            replace_file(written[0], png.getvalue())
         else:
-            content.to_csv(written[0], index=False)
+            replace_file(written[0], csv_bytes(content))
         for path in written:
             print(f"  written   {path}")
 

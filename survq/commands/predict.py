@@ -34,7 +34,7 @@ class Predict:
 
     def run(self) -> int:
         from survq.data.cohort import Cohort
-        from survq.data.location import parquet, replace_file
+        from survq.data.location import csv_bytes, parquet, replace_file
         from survq.evaluation.concordance import concordance_index
         from survq.exits import UsageError
         from survq.text import preview
@@ -59,7 +59,7 @@ class Predict:
             )
             events = int(outcomes["event"].sum())
             print(f"  {len(rows)} {seen} cases, {events} events: C-index of the ensemble {c_index:.3f}")
-        content = parquet(predictions) if output.suffix == ".parquet" else predictions.to_csv(index=False).encode()
+        content = parquet(predictions) if output.suffix == ".parquet" else csv_bytes(predictions)
         replace_file(output.expanduser(), bytes(content))
         print(f"\n  written   {output}")
         return 0

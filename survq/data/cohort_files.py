@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from survq.data.feature_store import slide_index
-from survq.data.location import UNREADABLE, Location, parquet, unreadable
+from survq.data.location import UNREADABLE, Location, csv_bytes, parquet, unreadable
 from survq.data.lock import locked
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import (
@@ -97,7 +97,7 @@ def update_cohort(
         )
         table = pd.DataFrame(sorted(reasons.items()), columns=DROPPED, dtype=object)
         records = {
-            "dropped.csv": table.to_csv(index=False).encode(),
+            "dropped.csv": csv_bytes(table),
             "source.json": json.dumps({**read_source(folder), **source}, indent=1, sort_keys=True).encode(),
         }
         folder.write_files({**{name: parquet(table) for name, table in tables.items()}, **records})

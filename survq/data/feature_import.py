@@ -19,7 +19,7 @@ from survq.data.barcodes import sample_type, slide_type
 from survq.data.cohort import cohort_names
 from survq.data.cohort_files import cohort_folder, read_cases, read_dropped, update_cohort
 from survq.data.feature_store import read_index
-from survq.data.location import Location
+from survq.data.location import Location, csv_bytes
 from survq.data.lock import locked
 from survq.data.problems import DataError
 from survq.data.write import file_name
@@ -177,7 +177,7 @@ def list_skipped(features: Location, results: Sequence[SlideResult]) -> Location
         if file.is_file():
             file.filesystem.delete_file(file.path)
         return None
-    file.write(table.to_csv(index=False, lineterminator="\n").encode())
+    file.write(csv_bytes(table))
     return file
 
 

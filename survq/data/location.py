@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -26,6 +27,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is truncated, overwritten or damaged."""
 
 SCHEMES = {"gcs": "gs"}  # pyarrow's name of a filesystem -> scheme of its URIs, where they differ
+FORMULA = ("=", "+", "-", "@", "\t")  # the first characters by which a spreadsheet knows a formula
 UNFINISHED = ".unfinished"  # suffix of the hidden names of files being written
 
 
@@ -116,7 +118,7 @@ class Location:
             raise DataError([f"{self}: is not UTF-8 text ({error.reason}). Fix: save it as UTF-8."]) from error
 
     def read_csv(self, columns: Sequence[str]) -> pd.DataFrame:
-        """A table of text with these columns; without rows if there is no such file.
+        """A table of text with these columns, as written by `csv_bytes`; without rows if there is no such file.
 
         The file may have been edited by hand: raises DataError, listing every line with other columns.
         """
@@ -139,7 +141,7 @@ class Location:
                 if len(row) != len(columns)
             ]
         )
-        return pd.DataFrame([row for _, row in rows], columns=columns, dtype=str)
+        return pd.DataFrame([[_unguarded(cell) for cell in row] for _, row in rows], columns=columns, dtype=str)
 
     def read_table(self) -> pd.DataFrame:
         """A Parquet table. Raises DataError if it cannot be read or fails its checksums."""
@@ -180,6 +182,34 @@ def parquet(table: pd.DataFrame) -> memoryview:
     content = io.BytesIO()
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False), content, write_page_checksum=True)
     return content.getbuffer()
+
+
+def csv_bytes(table: pd.DataFrame, **options: Any) -> bytes:
+    """A table as CSV without its index, or with the `options` of pandas.
+
+    Names come from users' files, and people open these tables in a spreadsheet: text that it would take for a formula
+    gets an apostrophe in front. A carriage return, at which readers would begin a new line, becomes \\r.
+    """
+    guarded = table.rename(columns=_guarded).map(_guarded)
+    return guarded.to_csv(**{"index": False, "lineterminator": "\n", **options}).encode()
+
+
+def _guarded(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    return ("'" if cell.startswith(FORMULA) and not _is_number(cell) else "") + cell.replace("\r", "\\r")
+
+
+def _unguarded(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return cell in ("-", "+")  # no value
+    return True
 
 
 def replace_file(file: Path, content: bytes) -> None:

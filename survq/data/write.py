@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from survq.data.cohort import cohort_names
 from survq.data.feature_store import INDEX, SCHEMA, SOURCE, binary_cell, slide_index
 from survq.data.gene_sets import GeneSets, collection_path
-from survq.data.location import Location, atomic_folder, created_folder, parquet
+from survq.data.location import Location, atomic_folder, created_folder, csv_bytes, parquet
 from survq.data.lock import locked
 from survq.data.problems import raise_if_any
 from survq.data.tables import Tables, cohort_name_problems, join_problems, slides_problems, valid_tables
@@ -180,7 +180,7 @@ def write_cohort(
             for part, table in (("cases", tables.cases), ("expression", tables.expression), ("splits", splits)):
                 if table is not None:
                     (unfinished / f"{part}.parquet").write_bytes(parquet(table))
-            dropped.to_csv(unfinished / "dropped.csv", index=False)
+            (unfinished / "dropped.csv").write_bytes(csv_bytes(dropped))
             for attachment, content in (attachments or {}).items():
                 (unfinished / attachment).write_bytes(content)
             write_features(unfinished / "features", slides)

@@ -6,16 +6,15 @@ DIR/coverage.csv    cohort, collection, gene_set, genes, measured, coverage, kep
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Iterator, Mapping
 
+import pandas as pd
 import pyarrow.parquet as pq
 
 from survq.data.cohort import cohort_names
 from survq.data.cohort_files import locked_files
 from survq.data.gene_sets import GeneSets, least_coverage, read_collections
-from survq.data.location import Location
+from survq.data.location import Location, csv_bytes
 from survq.data.problems import raise_if_any
 
 FILE = "coverage.csv"
@@ -46,25 +45,20 @@ def measured_genes(root: Location) -> dict[str, list[str]]:
 
 
 def write_coverage(root: Location) -> dict[str, dict[str, int]]:
-    """Write coverage.csv. Returns the number of covered gene sets by cohort and collection.
-
-    Names of gene sets are free text; a blank is put before names that a spreadsheet would take for a formula.
-    """
+    """Write coverage.csv. Returns the number of covered gene sets by cohort and collection."""
     with locked_files(root, FILE):
         collections = given_gene_sets(root)
         if not collections:
             return {}
         covered: dict[str, dict[str, int]] = {}
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(COLUMNS)
+        rows: list[list] = []
         for cohort, genes in measured_genes(root).items():
             covered[cohort] = {}
             for collection, sets in collections.items():
                 kept = set(sets.covered_by(genes, least_coverage(collection)).names)
                 covered[cohort][collection] = len(kept)
-                table.writerows([cohort, collection, *row] for row in _coverage(sets, set(genes), kept))
-        (root / FILE).write(text.getvalue().encode())
+                rows += [[cohort, collection, *row] for row in _coverage(sets, set(genes), kept)]
+        (root / FILE).write(csv_bytes(pd.DataFrame(rows, columns=COLUMNS)))
     return covered
 
 
@@ -72,5 +66,4 @@ def _coverage(sets: GeneSets, measured: set[str], kept: Collection[str]) -> Iter
     """The rows of a cohort and collection, without the first two columns."""
     for name, members, share in zip(sets.names, sets.genes, sets.coverage(measured), strict=True):
         missing = " ".join(gene for gene in members if gene not in measured)
-        safe = f" {name}" if name.startswith(("=", "+", "-", "@")) else name
-        yield [safe, len(members), len(measured.intersection(members)), f"{share:.3f}", name in kept, missing]
+        yield [name, len(members), len(measured.intersection(members)), f"{share:.3f}", name in kept, missing]

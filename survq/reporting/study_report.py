@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import survq
-from survq.data.location import replace_file
+from survq.data.location import csv_bytes, replace_file
 from survq.reporting.document import Document, Section
 from survq.reporting.report_material import Material
 from survq.reporting.report_sections import (
@@ -31,7 +31,7 @@ def write_report(results: Results) -> list[Path]:
     written = []
     if len(material.metrics):
         tables.mkdir(exist_ok=True)
-        replace_file(tables / "metrics.csv", material.metrics.to_csv(index=False).encode())
+        replace_file(tables / "metrics.csv", csv_bytes(material.metrics))
         written.append(tables / "metrics.csv")
     if document.pictures:
         pictures.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from survq.data.location import csv_bytes, replace_file
 from survq.training.report import Report
 
 PAPER_COHORTS = ("BRCA", "BLCA", "COADREAD", "HNSC", "STAD")
@@ -88,8 +89,8 @@ class Table:
         """Write `stem`.csv (numbers) and `stem`.md (as printed). The folder is created if needed."""
         csv, markdown = Path(f"{stem}.csv"), Path(f"{stem}.md")
         csv.parent.mkdir(parents=True, exist_ok=True)
-        self.cells.to_csv(csv, index=False)
-        markdown.write_text(self.to_markdown(), encoding="utf-8")
+        replace_file(csv, csv_bytes(self.cells))
+        replace_file(markdown, self.to_markdown().encode())
         return csv, markdown
 
     @property

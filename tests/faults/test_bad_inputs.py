@@ -18,7 +18,6 @@ from desk import SURVPATH, Desk, copied, run
 from inputs import (
     GOOD,
     IDS,
-    TIMES,
     bags,
     cell,
     changed,
@@ -36,7 +35,6 @@ from inputs import (
     tsv,
 )
 
-from survq.data.write import Slide, write_cohort
 from survq.training.config import TrainConfig
 
 
@@ -296,22 +294,6 @@ CONFIGURATION = [
 ]
 
 BAD = [*CLINICAL, *EXPRESSION, *PATHWAYS, *FEATURES, *CONFIGURATION]
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A valid data folder with one cohort."""
-    from survq.data.gene_sets import GeneSets
-
-    folder = tmp_path_factory.mktemp("template")
-    cases = pd.DataFrame(
-        {"time": TIMES, "event": [number % 2 == 1 for number in range(24)]}, index=pd.Index(IDS, name="case_id")
-    )
-    slides = [Slide(f"{case}-DX", case, half((2, 8), n), encoder="uni_v1") for n, case in enumerate(IDS)]
-    sets = {"pathways": GeneSets(("first", "second"), (("A", "B", "C"), ("D", "E", "F")))}
-    expression = matrix().rename_axis("case_id")
-    write_cohort(folder, "C", cases=cases, expression=expression, slides=slides, gene_sets=sets)
-    return folder
 
 
 @pytest.mark.filterwarnings("error")  # a warning of NumPy or pandas would be printed above the message

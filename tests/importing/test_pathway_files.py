@@ -53,9 +53,9 @@ def test_the_coverage_of_cohorts_is_written(tmp_path, root):
     table = pd.read_csv(tmp_path / "data" / "coverage.csv", keep_default_na=False)
     assert table[["cohort", "gene_set", "measured", "kept", "missing"]].to_numpy().tolist() == [
         ["BRCA", "R/1", 2, True, ""],
-        ["BRCA", " =R 2", 0, False, "HLA-A"],  # not a formula in a spreadsheet
+        ["BRCA", "'=R 2", 0, False, "HLA-A"],  # not a formula in a spreadsheet
         ["HNSC", "R/1", 0, False, "TP53 BRCA1"],
-        ["HNSC", " =R 2", 1, True, ""],
+        ["HNSC", "'=R 2", 1, True, ""],
     ]
     assert not import_gene_sets([tmp_path / "signatures.csv"], root).notes[1:]
 
@@ -77,7 +77,7 @@ def test_further_collections_have_their_own_files(tmp_path, root):
     table = pd.read_csv(tmp_path / "data" / "coverage.csv", keep_default_na=False)
     assert table[["collection", "gene_set", "measured", "kept"]].to_numpy().tolist() == [
         ["pathways", "R/1", 1, False],
-        ["pathways", " =R 2", 0, False],
+        ["pathways", "'=R 2", 0, False],
         ["six_groups", "HALLMARK_A", 1, True],
         ["six_groups", "HALLMARK_B", 1, True],
     ]
