@@ -33,6 +33,8 @@ class Fetch:
     """Expression: HiSeqV2 of the TCGA hub; Toil's log2(TPM + 0.001) as in SurvPath, 0.7 GB; GDC's log2(TPM + 1)."""
     outcome: Literal["DSS", "OS", "PFI", "DFI"] = "DSS"
     """Survival endpoint of the labels, if the cohort has none yet."""
+    sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
+    """Sample types to import, by characters 14-15 of the TCGA barcode; 03 for LAML."""
     hub: Annotated[str | None, arg(metavar="URL")] = None
     """URL of a mirror of Xena's files; https, or a server on this machine."""
 
@@ -40,7 +42,13 @@ class Fetch:
         from survq.importing.xena import fetch_xena
 
         fetched = fetch_xena(
-            self.cohort, self.dest, self.table, endpoint=self.outcome, hub=self.hub, progress=ByteProgress()
+            self.cohort,
+            self.dest,
+            self.table,
+            endpoint=self.outcome,
+            sample_types=self.sample_types,
+            hub=self.hub,
+            progress=ByteProgress(),
         )
         for file, is_new in fetched.files.items():
             print(f"{'downloaded' if is_new else 'already downloaded'}: {file}")

@@ -39,11 +39,22 @@ class ImportExpression:
     all_genes: bool = False
     """Also keep genes that are in no gene set; they affect the scaling of expression."""
     sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
-    """Sample types to import, by characters 14-15 of the TCGA barcode."""
+    """Sample types to import, by characters 14-15 of the TCGA barcode, or by a column of sample types."""
+    case_column: Annotated[str | None, arg(metavar="COLUMN")] = None
+    """Column of the case ids, where a row is a case or sample; "" is the column without a name. If omitted: found by
+    the names of columns and by the ids in them."""
+    sample_column: Annotated[str | None, arg(metavar="COLUMN")] = None
+    """Column of the sample ids, which state the sample type."""
+    drop_incomplete_genes: bool = False
+    """Leave out genes with a missing value of any case, in place of an error."""
+    missing: Annotated[tuple[str, ...], arg(metavar="TEXT ...")] = ()
+    """Further spellings of a missing value, such as -999 (as --missing=-999)."""
 
     def run(self) -> int:
         from survq.data.location import Location
         from survq.importing.expression import import_expression
+        from survq.importing.expression_table import Reading
+        from survq.importing.missing import Missing
 
         root = Location.at(self.data)
         expression, dropped = import_expression(
@@ -53,8 +64,14 @@ class ImportExpression:
             gene_map=self.gene_map,
             aliases=self.aliases,
             all_genes=self.all_genes,
-            sample_types=self.sample_types,
-            progress=ByteProgress(smallest=50_000_000),
+            reading=Reading(
+                sample_types=self.sample_types,
+                case_column=self.case_column,
+                sample_column=self.sample_column,
+                missing=Missing.and_also(self.missing),
+                progress=ByteProgress(smallest=50_000_000),
+            ),
+            drop_incomplete_genes=self.drop_incomplete_genes,
         )
         cases, genes = expression.values.shape
         show_cohort(

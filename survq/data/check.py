@@ -15,13 +15,13 @@ from survq.data.cohort_files import read_source
 from survq.data.feature_store import file_of, read_coordinates, read_slides
 from survq.data.folds import fold_problems, given_folds
 from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage, read_collections
+from survq.data.hints import gene_name_hints, outcome_hints
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.data.tables import Tables, read_tables
 from survq.text import preview
 
 TABLES = ("cases.parquet", "expression.parquet", "splits.parquet", "features")
-LONGEST_MEDIAN = 600  # months; a larger median time suggests that times are in days
 
 OnSlide = Callable[[int, int], None]
 """Called with the number of slides read so far, and of all slides."""
@@ -141,11 +141,7 @@ def _check_cases(cases: pd.DataFrame, checked: CohortCheck) -> None:
     unknown = np.isnan(clinical_values(cases, used)).sum(axis=0)
     covariates = [f"{name} ({n} unknown)" if n else name for name, n in zip(used, unknown, strict=True)]
     checked.figures["clinical"] = ", ".join(covariates) or "none"
-    median = cases["time"].median()
-    if median > LONGEST_MEDIAN:
-        checked.notes.append(f"the median time is {median:g} months. Is it in days?")
-    if events > 0.95 * len(cases):
-        checked.notes.append(f"{events} of {len(cases)} cases have an event. Is the coding reversed?")
+    checked.notes += outcome_hints(cases)
 
 
 def _check_gene_sets(
@@ -167,6 +163,7 @@ def _check_gene_sets(
 
 def _check_expression(expression: pd.DataFrame, checked: CohortCheck) -> None:
     checked.figures["genes"] = f"{expression.shape[1]:,}"
+    checked.notes += gene_name_hints(expression.columns)
     values = expression.to_numpy()
     constant = expression.columns[(values == values[:1]).all(axis=0)]
     if len(constant):

@@ -1,12 +1,12 @@
 """Clinical covariates of known tables, in one form for all tables:
 
-    age      years
+    age      years, from 0 to 130
     sex      female or male
     stage    0 to 4: "Stage IIIA", "IIIb" and "3" are 3; other text, such as "Stage X", is unknown
     grade    as in the table, such as G2 or High Grade
 
-Columns are recognised by their names, in capitals or not. Cells are unknown if blank or in brackets, such as
-[Discrepancy].
+Columns are recognised by their names, in capitals or not. Cells that are missing or unclear, such as the age `>89`, are
+unknown: no case is lost for a covariate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from survq.importing.text_table import MISSING, numbers
+from survq.data.clinical import RANGES
+from survq.importing.missing import MISSING, Missing
+from survq.importing.table_format import is_number
 from survq.text import preview
 
 # of SurvPath and PORPOISE; TCGA-CDR, Xena and MMP; cBioPortal's pages. The first that a table has counts
@@ -35,27 +37,28 @@ STAGE = re.compile(r"(?:stage\s*)?(?:(iv|i{1,3})[abc]?\d?|([0-4])(?:\.0)?)", re.
 ROMAN = ("0", "i", "ii", "iii", "iv")
 
 
-def read_covariates(table: pd.DataFrame, file: object) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """The covariates that a table of text has columns for, by its index, the line; problems; and notes for people."""
+def read_covariates(table: pd.DataFrame, missing: Missing = MISSING) -> tuple[pd.DataFrame, list[str]]:
+    """The covariates that a table of text has columns for, by its index, the line; and notes for people."""
     names = {name.casefold(): name for name in reversed(list(table))}
     found: dict[str, pd.Series] = {}
-    problems, notes = [], []
+    notes = []
     for covariate, columns in COLUMNS.items():
         column = next((names[name] for name in columns if name in names), None)
         if column is None:
             continue
-        cells = table[column]
-        if covariate == "age":
-            found[covariate], unreadable = numbers(cells.rename(covariate), file)
-            problems += unreadable
-            continue
-        cells = cells.mask(cells.str.lower().isin(MISSING) | cells.str.fullmatch(r"\[.*\]"), None)
+        cells = table[column].map(lambda cell: None if cell in missing else cell)
         found[covariate] = cells.map(_reader(covariate, column), na_action="ignore")
         if unread := sorted(set(cells[cells.notna() & found[covariate].isna()])):
             notes.append(f"{column}: read as unknown: {preview(unread)}")
-        if covariate == "stage":
+        if covariate in RANGES:
             found[covariate] = found[covariate].astype(float)
-    return pd.DataFrame(found, index=table.index), problems, notes
+    return pd.DataFrame(found, index=table.index), notes
+
+
+def age_of(cell: str) -> float | None:
+    """Years; None for anything else, such as >89, and for what cannot be an age, such as -999."""
+    low, high = RANGES["age"]
+    return float(cell) if is_number(cell) and low <= float(cell) <= high else None
 
 
 def stage_of(cell: str) -> float | None:
@@ -65,6 +68,8 @@ def stage_of(cell: str) -> float | None:
 
 
 def _reader(covariate: str, column: str) -> Callable[[str], object]:
+    if covariate == "age":
+        return age_of
     if covariate == "stage":
         return stage_of
     if covariate == "sex":

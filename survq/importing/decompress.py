@@ -1,10 +1,12 @@
-"""Read plain, .gz and .zip files, detected by their first bytes and not by their names."""
+"""Read plain, .gz, .zip, .xz and .bz2 files, detected by their first bytes and not by their names."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,7 +17,25 @@ from typing import IO, cast
 from survq.data.problems import DataError
 from survq.text import preview
 
-GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
+GZIP, ZIP, XZ, BZIP2 = b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ\x00", b"BZh"
+TABLE = "Fix: save the table as CSV"
+UNPACK = "Fix: unpack it"
+OTHER_FORMATS = {
+    b"PAR1\x15": ("a Parquet file", TABLE),
+    b"ARROW1\x00": ("a Feather file", TABLE),
+    b"\x89HDF": ("an HDF5 file", TABLE),
+    b"\xd0\xcf\x11\xe0": ("a workbook of old Excel", TABLE),
+    b"RDX2\n": ("a file of R objects", "Fix: save the table in R with write.csv"),
+    b"RDX3\n": ("a file of R objects", "Fix: save the table in R with write.csv"),
+    b"X\n\x00": ("a file of R objects", "Fix: save the table in R with write.csv"),
+    b"%PDF": ("a PDF", TABLE),
+    b"7z\xbc\xaf": ("a 7z archive", UNPACK),
+    b"Rar!": ("a RAR archive", UNPACK),
+    b"\x28\xb5\x2f\xfd": ("packed by zstd", UNPACK),
+    b"<": ("a web page or XML", "Fix: download the table itself"),
+    b"{": ("JSON", "Fix: download the table as TSV, or gene sets as GMT"),
+}
+"""First bytes of files that are no text tables -> what they are, and the fix."""
 
 OnBytes = Callable[[str, int, int | None], None]
 """Called with the name of a file, the bytes read or received so far, and all its bytes, if known."""
@@ -25,30 +45,51 @@ OnBytes = Callable[[str, int, int | None], None]
 def decompress(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes]]:
     """A stream of the decompressed content of a file. `progress` counts compressed bytes.
 
-    Raises FileNotFoundError; DataError if an archive is damaged or does not hold exactly one file.
+    Raises FileNotFoundError; DataError for a folder, and if an archive is damaged or does not hold exactly one file.
     """
+    if file.is_dir():
+        held = preview(sorted(path.name for path in file.iterdir())) or "nothing"
+        raise DataError([f"{file}: is a folder, which holds {held}; expected a file. Fix: name the file in it."])
     try:
         with _ProgressReader(file, progress) if progress else file.open("rb") as raw:
-            first = raw.read(4)
+            first = raw.read(6)
             raw.seek(0)
             if first.startswith(GZIP):
                 with gzip.open(raw) as unpacked:
                     yield cast(IO[bytes], unpacked)
-            elif first == ZIP:
+            elif first.startswith(XZ):
+                with lzma.open(raw) as unxz:
+                    yield cast(IO[bytes], unxz)
+            elif first.startswith(BZIP2):
+                with bz2.open(raw) as unbzip2:
+                    yield cast(IO[bytes], unbzip2)
+            elif first.startswith(ZIP):
                 with zipfile.ZipFile(raw) as archive, archive.open(_only_member(archive, file)) as stream:
                     yield stream
             else:
                 yield raw
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        *(zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
+        *(EOFError, NotImplementedError, RuntimeError),
+    ) as error:
         raise DataError([f"{file}: cannot be decompressed ({error}). Fix: download or save it again."]) from error
 
 
 def is_workbook(file: Path) -> bool:
     """Whether a file is an Excel workbook, which is also a zip file."""
-    if not zipfile.is_zipfile(file):
+    if not file.is_file() or not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
         return "[Content_Types].xml" in archive.namelist()
+
+
+def refuse_other_formats(head: bytes, file: Path) -> None:
+    """Raises DataError if these first bytes of a file, decompressed, are not those of text."""
+    known = [facts for start, facts in OTHER_FORMATS.items() if head.lstrip(b"\xef\xbb\xbf \n").startswith(start)]
+    if head[257:262] == b"ustar":
+        known = [("a tar archive", UNPACK)]
+    for what, fix in known:
+        raise DataError([f"{file}: is {what}; expected a text table. {fix}."])
 
 
 def sha256(file: Path) -> str:
@@ -69,6 +110,8 @@ class _ProgressReader(io.BufferedReader):
 
 def _only_member(archive: zipfile.ZipFile, file: Path) -> zipfile.ZipInfo:
     members = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
+    if "[Content_Types].xml" in archive.namelist():
+        raise DataError([f"{file}: is a workbook; expected a text table. {TABLE}."])
     if len(members) != 1:
         names = preview(one.filename for one in members) or "nothing"
         raise DataError([f"{file}: holds {names}; expected one table. Fix: unpack it and import the table."])

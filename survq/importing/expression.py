@@ -1,11 +1,12 @@
 """Import gene expression into a cohort, by these rules:
 
     samples    only those of the given types, by default 01 (primary tumour); the first of a case, as in SurvPath
-    symbols    Ensembl ids are mapped by a probemap; of several rows of one symbol, the one with the highest mean is
-               kept, because constant copies (on chromosome Y) would otherwise hide the gene
+    symbols    Ensembl ids are mapped by a probemap; of several rows of one symbol, the one with the fewest missing
+               values and among those with the highest mean is kept, because constant copies (on chromosome Y) would
+               otherwise hide the gene
     aliases    a gene of a gene set that was measured under another of its names is renamed as in the gene set
     genes      those of all gene sets of the data folder, or all on request
-    missing    a missing value is an error, stated with its gene and case
+    missing    a missing value is an error, stated with its gene and case; on request such genes are left out
 
 See expression_table.py for reading the tables.
 """
@@ -13,20 +14,20 @@ See expression_table.py for reading the tables.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from survq.data.barcodes import PRIMARY
 from survq.data.cohort_files import cohort_folder, labelled, read_cases, read_source, update_cohort
+from survq.data.hints import gene_name_hints
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import expression_problems
 from survq.importing.coverage import genes_of, given_gene_sets, write_coverage
-from survq.importing.decompress import OnBytes, sha256
-from survq.importing.expression_table import SampleTable, read_table
+from survq.importing.decompress import sha256
+from survq.importing.expression_table import AS_FOUND, Reading, SampleTable, read_table
 from survq.importing.genes import Aliases, GeneMap
 from survq.importing.units import HIGHEST_LOGARITHM, guess_unit
 from survq.text import preview
@@ -50,8 +51,8 @@ def import_expression(
     gene_map: Path | None = None,
     aliases: Path | None = None,
     all_genes: bool = False,
-    sample_types: Collection[str] = PRIMARY,
-    progress: OnBytes | None = None,
+    reading: Reading = AS_FOUND,
+    drop_incomplete_genes: bool = False,
 ) -> tuple[Expression, pd.DataFrame]:
     """Import the expression in a table into a cohort with labels. Returns it, and the new dropped.csv.
 
@@ -60,6 +61,7 @@ def import_expression(
     folder = cohort_folder(root, cohort)
     cases, collections = read_cases(folder), given_gene_sets(root)
     ids_to_symbols = GeneMap.read(gene_map) if gene_map else None
+    reading = replace(reading, gene_map=ids_to_symbols)
     names = Aliases.read(aliases, ids_to_symbols) if aliases else None
     if names and not collections:
         raise DataError([f"{root}: has no gene sets, and aliases are for their genes. Fix: import gene sets first."])
@@ -69,10 +71,9 @@ def import_expression(
         cases.index,
         wanted=wanted,
         all_genes=all_genes,
-        gene_map=ids_to_symbols,
         aliases=names,
-        sample_types=sample_types,
-        progress=progress,
+        reading=reading,
+        drop_incomplete_genes=drop_incomplete_genes,
     )
     for what, used in (("gene_map", gene_map), ("aliases", aliases)):
         if used:
@@ -110,21 +111,20 @@ def read_expression(
     *,
     wanted: Collection[str] = (),
     all_genes: bool = False,
-    gene_map: GeneMap | None = None,
     aliases: Aliases | None = None,
-    sample_types: Collection[str] = PRIMARY,
-    progress: OnBytes | None = None,
+    reading: Reading = AS_FOUND,
+    drop_incomplete_genes: bool = False,
 ) -> Expression:
     """Read the expression of `cases` by the rules above.
 
     `wanted` are the genes of the gene sets, for which aliases are resolved; without gene sets, all genes are kept.
-    Raises FileNotFoundError; DataError with every invalid row and cell, and every gene with a missing value.
+    Raises FileNotFoundError; DataError with every invalid row and cell.
     """
     file, aliases = Path(file), aliases or Aliases()
     kept = None if all_genes or not wanted else set(wanted)
     needed = None if kept is None else kept | aliases.of_any(kept)
-    table = read_table(file, cases, needed=needed, gene_map=gene_map, sample_types=sample_types, progress=progress)
-    by_symbol, repeated_genes = _one_per_symbol(table.symbols, table.values)
+    table = read_table(file, cases, needed=needed, reading=reading)
+    by_symbol, repeated_genes = _one_per_symbol(table.symbols, table.values, table.cases)
     renamed, ambiguous = aliases.renamed(table.measured, wanted)
     values = pd.DataFrame(by_symbol, index=pd.Index(table.cases, name="case_id")).rename(columns=renamed)
     if kept is not None:
@@ -139,6 +139,7 @@ def read_expression(
             ]
         )
     raise_if_any(expression_problems(values.reset_index(names="case_id"), str(file)))
+    values, incomplete = _complete(values, drop_incomplete_genes, file)
     found = values.to_numpy()
     source = {
         "file": file.name,
@@ -149,13 +150,17 @@ def read_expression(
         "highest": round(float(found.max()), 4),
         "genes": values.shape[1],
         "genes_in_the_table": len(table.measured),
-        "sample_types": sorted(sample_types),
+        "sample_types": sorted(reading.sample_types),
         "genes_kept": "all" if kept is None else "those of the gene sets",
-        "several_rows_of_a_case_first_kept": table.repeated,
+        "several_rows_of_a_case_first_kept": list(table.repeated),
+        "kept_of_several": {case: names[0] for case, names in table.repeated.items()},
+        "incomplete_genes_left_out": incomplete,
         "several_rows_of_a_gene_highest_mean_kept": repeated_genes,
         "renamed": renamed,
     }
     notes = [*_name_notes(table, repeated_genes, renamed, ambiguous), *_value_notes(values)]
+    if incomplete:
+        notes.append(f"{len(incomplete)} genes with missing values were left out: {preview(incomplete)}")
     return Expression(values, tuple(table.unlabelled), source, tuple(notes))
 
 
@@ -166,7 +171,8 @@ def _name_notes(
     notes = list(table.notes)
     if table.repeated:
         kept = "all equal" if table.repeated_agree else "the first was kept"
-        notes.append(f"{len(table.repeated)} cases have several rows or columns, {kept}: {preview(table.repeated, 9)}")
+        named = [_kept_of(case, names) for case, names in table.repeated.items()]
+        notes.append(f"{len(table.repeated)} cases have several rows or columns, {kept}: {preview(named, 9)}")
     if repeated_genes:
         count, some = len(repeated_genes), preview(repeated_genes)
         notes.append(f"{count} genes have several rows; the one with the highest mean was kept: {some}")
@@ -178,9 +184,33 @@ def _name_notes(
     return notes
 
 
+def _kept_of(case: str, names: Sequence[str]) -> str:
+    """A case with the sample that was kept, and those that were not, as far as their names differ."""
+    return f"{names[0]} before {' '.join(names[1:])}" if len(set(names)) > 1 else case
+
+
+def _complete(values: pd.DataFrame, drop: bool, file: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The genes with a finite value for every case, and the names of those left out on request."""
+    finite = np.isfinite(values.to_numpy())
+    incomplete = list(values.columns[~finite.all(axis=0)])
+    fix = "Fix: fill in the values, or leave such genes out with --drop-incomplete-genes."
+    if len(incomplete) == values.shape[1]:
+        cases = values.index[~finite.any(axis=1)]
+        of = f"{preview(cases)} have no values at all" if len(cases) else f"none of {len(incomplete)} genes is complete"
+        raise DataError([f"{file}: {of}. Fix: fill in the values, or leave out the cases."])
+    if drop:
+        return values.drop(columns=incomplete), incomplete
+    problems = [
+        f"{file}: gene {gene!r}: no finite value for {preview(values.index[~np.isfinite(values[gene])])}. {fix}"
+        for gene in incomplete
+    ]
+    raise_if_any(problems)
+    return values, []
+
+
 def _value_notes(values: pd.DataFrame) -> list[str]:
     """Notes on genes that are constant, or not on a log scale."""
-    notes = []
+    notes = gene_name_hints(values)
     constant = values.columns[(values == values.iloc[0]).all()]
     if len(constant):
         notes.append(f"{len(constant)} genes have the same value in all cases: {preview(constant)}")
@@ -194,18 +224,27 @@ def _value_notes(values: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _one_per_symbol(symbols: Sequence[str], matrix: np.ndarray) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The (case,) values of each symbol in the column with the highest mean, and the symbols with several columns."""
-    with np.errstate(invalid="ignore"):  # inf - inf; such genes are refused later, with their cases
-        mean = matrix.sum(axis=0, dtype=np.float64)  # n times the mean, and without rows 0
-    best: dict[str, int] = {}
-    repeated: dict[str, None] = {}
+def _one_per_symbol(
+    symbols: Sequence[str], matrix: np.ndarray, cases: Sequence[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The (case,) values of each symbol in its best column, and the symbols with several columns.
+
+    The best has the fewest missing values, then the highest mean, then the highest values of the first cases by id,
+    so that the order of rows and columns decides nothing.
+    """
+    columns: dict[str, list[int]] = {}
     for column, gene in enumerate(symbols):
-        if gene in best:
-            repeated[gene] = None
-        if gene not in best or mean[column] > mean[best[gene]]:
-            best[gene] = column
-    return {gene: matrix[:, column] for gene, column in best.items()}, sorted(repeated)
+        columns.setdefault(gene, []).append(column)
+    order = np.argsort(np.asarray(cases, dtype=object))
+
+    def worth(column: int) -> tuple:
+        values = matrix[order, column].astype(np.float64)
+        present = values[np.isfinite(values)]
+        return len(present), present.sum() / max(1, len(present)), *np.nan_to_num(values)
+
+    best = {gene: max(same, key=worth) if len(same) > 1 else same[0] for gene, same in columns.items()}
+    repeated = sorted(gene for gene, same in columns.items() if len(same) > 1)
+    return {gene: matrix[:, column] for gene, column in best.items()}, repeated
 
 
 def _unit_notes(root: Location, cohort: str, unit: str) -> list[str]:

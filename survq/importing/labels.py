@@ -2,8 +2,10 @@
 
     rows       one or more per case, also per sample or slide; all rows of a case must agree
     columns    time, event, and where the table has them: age, sex, stage, grade (see clinical.py), site, cancer type
-    samples    only those of the given types, by default 01 (primary tumour), by characters 14-15 of the barcode
-    time       months; days are divided by 30, exactly, as in SurvPath
+    samples    only those of the given types, by default 01 (primary tumour), by characters 14-15 of the barcode, or by
+               a column of sample types
+    time       months; days are divided by 30, exactly, as in SurvPath, years multiplied by 12; of two columns, the
+               first counts for events, the second for censored cases
     excluded   redacted patients, and cases without event status or with a time that is missing or not above 0;
                each is listed with its reason
 
@@ -13,24 +15,29 @@ See outcomes.py for the columns of known tables.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from survq.data.barcodes import PRIMARY, case_of, sample_type, site_of
+from survq.data.barcodes import PRIMARY, case_of, sample_type, sample_type_named, site_of
 from survq.data.cohort_files import cohort_folder, update_cohort
+from survq.data.hints import outcome_hints
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import usable_id
 from survq.importing.clinical import read_covariates
 from survq.importing.decompress import sha256
+from survq.importing.id_columns import OF_TYPES, plain
+from survq.importing.missing import MISSING, Missing
 from survq.importing.outcomes import ENDPOINTS, Columns, Endpoint, columns_of
-from survq.importing.text_table import MISSING, numbers, read_text_table
+from survq.importing.text_table import by_row, numbers, read_text_table
 from survq.text import preview
 
-DAYS_PER_MONTH = 30
+MONTHS = {"months": 1, "days": 1 / 30, "years": 12}
+STATED = {"months": "unchanged", "days": "days / 30", "years": "years * 12"}
 TEXT = ("site", "oncotree_code", "type", "cancer type abbreviation")  # further columns, kept as text
 
 
@@ -57,6 +64,7 @@ def import_labels(
     columns: Columns | None = None,
     types: Sequence[str] = (),
     sample_types: Collection[str] = PRIMARY,
+    missing: Missing = MISSING,
 ) -> tuple[Labels, pd.DataFrame]:
     """Import the outcomes in a clinical table into a new or existing cohort, whose other tables are kept.
 
@@ -70,6 +78,7 @@ def import_labels(
         types=types or (cohort,),
         sample_types=sample_types,
         require_types=bool(types),
+        missing=missing,
     )
     dropped = update_cohort(folder, {"labels": labels.source}, cases=labels.cases, dropped=labels.dropped)
     return labels, dropped
@@ -83,6 +92,7 @@ def read_labels(
     types: Sequence[str] = (),
     sample_types: Collection[str] = PRIMARY,
     require_types: bool = False,
+    missing: Missing = MISSING,
 ) -> Labels:
     """Read the outcomes in a clinical table by the rules above; its layout is detected by its columns, unless given.
 
@@ -90,67 +100,108 @@ def read_labels(
     Raises DataError with every invalid cell, and every case whose rows contradict each other.
     """
     file = Path(file)
-    table = read_text_table(file, needed=[columns.case, columns.time, columns.status] if columns else ())
+    stated = [columns.case, *columns.times, columns.status] if columns else []
+    # the site NA is a site; + and - may be stated event values
+    table = read_text_table(file, needed=stated, missing=missing, verbatim={*TEXT, *stated[-1:]})
     columns = columns or columns_of(list(table), endpoint, file)
     all_rows = len(table)
     table, notes = _of_types(table, columns, types, require_types, file), []
     if len(table) < all_rows:
         notes.append(f"{all_rows - len(table)} of {all_rows} rows have other cancer types than {preview(types)}")
-    table = table.assign(case_id=table[columns.case])
-    kind = table["case_id"].map(sample_type)
-    other_samples = table.loc[kind.notna() & ~kind.isin(sample_types), "case_id"].map(case_of)
-    table = table.drop(index=other_samples.index).assign(case_id=lambda table: table["case_id"].map(case_of))
+    kinds = _sample_types(table, columns.case)
+    other_samples = table.loc[kinds.notna() & ~kinds.isin(sample_types), columns.case].map(case_of)
+    table = table.drop(index=other_samples.index).assign(case_id=table[columns.case].map(case_of))
+    if not len(table):
+        found = sorted(set(kinds.dropna()))
+        raise DataError(
+            [
+                f"{file}: none of its {len(kinds)} rows is a sample of type {' '.join(sorted(sample_types))}; they are "
+                f"of {' '.join(found)}. Fix: --sample-types {' '.join(found)}."
+            ]
+        )
 
-    problems = [
-        f"{file}:{line}: case id {case[:60]!r}; expected printable text that starts with a letter or digit."
-        for line, case in table["case_id"].items()
-        if not usable_id(case)
-    ]
+    unusable = {line: f"case id {case[:60]!r}" for line, case in table["case_id"].items() if not usable_id(case)}
+    fix = "correct it"
+    problems = by_row(file, unusable, len(table), "; expected printable text that starts with a letter or digit", fix)
     text = [name for name in TEXT if name in table]
-    clinical, unreadable, unknown = read_covariates(table, file)
-    problems += unreadable
+    clinical, unknown = read_covariates(table, missing)
     notes += unknown
-    table[columns.time], unreadable = numbers(table[columns.time], file)
+    event, unreadable = _events(table[columns.status], columns, missing, file)
     problems += unreadable
-    table[columns.status], unreadable = _events(table[columns.status], columns, file)
+    time, unreadable = _times(table, columns, event, missing, file)
     problems += unreadable
     for column in text:
-        table[column] = table[column].map(lambda cell: cell or None)  # NA is valid text: a TCGA site
+        table[column] = table[column].map(lambda cell: None if cell in missing and cell != "NA" else cell)
     table = table.drop(columns=clinical.columns, errors="ignore").join(clinical)
-    kept = [columns.time, columns.status, *text, *clinical]
-    problems += _contradictions(table, kept, str(file))
+    table = table.assign(**{columns.times[0]: time, columns.status: event})
+    needed = [columns.times[0], columns.status, *(["site"] if "site" in table else [])]
+    problems += _contradictions(table, needed, str(file))
     raise_if_any(problems)
 
+    by_case = table.groupby("case_id", sort=True)
     cases = table.drop_duplicates("case_id").set_index("case_id").sort_index()
-    time, event = cases[columns.time], cases[columns.status]
+    for column in [*(name for name in text if name != "site"), *clinical]:
+        differing = by_case[column].nunique() > 1
+        cases[column] = by_case[column].first().mask(differing, None)
+        if differing.any():
+            notes.append(
+                f"{column} differs between rows of a case, read as unknown: {preview(differing[differing].index)}"
+            )
+    time, event = cases[columns.times[0]], cases[columns.status]
     reason = pd.Series(pd.NA, index=cases.index, dtype=object)
     reason[time == 0] = "time is 0"
     reason[time < 0] = "time is below 0"
     reason[time.isna()] = "no time"
     reason[event.isna()] = "no event status"
     if columns.redaction:
-        reason[~cases[columns.redaction].str.lower().isin(MISSING)] = "redacted"
+        reason[by_case[columns.redaction].max() != ""] = "redacted"  # in any of its rows
     other_only = sorted(set(other_samples) - set(cases.index))
     no_sample = f"no sample of type {' '.join(sorted(sample_types))}"
     dropped = reason.dropna().to_dict() | dict.fromkeys(other_only, no_sample)
-    cases = cases[[*text, *clinical]].assign(time=time / (DAYS_PER_MONTH if columns.unit == "days" else 1), event=event)
+    cases = cases[[*text, *clinical]].assign(time=time * MONTHS[columns.unit], event=event)
+    if columns.unit == "days":
+        cases["time"] = time / 30  # exactly as in SurvPath
     if "site" not in cases and (sites := cases.index.map(site_of)).notna().all():
         cases["site"] = sites
     cases = cases.loc[reason.isna(), ["time", "event", *cases.columns.drop(["time", "event"])]].astype({"event": bool})
     if not len(cases):
-        raise DataError(
-            [f"{file}: no case has {ENDPOINTS[endpoint]} among its {all_rows} rows. Fix: use another table."]
-        )
+        raise DataError([_nothing_left(file, endpoint, all_rows, dropped)])
     source = {
         "file": file.name,
         "sha256": sha256(file),
         "outcome": endpoint,
         "columns": asdict(columns),
-        "months": "days / 30" if columns.unit == "days" else "unchanged",
+        "months": STATED[columns.unit],
         "types": list(types) if columns.types else None,
         "sample_types": sorted(sample_types),
     }
-    return Labels(cases, dropped, source, tuple(notes))
+    return Labels(cases, dropped, source, (*notes, *outcome_hints(cases)))
+
+
+def _nothing_left(file: Path, endpoint: Endpoint, rows: int, dropped: Mapping[str, str]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(dropped.values()).most_common())
+    return (
+        f"{file}: no case has {ENDPOINTS[endpoint]} among its {rows} rows: {reasons}. "
+        f"Fix: use another table, or another endpoint with --outcome."
+    )
+
+
+def _sample_types(table: pd.DataFrame, case_column: str) -> pd.Series:
+    """The sample type of each row by its barcode, else by a column of sample types; or None."""
+    kinds = table[case_column].map(sample_type)
+    for column in table:
+        if plain(column) in OF_TYPES:
+            kinds = kinds.where(kinds.notna(), table[column].map(sample_type_named))
+    return kinds
+
+
+def _times(
+    table: pd.DataFrame, columns: Columns, event: pd.Series, missing: Missing, file: Path
+) -> tuple[pd.Series, list[str]]:
+    """The time of each row: of two columns, the first for events and the second for others."""
+    read = [numbers(table[column], file, missing) for column in columns.times]
+    time = read[0][0] if len(read) == 1 else read[0][0].where(event.eq(True), read[1][0])
+    return time, [problem for _, problems in read for problem in problems]
 
 
 def _of_types(table: pd.DataFrame, columns: Columns, types: Sequence[str], require: bool, file: Path) -> pd.DataFrame:
@@ -170,19 +221,19 @@ def _of_types(table: pd.DataFrame, columns: Columns, types: Sequence[str], requi
     return table[table[columns.types].isin(types)] if types else table
 
 
-def _events(cells: pd.Series, columns: Columns, file: Path) -> tuple[pd.Series, list[str]]:
-    """True, False, or None if blank; and a problem for every other cell."""
+def _events(cells: pd.Series, columns: Columns, missing: Missing, file: Path) -> tuple[pd.Series, list[str]]:
+    """True, False, or None if missing; and a problem for every other cell."""
     meaning = {_code(value): True for value in columns.event} | {_code(value): False for value in columns.censored}
-    found, problems = [], []
-    for line, cell in cells.items():
-        code = _code(cell)
-        found.append(meaning.get(code))
-        if code not in meaning and code not in MISSING:
-            problems.append(
-                f"{file}:{line}: {cells.name} {cell[:60]!r}; expected {preview(columns.event)} for an event, "
-                f"{preview(columns.censored)} for a censored case. Fix: correct it, or state the coding."
-            )
-    return pd.Series(found, index=cells.index, name=cells.name, dtype=object), problems
+    codes = cells.map(_code)
+    wrong = {
+        line: f"{cells.name} {cells[line][:60]!r}"
+        for line, code in codes.items()
+        if code not in meaning and code not in missing
+    }
+    present = sum(code in meaning or code not in missing for code in codes)
+    tail = f"; expected {preview(columns.event)} for an event, {preview(columns.censored)} for a censored case"
+    problems = by_row(file, wrong, present, tail, "correct it, or state the coding")
+    return codes.map(lambda code: meaning.get(code)).astype(object).rename(cells.name), problems
 
 
 def _code(cell: str) -> str:

@@ -4,69 +4,93 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from survq.data.problems import DataError, raise_if_any
-from survq.importing.decompress import decompress, is_workbook
+from survq.importing.decompress import is_workbook
+from survq.importing.missing import MISSING, Missing
+from survq.importing.table_format import decoded, format_of, is_number, text_lines
 from survq.text import preview
 
 SHEET = "TCGA-CDR"  # of the eight sheets in the workbook of Liu et al. (Cell 2018)
-MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "#n/a", "[not available]", "[not applicable]"})
 
 
-def read_text_table(file: str | Path, needed: Sequence[str] = ()) -> pd.DataFrame:
-    """Every cell as text without surrounding blanks; the index is the line in the file.
+def read_text_table(
+    file: str | Path, needed: Sequence[str] = (), *, missing: Missing = MISSING, verbatim: Collection[str] = ()
+) -> pd.DataFrame:
+    """Every cell as text without surrounding blanks, "" if missing; the index is the line in the file.
 
-    Reads CSV or TSV, detected by the header, plain or compressed; or a sheet of a workbook. Lines above the header that
-    start with `#` are ignored. Raises FileNotFoundError; DataError for other files and for missing columns.
+    Reads text tables (see table_format.py), plain or compressed, or a sheet of a workbook. Empty rows are left out.
+    In the columns `verbatim`, cells stay as they are. Raises FileNotFoundError; DataError for other files and for
+    missing columns.
     """
     file = Path(file)
-    lines = _sheet(file) if is_workbook(file) else _lines(file)
-    if not lines:
+    rows = ((line, row) for line, row in _rows(file, needed) if not missing.all(row))
+    _, header = next(rows, (0, None))
+    if header is None:
         raise DataError([f"{file}: is empty."])
-    (_, header), *rows = lines
+    lines: list[int] = []
+    cells: list[list[str]] = []
+    lengths: dict[int, str] = {}
+    for line, row in rows:
+        if missing.all(row[len(header) :]):  # spreadsheets leave columns without a name and without cells
+            row = row[: len(header)]
+        if not any(header[len(row) :]):
+            row = row + [""] * (len(header) - len(row))
+        if len(row) != len(header):
+            lengths[line] = f"{len(row)} cells"
+        if len(cells) < 3 and any(cell.startswith("CDE_ID:") for cell in row):  # TCGA's files have three headers
+            lines, cells, lengths = [], [], {}
+            continue
+        lines.append(line)
+        cells.append(row)
     problems = []
     if repeated := sorted({name for name in header if name and header.count(name) > 1}):
         problems.append(f"{file}: columns listed more than once: {preview(repeated)}. Fix: keep one of each.")
-    if missing := [name for name in needed if name not in header]:
-        problems.append(f"{file}: lacks the columns {preview(missing, 9)}; {describe_columns(header, missing)}.")
-    if not rows:
+    if absent := [name for name in needed if name not in header]:
+        problems.append(f"{file}: lacks the columns {preview(absent, 9)}; {describe_columns(header, absent)}.")
+    if not cells:
         problems.append(f"{file}: has a header but no rows.")
-    problems += [
-        f"{file}:{line}: {len(row)} cells; the header has {len(header)}."
-        for line, row in rows
-        if len(row) != len(header)
-    ]
+    fix = "put a separator between all cells, and quote cells that hold one"
+    problems += by_row(file, lengths, len(cells), f"; the header has {len(header)}", fix)
     raise_if_any(problems)
-    return pd.DataFrame([row for _, row in rows], columns=header, index=[line for line, _ in rows], dtype=object)
+    table = pd.DataFrame(cells, columns=header, index=lines, dtype=object)
+    for position, name in enumerate(header):
+        if name not in verbatim:
+            column = table.iloc[:, position]
+            table.isetitem(position, column.map({cell: "" if cell in missing else cell for cell in set(column)}))
+    return table
 
 
-def separator(header: str) -> str:
-    """The separator of the cells of a table, detected from its header."""
-    return "\t" if "\t" in header else ","
+def by_row(file: object, faults: Mapping[int, str], rows: int, tail: str, fix: str) -> list[str]:
+    """A problem for each line with a fault, or one for all of them if all rows have it."""
+    if len(faults) == rows > 1:
+        line, fault = next(iter(faults.items()))
+        return [f"{file}: all {rows} rows are like line {line}: {fault}{tail}. Fix: {fix}."]
+    return [f"{file}:{line}: {fault}{tail}. Fix: {fix}." for line, fault in faults.items()]
 
 
-def _lines(file: Path) -> list[tuple[int, list[str]]]:
-    with decompress(file) as stream:
-        content = stream.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError([f"{file}: is not UTF-8 text ({error.reason}). Fix: save it as UTF-8."]) from error
-    above = 0
-    while text.startswith("#"):  # descriptions of columns in cBioPortal's files
-        above, text = above + 1, text.partition("\n")[2]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text.partition("\n")[0]))
-    try:
-        return [(above + reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except csv.Error as error:
-        raise DataError([f"{file}:{above + reader.line_num}: is not valid CSV ({error})."]) from error
+def _rows(file: Path, needed: Collection[str]) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a table with their numbers, the header first."""
+    if is_workbook(file):
+        yield from _sheet(file)
+        return
+    form = format_of(file, needed)
+    yield form.above + 1, form.names
+    with text_lines(file, form.above + 1) as stream:
+        lines = (decoded(line, file) for line in stream)
+        reader = csv.reader(lines, delimiter=form.separator, strict=True)
+        try:
+            for row in reader:
+                yield form.above + 1 + reader.line_num, [cell.strip() for cell in row]
+        except csv.Error as error:
+            line = form.above + 1 + reader.line_num
+            raise DataError([f"{file}:{line}: is not valid CSV ({error}). Fix: double the quotes in cells."]) from error
 
 
 def _sheet(file: Path) -> list[tuple[int, list[str]]]:
@@ -82,27 +106,26 @@ def _sheet(file: Path) -> list[tuple[int, list[str]]]:
         )
     sheet = book[SHEET] if SHEET in book.sheetnames else book[book.sheetnames[0]]
     rows = enumerate(sheet.iter_rows(values_only=True), start=1)
-    return [(line, ["" if cell is None else str(cell).strip() for cell in row]) for line, row in rows if any(row)]
+    return [(line, ["" if cell is None else str(cell).strip() for cell in row]) for line, row in rows]
 
 
-def numbers(cells: pd.Series, file: object) -> tuple[pd.Series, list[str]]:
-    """Cells as numbers, NaN if blank; and a problem for every other cell."""
-    found, problems = [], []
-    for line, cell in cells.items():
-        try:
-            number = float("nan") if cell.lower() in MISSING else float(cell)
-        except ValueError:
-            number = float("inf")
-        if np.isinf(number):
-            problems.append(f"{file}:{line}: {cells.name} {cell[:60]!r}; expected a number. Fix: correct it.")
-        found.append(number)
+def numbers(cells: pd.Series, file: object, missing: Missing = MISSING) -> tuple[pd.Series, list[str]]:
+    """Cells as numbers, NaN if missing; and a problem for every other cell."""
+    wrong = {
+        line: f"{cells.name} {cell[:60]!r}" for line, cell in cells.items() if not _is_blank_or_finite(cell, missing)
+    }
+    found = [float(cell) if is_number(cell) else np.nan for cell in cells]
+    present = sum(cell not in missing for cell in cells)
+    problems = by_row(file, wrong, present, "; expected a number", "correct it, such as 12.5, with a decimal point")
     return pd.Series(found, index=cells.index, name=cells.name, dtype=np.float64), problems
 
 
-def describe_columns(header: Sequence[str], missing: Sequence[str]) -> str:
-    """The columns of a table, with a fix for the missing ones: rename a column of a similar name, or add them."""
-    if len(header) == 1 and ";" in header[0]:
-        return "it has one column, so its cells are not separated by commas or tabs. Fix: save it as CSV with commas"
-    near = [match for name in missing for match in difflib.get_close_matches(name, header, n=1)]
-    advice = f". Fix: rename {preview(near)}" if near else ". Fix: add them"
-    return f"it has {preview([name for name in header if name], 20)}{advice}"
+def _is_blank_or_finite(cell: str, missing: Missing) -> bool:
+    return bool(np.isfinite(float(cell))) if is_number(cell) else cell in missing
+
+
+def describe_columns(header: Sequence[str], absent: Sequence[str]) -> str:
+    """The columns of a table, with a fix for the absent ones: rename a column of a similar name, or add them."""
+    near = [match for name in absent for match in difflib.get_close_matches(name, header, n=1)]
+    advice = f"rename {preview(near)}" if near else f"add {preview(absent, 9)}, or rename the columns that hold them"
+    return f"it has {preview([name for name in header if name], 20)}. Fix: {advice}"

@@ -10,6 +10,7 @@ Labels always come from the TCGA hub, the only one with disease-specific surviva
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,12 +18,14 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from survq.data.barcodes import PRIMARY
 from survq.data.cohort_files import read_cases
 from survq.data.location import Location
 from survq.data.problems import DataError
 from survq.importing.decompress import OnBytes
 from survq.importing.download import download
 from survq.importing.expression import Expression, import_expression
+from survq.importing.expression_table import Reading
 from survq.importing.labels import Labels, import_labels
 from survq.importing.outcomes import Endpoint
 
@@ -56,6 +59,7 @@ def fetch_xena(
     table: Table = "tcga",
     *,
     endpoint: Endpoint = "DSS",
+    sample_types: Collection[str] = PRIMARY,
     hub: str | None = None,
     progress: OnBytes | None = None,
     pause: float = 1.0,
@@ -82,6 +86,9 @@ def fetch_xena(
     survival = fetch(SURVIVAL.format(cohort), "tcga") if is_new else None
     gene_map = fetch(GENE_MAPS[table], table) if table in GENE_MAPS else None
     expression_file = fetch(EXPRESSION[table].format(cohort), table)
-    labels = import_labels(survival, root, cohort, endpoint=endpoint)[0] if survival else None
-    expression, dropped = import_expression(expression_file, root, cohort, gene_map=gene_map, progress=progress)
+    labels = None
+    if survival:
+        labels, _ = import_labels(survival, root, cohort, endpoint=endpoint, sample_types=sample_types)
+    reading = Reading(sample_types=sample_types, progress=progress)
+    expression, dropped = import_expression(expression_file, root, cohort, gene_map=gene_map, reading=reading)
     return Fetched(files, labels, expression, read_cases(root / cohort), dropped)

@@ -14,6 +14,7 @@ from expression_files import CASES, ENSEMBL, GENES, mmp, porpoise, random_values
 from survq.data.gene_sets import GeneSets
 from survq.data.problems import DataError
 from survq.importing.expression import read_expression
+from survq.importing.expression_table import Reading
 from survq.importing.genes import Aliases, GeneMap
 
 
@@ -43,6 +44,7 @@ LAYOUTS = {
     "MMP": mmp,
     "MMP as its loader expects": lambda values: mmp(values, "case_id"),
     "PORPOISE": porpoise,
+    "semicolons": lambda values: survpath(values).replace(",", ";"),
     "Windows lines": lambda values: "\ufeff" + survpath(values).replace("\n", "\r\n"),
 }
 
@@ -61,7 +63,7 @@ def test_all_layouts_give_the_same_values(tmp_path, values, gene_map, layout, co
             archive.writestr("./tcga_brca_all_clean.csv.zip", text)  # the name of the member in PORPOISE's archive
     else:
         file.write_bytes(gzip.compress(text) if compression == "gz" else text)
-    read = read_expression(file, CASES, gene_map=gene_map if needs_map(layout) else None)
+    read = read_expression(file, CASES, reading=Reading(gene_map if needs_map(layout) else None))
     expected = values.astype(np.float32).rename_axis("case_id")
     pd.testing.assert_frame_equal(read.values[GENES], expected, check_exact=True)
     assert not read.unlabelled
@@ -79,11 +81,11 @@ def test_only_wanted_genes_are_kept(tmp_path, values, layout):
 
 def test_other_sample_types(tmp_path, values):
     (tmp_path / "t").write_text(xena(values))
-    read = read_expression(tmp_path / "t", CASES, sample_types=["06"])
+    read = read_expression(tmp_path / "t", CASES, reading=Reading(sample_types=["06"]))
     assert read.values.index.tolist() == [CASES[1]]
     assert (read.values.to_numpy() == 78).all()
     with pytest.raises(DataError, match="none of the samples of these cases is of type 03"):
-        read_expression(tmp_path / "t", CASES, sample_types=["03"])
+        read_expression(tmp_path / "t", CASES, reading=Reading(sample_types=["03"]))
 
 
 def test_of_several_samples_of_a_case_the_first_is_used(tmp_path, values):
@@ -115,7 +117,7 @@ def test_a_copy_on_chromosome_y_is_the_same_gene(tmp_path, values, gene_map):
     names = {**ENSEMBL, "NKX2-1": ENSEMBL["TP53"] + "_PAR_Y"}
     values["NKX2-1"] = -9.9658
     (tmp_path / "t").write_text(xena(values, names=names))
-    read = read_expression(tmp_path / "t", CASES, gene_map=gene_map)
+    read = read_expression(tmp_path / "t", CASES, reading=Reading(gene_map))
     assert (read.values["TP53"] == values["TP53"].astype(np.float32)).all()
     assert "NKX2-1" not in read.values
 
@@ -155,7 +157,7 @@ BAD = {
     "ragged": (lambda t: t + "TCGA-A1-0005,1,2\n", ": 3 cells; the header has 5"),
     "no header": (lambda t: "", "is empty"),
     "no rows": (lambda t: t.partition("\n")[0] + "\n", "none of its rows or columns|cannot be read as a table"),
-    "semicolons": (lambda t: t.replace(",", ";"), "has one column"),
+    "one column": (lambda t: t.replace(",", "_"), "has one column"),
     "a row without id": (lambda t: t.replace("TCGA-A1-0003", ""), "no case id in lines '5'"),
 }
 
@@ -191,7 +193,7 @@ def test_ensembl_ids_and_symbols_are_distinguished(tmp_path, values, gene_map):
         read_expression(tmp_path / "ids", CASES)
     (tmp_path / "symbols").write_text(xena(values))
     with pytest.raises(DataError, match="its genes are not Ensembl ids: 'TP53'"):
-        read_expression(tmp_path / "symbols", CASES, gene_map=gene_map)
+        read_expression(tmp_path / "symbols", CASES, reading=Reading(gene_map))
 
 
 def test_a_truncated_table_is_refused(tmp_path, values):

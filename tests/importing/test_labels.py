@@ -8,7 +8,7 @@ from survq.importing.labels import read_labels
 from survq.importing.outcomes import Columns
 
 HEADER = "case_id,slide_id,site,age,months,censored"
-COLUMNS = Columns("stated", "case_id", "months", "censored", "months", event=("0",), censored=("1",))
+COLUMNS = Columns("stated", "case_id", ("months",), "censored", "months", event=("0",), censored=("1",))
 GOOD = "A,A-1,NA,60,12.5,0\nA,A-2,NA,60.0,12.50,0\nB,B-1,S2,,3,1\n"
 
 
@@ -51,7 +51,6 @@ def test_cases_without_an_outcome_are_excluded_with_a_reason(tmp_path):
         ("A,A-1,S,1,inf,0", "labels.csv:2: months 'inf'; expected a number"),
         ("A,A-1,S,1,3,2", "labels.csv:2: censored '2'; expected '0' for an event, '1' for a censored case"),
         ("A,A-1,S,1,3,Dead", "labels.csv:2: censored 'Dead'; expected '0' for an event"),
-        ("A,A-1,S,old,3,1", "labels.csv:2: age 'old'; expected a number"),
         ("A,A-1,S,1,3,1\nA,A-2,S,1,4,1", "case 'A': months is 3.0 in line 2, 4.0 in line 3. Fix: make its rows agree"),
         ("A,A-1,S,1,3,1\nA,A-2,S,1,3,0", "case 'A': censored is False in line 2, True in line 3"),
         ("A,A-1,S,1,3,1\nA,A-2,T,1,3,1", "case 'A': site is 'S' in line 2, 'T' in line 3"),
@@ -62,9 +61,8 @@ def test_cases_without_an_outcome_are_excluded_with_a_reason(tmp_path):
         ("A,A-1,S,1,3", "labels.csv:2: 5 cells; the header has 6"),
         ("", "has a header but no rows"),
         (b"", "labels.csv: is empty"),
-        ("\ufeffcase_id\n".encode("utf-16"), "is not UTF-8 text"),
+        ("caf\xe9,months\n".encode("latin-1"), "is not UTF-8 text"),
         (b"\xff\xfe\x00", "is not UTF-8 text"),
-        (b"case_id;months;censored\nA;3;1\n", "it has one column, so its cells are not separated by commas or tabs"),
         (b"case_id,site,age,month,censored\nA,S,1,3,1\n", "lacks the columns 'months'"),
         (b"case_id,site,age,month,censored\nA,S,1,3,1\n", "Fix: rename 'month'"),
         (b"case_id,site,age,months,months,censored\n", "columns listed more than once: 'months'"),
@@ -78,8 +76,8 @@ def test_bad_tables_are_refused_with_place_and_fix(tmp_path, rows, message):
 
 def test_all_problems_are_listed_at_once(tmp_path):
     with pytest.raises(DataError) as error:
-        read(tmp_path, "A,A-1,S,y,-3,0\nB,B-1,S,1,x,7\nC,C-1,S,1,3,1\nC,C-2,S,1,4,1")
-    assert len(error.value.problems) == 4
+        read(tmp_path, "A,A-1,S,1,y,-3\nB,B-1,S,1,x,0\nC,C-1,S,1,3,1\nC,C-2,S,1,4,1")
+    assert len(error.value.problems) == 4, error.value.problems
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path):
