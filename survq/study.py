@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -24,8 +23,9 @@ from survq.data.location import Location, csv_bytes, replace_file
 from survq.data.problems import raise_if_any
 from survq.exits import exit_on_user_error, exit_with
 from survq.reporting.configurations import index_table, short_labels
-from survq.reporting.report_material import ABOUT
+from survq.reporting.report_material import ABOUT, SETTINGS, Material
 from survq.reporting.run_progress import Progress
+from survq.reporting.saved import save
 from survq.reporting.study_report import write_report
 from survq.reporting.study_tables import Trained
 from survq.reporting.tables import Table
@@ -177,7 +177,7 @@ class Study:
 
         Until now nothing has been written: a refused study leaves no files.
         """
-        self._write_json("study.json", {**asdict(self.settings), "results": str(self.settings.results)})
+        self._write_json(SETTINGS, {**asdict(self.settings), "results": str(self.settings.results)})
         self._write_json(ABOUT, self._about)
         with Board(self.results.views / "tensorboard").open() as board:
             monitors: list[Monitor] = [Progress(schedule, label), board]
@@ -192,18 +192,7 @@ class Study:
 
     def save(self, name: str, content: Table | pd.DataFrame | Figure) -> None:
         """Write a table or a figure into the study's folder, and print its path."""
-        folder = self.results.folder / ("figures" if isinstance(content, Figure) else "tables")
-        folder.mkdir(exist_ok=True)
-        written = [folder / f"{name}.csv"]
-        if isinstance(content, Table):
-            written = list(content.save(folder / name))
-        elif isinstance(content, Figure):
-            written = [folder / f"{name}.png"]
-            content.savefig(png := io.BytesIO(), dpi=150)
-            replace_file(written[0], png.getvalue())
-        else:
-            replace_file(written[0], csv_bytes(content))
-        for path in written:
+        for path in save(self.results.folder, name, content):
             print(f"  written   {path}")
 
     def show_oracle(self) -> None:
@@ -216,7 +205,7 @@ class Study:
 
     def farewell(self) -> None:
         """Write the report, and print the last lines: paths, duration and missing results."""
-        for path in write_report(self.results):
+        for path in write_report(Material(self.results)):
             print(f"  written   {path}")
         print(f"\n  curves    tensorboard --logdir {self.results.views / 'tensorboard'}")
         print(f"  runs      {self.results.folder / 'index.csv'}")

@@ -1,6 +1,7 @@
 """Held-out predictions of a method whose hazards are true, and runs on disk that made them."""
 
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -31,11 +32,21 @@ def predictions(cases=120, folds=3, repeats=1, seed=0) -> pd.DataFrame:
 
 
 def save_run(
-    results: Results, path: str, table: pd.DataFrame, group="", model="survq", seed=0, cohort="SIM", **settings
+    results: Results,
+    path: str,
+    table: pd.DataFrame,
+    group="",
+    model="survq",
+    seed=0,
+    cohort="SIM",
+    report=MappingProxyType({}),
+    **settings,
 ) -> Record:
-    """A finished run of two epochs with these predictions."""
+    """A finished run of two epochs with these predictions; `report` has further fields of its report."""
     folds = table.groupby(["repeat", "fold"]).ngroups
     epochs = tuple(Epoch(n, (1.0 / n,) * folds, (1.2 / n,) * folds, (0.6,) * folds) for n in (1, 2))
-    report = replace(Report("finished", epochs), c_index=measure(table), interval_edges=(EDGES,) * folds, device="cpu")
+    content = replace(
+        Report("finished", epochs), c_index=measure(table), interval_edges=(EDGES,) * folds, device="cpu", **report
+    )
     config = {"cohort": cohort, "group": group, "model": model, "hyperparameters": {}}
-    return results.save(path, config | {"training": {"seed": seed, **settings}}, report, {PREDICTIONS: parquet(table)})
+    return results.save(path, config | {"training": {"seed": seed, **settings}}, content, {PREDICTIONS: parquet(table)})

@@ -24,16 +24,9 @@ class Report:
     """The folder of a study, such as results/query_counts."""
 
     def run(self) -> int:
-        from survq.exits import UsageError
+        from survq.reporting.report_material import material_of
         from survq.reporting.study_report import write_report
-        from survq.text import preview
-        from survq.training.results import Results
 
-        folder = self.results.expanduser()
-        if not (folder / "study.json").is_file():
-            studies = sorted(path.parent.name for path in folder.glob("*/study.json"))
-            has = f"it has the studies {preview(studies, 9)}; choose one" if studies else "expected study.json in it"
-            raise UsageError(f"{folder}: no results of a study; {has}.")
-        for path in write_report(Results(folder)):
+        for path in write_report(material_of(self.results)):
             print(f"  written   {path}")
         return 0

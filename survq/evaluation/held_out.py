@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -65,6 +65,7 @@ class HeldOut:
 
     predictions: pd.DataFrame
     edges: Mapping[tuple[int, int], tuple[float, ...]]  # months, by repeat and fold; empty if unknown
+    cuts: Mapping[tuple[int, int], float] = field(default_factory=dict)  # median risk of the training cases, likewise
 
     def __post_init__(self):
         check_predictions(self.predictions)
@@ -84,6 +85,20 @@ class HeldOut:
     def outcomes(self) -> pd.DataFrame:
         """One row per case: time and event, indexed by case_id, in the order of ids."""
         return self.predictions.groupby("case_id")[["time", "event"]].first()
+
+    @cached_property
+    def groups(self) -> pd.DataFrame:
+        """The risk groups of `outcomes`, see `risk_groups`: cut at the training medians, if all are known."""
+        return risk_groups(self.predictions, self.cuts if self.has_cuts else None)
+
+    @property
+    def has_cuts(self) -> bool:
+        return all((int(r), int(f)) in self.cuts for r, f in self.predictions.groupby(["repeat", "fold"]).groups)
+
+    @property
+    def cut(self) -> str:
+        """Where the risk groups are divided, in words."""
+        return f"the median risk of the {'training' if self.has_cuts else 'held-out'} cases of their fold"
 
     @property
     def tau(self) -> float:
@@ -228,7 +243,7 @@ def _pooled(method: HeldOut) -> list[tuple]:
         for third in calibration_by_risk(survival, time, event, at):
             gap = tuple(third.predicted - observed for observed in (third.observed, third.high, third.low))
             rows.append((f"calibration_{third.third}", *gap, folds if not third.reason else 0, third.reason))
-    high = risk_groups(method.predictions).set_index("case_id").loc[method.outcomes.index, "high"].to_numpy(bool)
+    high = method.groups.set_index("case_id").loc[method.outcomes.index, "high"].to_numpy(bool)
     gained = restricted_mean_difference(time, event, high, method.tau)
     reason = "a risk group is empty, or was not followed up to tau" if math.isnan(gained.estimate) else ""
     rows.append(("months_gained", gained.estimate, gained.low, gained.high, 0 if reason else folds, reason))

@@ -26,38 +26,25 @@ QUERIES = {"histology_queries": "histology queries", "genomic_queries": "genomic
 
 
 def kaplan_meier_figure(predictions: pd.DataFrame, title: str) -> Figure:
-    """Survival of the high- and low-risk cases, with its 95 % band, numbers at risk and log-rank p (Figure 3).
+    """Survival of the cases above and below the median risk of their fold, as `survival_figure` (Figure 3).
 
     `predictions` has one row per held-out case and fold: case_id, repeat, fold, time (months), event, risk.
     """
-    groups = risk_groups(predictions)
-    test = log_rank(groups)
+    return survival_figure(risk_groups(predictions), title)
+
+
+def survival_figure(groups: pd.DataFrame, title: str) -> Figure:
+    """Survival of the high- and low-risk cases, with its 95 % band, numbers at risk and log-rank p.
+
+    `groups` is a table of `risk_groups`.
+    """
     figure = Figure(figsize=(6, 4.8), layout="constrained")
     axes, at_risk = figure.subplots(2, 1, sharex=True, height_ratios=[6, 1])
-    shown = [
-        (name, groups[groups["high"] == high], colour, line)
-        for name, high, colour, line in [("low", False, BLUE, "-"), ("high", True, VERMILION, "--")]
-        if (groups["high"] == high).any()
-    ]
-    for name, cases, colour, line in shown:
-        time, event = cases["time"].to_numpy(float), cases["event"].to_numpy(bool)
-        curve = survival_curve(time, event)
-        label = f"{name} risk: {event.sum()} of {len(cases)} died"
-        axes.step(curve["time"], curve["survival"], line, where="post", color=colour, linewidth=1.8, label=label)
-        axes.fill_between(
-            curve["time"], curve["low"], curve["high"], step="post", color=colour, alpha=0.15, linewidth=0
-        )
-        censored = curve[curve["censored"] > 0]
-        axes.plot(censored["time"], censored["survival"], "|", color=colour, markersize=6, alpha=0.7)
-    axes.set(xlim=(0, None), ylim=(0, 1.03), ylabel="survival", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.legend(frameon=False, loc="lower left")
-    _annotate(axes, f"log-rank test: {test.reason}" if test.reason else f"log-rank {_p_value(test.p_value)}")
-    _plain(axes)
-
+    shown = draw_survival(axes, groups)
+    axes.set(ylabel="survival", title=title)
     limit = axes.get_xlim()[1]
     ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= limit]
-    for row, (_, cases, colour, _) in enumerate(shown):
+    for row, (_, cases, colour) in enumerate(shown):
         for tick in ticks:
             at_risk.text(tick, row, f"{(cases['time'] >= tick).sum()}", color=colour, ha="center", va="center")
     at_risk.set(ylim=(len(shown) - 0.5, -0.5), xlabel="months", yticks=range(len(shown)))
@@ -67,6 +54,32 @@ def kaplan_meier_figure(predictions: pd.DataFrame, title: str) -> Figure:
     at_risk.tick_params(axis="y", pad=16)
     at_risk.spines[:].set_visible(False)
     return figure
+
+
+def draw_survival(axes: Axes, groups: pd.DataFrame) -> list[tuple[str, pd.DataFrame, str]]:
+    """Draw the Kaplan-Meier curves of the risk groups; returns those that are not empty: name, cases and colour."""
+    test = log_rank(groups)
+    shown = [
+        (name, groups[groups["high"] == high], colour)
+        for name, high, colour in [("low", False, BLUE), ("high", True, VERMILION)]
+        if (groups["high"] == high).any()
+    ]
+    for name, cases, colour in shown:
+        time, event = cases["time"].to_numpy(float), cases["event"].to_numpy(bool)
+        curve, line = survival_curve(time, event), "-" if name == "low" else "--"
+        label = f"{name} risk: {event.sum()} of {len(cases)} died"
+        axes.step(curve["time"], curve["survival"], line, where="post", color=colour, linewidth=1.8, label=label)
+        axes.fill_between(
+            curve["time"], curve["low"], curve["high"], step="post", color=colour, alpha=0.15, linewidth=0
+        )
+        censored = curve[curve["censored"] > 0]
+        axes.plot(censored["time"], censored["survival"], "|", color=colour, markersize=6, alpha=0.7)
+    axes.set(xlim=(0, None), ylim=(0, 1.03))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    p = f"log-rank test: {test.reason}" if test.reason else f"log-rank {_p_value(test.p_value)}"
+    axes.legend(title=p, frameon=False, loc="best", fontsize="small", alignment="left")
+    _plain(axes)
+    return shown
 
 
 def query_count_figure(table: Table, oracle: Mapping[str, float] | None = None) -> Figure:
@@ -148,10 +161,6 @@ def learning_curves_figure(epochs: Sequence[Epoch], title: str) -> Figure:
 
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _annotate(axes: Axes, text: str) -> None:
-    axes.text(0.98, 0.97, text, transform=axes.transAxes, ha="right", va="top")
 
 
 def _p_value(p: float) -> str:

@@ -31,16 +31,19 @@ class Method:
     def held_out(self) -> HeldOut:
         tables: list[pd.DataFrame] = []
         edges: dict[tuple[int, int], tuple[float, ...]] = {}
+        cuts: dict[tuple[int, int], float] = {}
         for record in self.records:
             assert record.predictions is not None
             tables.append(record.predictions)
-            folds = record.predictions[["repeat", "fold"]].drop_duplicates().itertuples(index=False)
-            if len(record.report.interval_edges) == record.predictions.groupby(["repeat", "fold"]).ngroups:
-                edges |= {
-                    (int(repeat), int(fold)): tuple(one)
-                    for (repeat, fold), one in zip(folds, record.report.interval_edges, strict=True)
-                }
-        return HeldOut(pd.concat(tables, ignore_index=True), edges)
+            folds = sorted(
+                (int(repeat), int(fold)) for repeat, fold in record.predictions.groupby(["repeat", "fold"]).groups
+            )
+            # runs of an older survq lack some of it
+            if len(record.report.interval_edges) == len(folds):
+                edges |= dict(zip(folds, map(tuple, record.report.interval_edges), strict=True))
+            if len(record.report.median_training_risk) == len(folds):
+                cuts |= dict(zip(folds, record.report.median_training_risk, strict=True))
+        return HeldOut(pd.concat(tables, ignore_index=True), edges, cuts)
 
     @property
     def title(self) -> str:

@@ -11,11 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from survq.exits import UsageError
 from survq.reporting.methods import Method, methods_of, metrics_table
+from survq.text import preview
 from survq.training.config import TrainConfig
 from survq.training.record import Record
 from survq.training.results import Results
 
+SETTINGS = "study.json"
 ABOUT = "about.json"  # what a study knew of its data: protocol, cohorts, exclusions
 
 
@@ -39,7 +42,7 @@ class Material:
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        return _read(self.results.folder / "study.json")
+        return _read(self.results.folder / SETTINGS)
 
     @cached_property
     def about(self) -> Mapping[str, Any]:
@@ -60,6 +63,16 @@ class Material:
     @cached_property
     def _by_method(self) -> pd.DataFrame:
         return self.metrics.set_index(["cohort", "method", "seed", "metric"]).sort_index()
+
+
+def material_of(folder: Path) -> Material:
+    """What the results folder of a study holds. Raises UsageError if it is none."""
+    folder = folder.expanduser()
+    if not (folder / SETTINGS).is_file():
+        studies = sorted(path.parent.name for path in folder.glob(f"*/{SETTINGS}"))
+        has = f"it has the studies {preview(studies, 9)}; choose one" if studies else f"expected {SETTINGS} in it"
+        raise UsageError(f"{folder}: no results of a study; {has}.")
+    return Material(Results(folder))
 
 
 def _read(file: Path) -> Mapping[str, Any]:

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from survq.evaluation.held_out import METRICS
+from survq.evaluation.kaplan_meier import LOG_RANK_CAVEAT
 from survq.reporting.document import Block, Details, Grid, Heading, Items, Paragraph, Picture
-from survq.reporting.figures import kaplan_meier_figure, learning_curves_figure
+from survq.reporting.figures import learning_curves_figure, survival_figure
 from survq.reporting.methods import TRIAL, Method
 from survq.reporting.report_figures import calibration_figure, folds_figure, literal
 from survq.reporting.report_material import Material
-from survq.reporting.saved_tables import saved_grid
+from survq.reporting.saved import saved_grid
 from survq.reporting.tripod import KNOWN, QUESTIONS
 from survq.text import clock
 
@@ -155,17 +156,13 @@ def survival(material: Material) -> list[Block]:
     blocks: list[Block] = [
         Picture.of(
             f"survival-{name}",
-            kaplan_meier_figure(method.held_out.predictions, literal(f"{method.cohort}, {method.title}")),
-            f"{method.cohort}, {method.title}: Kaplan-Meier of cases above and below the median risk of their fold.",
+            survival_figure(method.held_out.groups, literal(f"{method.cohort}, {method.title}")),
+            f"{method.cohort}, {method.title}: Kaplan-Meier of cases above and below {method.held_out.cut}.",
         )
         for name, method in _drawn(material)
     ]
-    caveat = (
-        "Take the log-rank p with care: held-out risks of different folds are not independent. Without any effect it "
-        "is below 0.05 in 8 to 12 % of cohorts, and in more if the method was selected by its result. "
-        "The first methods of each cohort are drawn, whatever their result."
-    )
-    return [*blocks, Paragraph(caveat)] if blocks else []
+    chosen = "The first methods of each cohort are drawn, whatever their result."
+    return [*blocks, Paragraph(f"{LOG_RANK_CAVEAT} {chosen}")] if blocks else []
 
 
 def calibration(material: Material) -> list[Block]:

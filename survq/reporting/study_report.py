@@ -20,13 +20,11 @@ from survq.reporting.report_sections import (
     search,
     survival,
 )
-from survq.training.results import Results
 
 
-def write_report(results: Results) -> list[Path]:
+def write_report(material: Material) -> list[Path]:
     """Write tables/metrics.csv, report.html, report.md and its pictures into a study's folder; returns their paths."""
-    material = Material(results)
-    document = document_of(material)
+    results, document = material.results, document_of(material)
     tables, pictures = results.folder / "tables", results.folder / "figures" / "report"
     written = []
     if len(material.metrics):

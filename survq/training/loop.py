@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -105,6 +106,8 @@ def train_folds(
         if checkpoints and number < config.epochs:
             checkpoints.save(learners, history, share)
 
+    risks = _evaluate(learners, cohort, bags, share, attrgetter("training"))
+    medians = risks.groupby(["repeat", "fold"])["risk"].median()
     summaries = share.by_fold([_summary(learner) for learner in learners])
     mine = {one.fitted.file: fold_content(one.fitted) for one in learners} if keep_weights and share.part == 0 else {}
     files = {name: content for of_one in share.gather(mine) for name, content in of_one.items()}
@@ -116,6 +119,7 @@ def train_folds(
         "seconds": round(time.monotonic() - start, 2),
         "resumed_after_epochs": resumed,
         "checkpoint_problem": history.problem,
+        "median_training_risk": [float(medians[fold.repeat, fold.index]) for fold in run.folds],
         **{key: [summary[key] for summary in summaries] for key in summaries[0]},
     }
     return RunOutcome("finished", history.epochs, predictions, details, files, history.pretraining)
@@ -201,12 +205,18 @@ def _means(
     return {name: [terms[name] / n for terms, n in zip(totals, cases, strict=True)] for name in names}
 
 
-def _evaluate(learners: list[FoldLearner], cohort: Cohort, bags: Bags, share: Share) -> pd.DataFrame:
-    """Predictions of all held-out cases of all folds of the run: each fold predicts its held-out cases."""
+def _evaluate(
+    learners: list[FoldLearner],
+    cohort: Cohort,
+    bags: Bags,
+    share: Share,
+    cases: Callable[[FoldLearner], Collection[str]] = attrgetter("validation"),
+) -> pd.DataFrame:
+    """The predictions of all folds of the run, each for its `cases`: by default, those that it held out."""
     rows = []
     for learner in learners:
         # batches of one fold: other folds of this process must not change a prediction, not even in the last bit
-        mine, size = sorted(learner.validation)[share.part :: share.parts], learner.config.batch_size
+        mine, size = sorted(cases(learner))[share.part :: share.parts], learner.config.batch_size
         for chunk in (mine[start : start + size] for start in range(0, len(mine), size)):
             patches = _load(list(filter(learner.needs_patches, chunk)), bags, learner)
             batch = learner.table.batch(chunk, [learner.bag(case, patches) for case in chunk])

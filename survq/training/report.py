@@ -38,6 +38,7 @@ class Report:
     c_index: Measured | None = None  # None if the run did not finish
     optimistic_best_epoch: BestEpoch | None = None
     interval_edges: Sequence[Sequence[float]] = ()  # months, by fold
+    median_training_risk: Sequence[float] = ()  # by fold: the cut between risk groups, fixed before held-out cases
     weights_sha256: Sequence[str] = ()  # by fold
     parameters: int = 0
     device: str = ""

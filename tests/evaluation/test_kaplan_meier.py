@@ -36,6 +36,14 @@ def test_the_median_case_of_an_odd_fold_is_low_risk():
     assert high_cases(risk_groups(table("abc", 0, [1, 2, 3]))) == "c"
 
 
+def test_a_cut_fixed_beforehand_divides_each_fold_on_its_own():
+    """Without looking at other held-out cases: also all of a fold may be on one side, and a risk at the cut is low."""
+    predictions = table("abcdef", [0, 0, 0, 1, 1, 1], [1, 2, 3, 11, 12, 13])
+    assert high_cases(risk_groups(predictions, {(0, 0): 2.0, (0, 1): 10.0})) == "cdef"
+    with pytest.raises(KeyError):
+        risk_groups(predictions, {(0, 0): 2.0})
+
+
 def test_repeats_count_as_one_case():
     repeats = [table("abcd", 0, risk, repeat=i) for i, risk in enumerate([[1, 2, 3, 4], [1, 3, 2, 4], [4, 3, 2, 1]])]
     groups = risk_groups(pd.concat(repeats))

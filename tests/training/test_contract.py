@@ -238,13 +238,16 @@ def test_saved_folds_reproduce_their_predictions(small, tmp_path):
     run = toy_run(cohort)
     outcome = train_folds(run, cohort, bags, device=CPU, keep_weights=True)
     assert sorted(outcome.files) == ["fold-0-0.safetensors", "fold-0-1.safetensors"]
-    for fold, (name, content) in zip(run.folds, sorted(outcome.files.items()), strict=True):
+    medians = outcome.details["median_training_risk"]
+    for fold, median, (name, content) in zip(run.folds, medians, sorted(outcome.files.items()), strict=True):
         (tmp_path / name).write_bytes(content)
         fitted = read_fold(tmp_path / name)[0]
         assert fitted.gene_set_names["families"] == ("one", "two")
         found = fitted.predict_cases(fitted.preprocessing.table(cohort), bags, sorted(fold.validation))
         expected = outcome.predictions[outcome.predictions["fold"] == fold.index].reset_index(drop=True)
         pd.testing.assert_frame_equal(found, expected.drop(columns="time"), check_exact=True)
+        own = fitted.predict_cases(fitted.preprocessing.table(cohort), bags, sorted(fold.training))
+        assert own["risk"].median() == median, "the cut of risk groups"
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4])

@@ -252,7 +252,8 @@ def test_a_fold_trains_on_its_training_cases_and_predicts_the_others(small, witn
         predicted = [case for what, cases, _ in seen[3:5] for case in cases if what == "predict"]
         assert sorted(predicted) == sorted(fold.validation)
         seen = seen[5:]
-    assert not seen
+    afterwards = [(what, case) for what, cases, _ in seen for case in cases]
+    assert sorted(afterwards) == [("predict", case) for case in sorted(fold.training)], "for the cut of risk groups"
 
 
 def test_patches_are_sampled_in_training_only(small, witness):

@@ -1,15 +1,36 @@
-"""Tables that a study saved, read again for its report."""
+"""Tables and figures that a study saves, and tables read again for its report."""
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from survq.data.location import csv_bytes, replace_file
 from survq.reporting.document import Grid, Strong
+from survq.reporting.tables import Table
 
+UNSAFE = re.compile(r"[^\w.+ -]")  # in the name of a file
 CELLS = re.compile(r"(?<!\\)\|")
+
+
+def save(study: Path, name: str, content: Table | pd.DataFrame | Figure) -> list[Path]:
+    """Write a table or a figure into a study's folder; returns the paths. A `name` may hold any cohort's name."""
+    folder = study / ("figures" if isinstance(content, Figure) else "tables")
+    folder.mkdir(exist_ok=True)
+    stem = folder / UNSAFE.sub("-", name)
+    if isinstance(content, Table):
+        return list(content.save(stem))
+    path = stem.with_name(f"{stem.name}.{'png' if isinstance(content, Figure) else 'csv'}")
+    if isinstance(content, Figure):
+        content.savefig(png := io.BytesIO(), dpi=150)
+        replace_file(path, png.getvalue())
+    else:
+        replace_file(path, csv_bytes(content))
+    return [path]
 
 
 def saved_grid(stem: Path, rows: int) -> Grid | None:
