@@ -12,13 +12,16 @@ import pandas as pd
 from survq.data.barcodes import DIAGNOSTIC, PRIMARY, other_specimen, specimen
 from survq.data.clinical import clinical_values, informative_covariates
 from survq.data.cohort_files import read_source
+from survq.data.equal_bags import equal_bag_problems
 from survq.data.feature_store import file_of, read_coordinates, read_slides
 from survq.data.folds import fold_problems, given_folds
 from survq.data.gene_sets import PATHWAYS, GeneSets, least_coverage, read_collections
 from survq.data.hints import gene_name_hints, outcome_hints
 from survq.data.location import Location
+from survq.data.patch_sizes import size_notes
 from survq.data.problems import DataError
 from survq.data.tables import Tables, read_tables
+from survq.data.write import blank_patches
 from survq.text import preview
 
 TABLES = ("cases.parquet", "expression.parquet", "splits.parquet", "features")
@@ -111,6 +114,8 @@ def _check_cohort(folder: Location, name: str, tables: Tables, gene_sets: Mappin
         kinds = tables.slides[["width", "encoder"]].drop_duplicates()
         figures["features"] = ", ".join(f"{width} ({encoder})" for width, encoder in kinds.to_numpy())
         checked.notes += _specimen_notes(list(tables.slides["slide_id"]))
+        checked.notes += size_notes(tables.slides.set_index("slide_id", drop=False))
+        checked.problems += equal_bag_problems(tables.slides, folder / "features")
     if tables.expression is not None:
         expression = tables.expression.set_index("case_id")
         _check_expression(expression, checked)
@@ -223,6 +228,8 @@ def _slide_problems(folder: Location, row: dict) -> list[str]:
         features = read_slides(folder, [row])
         if not np.isfinite(features).all():
             problems.append(f"{file_of(folder, row)}: slide {row['slide_id']!r}: features that are not finite.")
+        elif (problem := blank_patches(features)) is not None:
+            problems.append(f"{file_of(folder, row)}: slide {row['slide_id']!r}: {problem}. Fix: extract it again.")
     except DataError as error:
         problems += error.problems
     try:

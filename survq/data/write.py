@@ -92,6 +92,18 @@ def first_not_finite(features: np.ndarray) -> int | None:
     return None
 
 
+def blank_patches(features: np.ndarray) -> str | None:
+    """Why (patch, feature) cannot be what an encoder made of tissue; None if it can."""
+    # most patches differ from the first in their first features: only the others are read whole
+    zero = np.flatnonzero((features[:, :8] == 0).all(axis=1))
+    zero = zero[(features[zero] == 0).all(axis=1)]
+    if len(zero):
+        return f"all features of {len(zero):,} of {len(features):,} patches are 0, the first is patch {zero[0]}"
+    if len(features) > 1 and (features[:, :8] == features[0, :8]).all() and (features == features[0]).all():
+        return f"all {len(features):,} patches have the same features"
+    return None
+
+
 def write_features(folder: str | Path | Location, slides: Iterable[Slide]) -> None:
     """Write slides into `folder`, one after another.
 

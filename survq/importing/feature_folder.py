@@ -17,11 +17,13 @@ import pandas as pd
 
 from survq.data.feature_import import FeatureKind, SlideResult, conflicts, contains, incompatible
 from survq.data.location import Location
+from survq.data.patch_sizes import MICROMETRES, PatchSize, other_sizes, stored_sizes
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
 from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, inspect, read
 from survq.importing.patch_positions import coordinate_file
 from survq.importing.slide_names import Name, Wanted, stem
+from survq.text import preview
 
 READER_VERSION = 2  # increase it when a change affects the imported slides, so that all are imported again
 COORDINATE_FOLDERS = ("patches", "tiles")  # their files are found from the features
@@ -152,7 +154,7 @@ def import_slide(job: Job, features: Location) -> SlideResult:
         slide = Slide(
             *(job.slide_id, job.case_id, patches.features, patches.coordinates),
             patch_size=patches.patch_size,
-            magnification=patches.magnification,
+            magnification=patches.magnification or (None if job.mpp is None else round(MICROMETRES / job.mpp, 1)),
             encoder=job.encoder,
         )
         write_slide(features, slide, job.source)
@@ -262,6 +264,11 @@ def _incompatible_files(chosen: Sequence[_File], index: pd.DataFrame) -> list[tu
     infos = {slide: (file.encoder, file.info) for slide, file in by_slide.items() if file.info is not None}
     kinds = {slide: FeatureKind(encoder, info.width) for slide, (encoder, info) in infos.items()}
     reasons = incompatible(index, kinds)
+    sizes = {
+        slide: PatchSize.of(i.patch_size, i.magnification, by_slide[slide].name.mpp) for slide, (_, i) in infos.items()
+    }
+    known = {slide: size for slide, size in sizes.items() if size is not None and slide not in reasons}
+    reasons |= other_sizes(stored_sizes(index), known)
     located = [slide for slide, (_, info) in infos.items() if info.located]
     if 2 * len(located) > len(chosen):
         for slide in set(by_slide) - set(located) - set(reasons):
@@ -284,6 +291,14 @@ def _notes(chosen: Sequence[_File], unused: Sequence[str]) -> list[str]:
         )
         if any(info.layout == "STAMP" for info in infos):
             notes.append("STAMP's coordinates are in micrometres; a column mpp in the table of --cases converts them")
+    scaleless = {
+        file.info.patch_size for file in chosen if file.info and not (file.info.magnification or file.name.mpp)
+    }
+    if len(pixels := sorted(filter(None, scaleless))) > 1:
+        notes.append(
+            f"patches of {preview(pixels, 5)} level-0 pixels: their size in micrometres is unknown, so it was not "
+            f"compared; a column mpp in the table of --cases states it"
+        )
     if unsized := sum(info.located and info.patch_size is None for info in infos):
         notes.append(f"{unsized} slides do not state the size of their patches")
     return notes

@@ -45,6 +45,7 @@ class FileInfo:
     certain: bool  # whether the file itself states the encoder
     located: bool  # whether it will have coordinates in level-0 pixels
     patch_size: int | None  # level-0 pixels
+    magnification: float | None = None  # of level 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def inspect(file: Path, mpp: float | None = None) -> FileInfo | None:
             *(content.encoder, content.certain),
             located=positions.located,
             patch_size=positions.patch_size,
+            magnification=positions.magnification,
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from survq.data.problems import DataError
-from survq.data.write import first_not_finite
+from survq.data.write import blank_patches, first_not_finite
 from survq.importing.untrusted import refusal
 
 ReadRows = Callable[[int, int], np.ndarray]
@@ -19,7 +19,7 @@ def to_half(file: Path, rows: ReadRows, shape: tuple[int, int], step: int, is_ha
     """Features of `shape` (patch, feature) as float16, and the largest rounding error.
 
     `step` patches are converted at a time, unless `is_half`: then `rows` returns float16 and all are read at once.
-    Raises DataError, naming `file` and the patch, for features that are not finite in float16.
+    Raises DataError, naming `file` and the patch, for features that are not finite in float16 and for blank patches.
     """
     rounding, patches = 0.0, shape[0]
     if is_half:
@@ -31,6 +31,8 @@ def to_half(file: Path, rows: ReadRows, shape: tuple[int, int], step: int, is_ha
             rounding = max(rounding, _round_block(file, block, features[start : start + step], start))
     if (first := first_not_finite(features)) is not None:
         raise _not_finite(file, first)
+    if (problem := blank_patches(features)) is not None:
+        raise refusal(file, problem, "extract it again; if a bag was padded to a fixed size, save it without padding")
     return features, rounding
 
 

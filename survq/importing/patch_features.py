@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from survq.data.barcodes import DIAGNOSTIC, PRIMARY
+from survq.data.equal_bags import withdraw_copies
 from survq.data.feature_import import (
     SlideResult,
     case_ids,
@@ -106,6 +107,7 @@ def import_features(
         for result in run_jobs(plan.jobs, features) if plan.jobs else ():
             progress.add(result)
             results.append(result)
+        results = withdraw_copies(features, results)
         skipped = list_skipped(features, results)
         slides = record_features(root / cohort, unlabelled_cases(results, cases))
     kinds = slides[["encoder", "width"]].drop_duplicates().to_numpy()

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from survq.data.barcodes import DIAGNOSTIC, PRIMARY
+from survq.data.equal_bags import withdraw_copies
 from survq.data.feature_import import (
     SlideResult,
     case_ids,
@@ -88,7 +89,7 @@ def extract(
         if todo:
             todo.sort(key=lambda source: -source.bytes)  # largest first, so that none is left running alone at the end
             results += _write_slides(features, overviews, todo, encoder, encode)
-        results = [_note_kept_features(result, index) for result in results]
+        results = [_note_kept_features(result, index) for result in withdraw_copies(features, results)]
         list_skipped(features, results)
         record_features(root / cohort, unlabelled_cases(results, cases))
     return sorted(results, key=lambda result: result.slide_id)

@@ -54,7 +54,7 @@ def name_sources(
 ) -> tuple[list[Source], list[SlideResult]]:
     """The files of the slides of a cohort; and the skipped files, with the reason.
 
-    Raises DataError if two files belong to one slide.
+    Raises DataError if two files belong to one slide, or have the same content.
     """
     named: list[tuple[Path, Name]] = []
     skipped: list[SlideResult] = []
@@ -73,15 +73,19 @@ def name_sources(
     by_id: dict[str, list[Path]] = {}
     for file, name in named:
         by_id.setdefault(name.slide_id.lower(), []).append(file)
+    with ThreadPoolExecutor(16) as threads:  # network disks are slow per file
+        fingerprints = list(threads.map(_fingerprint, [file for file, _ in named]))
+    by_content: dict[tuple[int, str], list[Path]] = {}
+    for (file, _), fingerprint in zip(named, fingerprints, strict=True):
+        by_content.setdefault(fingerprint, []).append(file)
     raise_if_any(
         [
-            f"several files of one slide: {preview(same)}. Fix: rename or remove all but one."
-            for same in by_id.values()
+            f"several files {what}: {preview(same)}. Fix: rename or remove all but one."
+            for what, groups in (("of one slide", by_id), ("with the same content", by_content))
+            for same in groups.values()
             if len(same) > 1
         ]
     )
-    with ThreadPoolExecutor(16) as threads:  # network disks are slow per file
-        fingerprints = list(threads.map(_fingerprint, [file for file, _ in named]))
     sources = [
         Source(name.slide_id, name.case_id, str(file), name.mpp or mpp, *fingerprint)
         for (file, name), fingerprint in zip(named, fingerprints, strict=True)

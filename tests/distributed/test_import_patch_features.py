@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -85,9 +86,9 @@ def test_the_store_equals_the_files(undisturbed, source):
 
 def test_the_command_from_problems_to_a_complete_store(ray_session, source, tmp_path, tree, capsys):
     data = make_data(tmp_path / "data", CASES[:6])
-    few = tmp_path / "few"
+    few, draw = tmp_path / "few", np.random.default_rng(1)
     for case in CASES[:4]:
-        write_h5(few, case, np.ones((5, 8), np.float16))
+        write_h5(few, case, draw.standard_normal((5, 8)).astype(np.float16))
     write_h5(few, "TCGA-ZZ-0001", np.ones((5, 8), np.float16))
     cut = write_h5(few, CASES[4], np.ones((5, 8), np.float16))
     os.truncate(cut, 1000)
@@ -106,7 +107,16 @@ def test_the_command_from_problems_to_a_complete_store(ray_session, source, tmp_
     assert f"  - {nan}: a feature of patch 0 is not finite. Fix: extract it again" in out
     assert main(["check", str(data), "--deep"]) == 0
 
-    write_h5(few, CASES[5], np.ones((5, 8), np.float32))
+    write_h5(few, CASES[5], draw.standard_normal((5, 8)).astype(np.float32))
+    original = next(few.glob(f"{CASES[3]}*"))
+    shutil.copyfile(original, copy := few / f"{original.stem} (1).h5")
+    capsys.readouterr()
+    assert main(command(few, data)) == 65  # a copy by a file manager
+    out = capsys.readouterr().out
+    assert f"  - {copy.name}: holds the same features as slide {original.stem!r}. Fix: remove the copy." in out
+    copy.unlink()
+    stored = next((data / "BLCA/features").glob(f"{CASES[5]}*"))
+    stored.unlink()
     capsys.readouterr()
     assert main(command(few, data)) == 0  # the same command resumes
     out = capsys.readouterr().out
@@ -209,8 +219,8 @@ def test_killed_workers_are_retried(ray_session, undisturbed, source, tmp_path, 
 def test_a_file_that_crashes_every_reader_fails_alone(ray_session, undisturbed, source, tmp_path, tree):
     """A damaged file may crash a library written in C."""
     data, few = make_data(tmp_path / "data"), tmp_path / "few"
-    for case in CASES[:5]:
-        write_h5(few, case, np.ones((50, 512), np.float16))
+    for number, case in enumerate(CASES[:5]):
+        write_h5(few, case, np.random.default_rng(number).random((50, 512)).astype(np.float16))
     deadly = write_h5(few, CASES[5], np.ones((60_000, 512), np.float32))
     with Killer(lambda process: any(file.path == str(deadly) for file in process.open_files()), most=1000) as killer:
         imported = import_features(few, data, "BLCA")

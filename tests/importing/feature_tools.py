@@ -19,13 +19,20 @@ GRID = np.stack(np.meshgrid(np.arange(10), np.arange(7)), axis=-1).reshape(-1, 2
 COORDS = GRID * 448 + 1000
 
 
-def trident(job: Path, slide: str, features: np.ndarray, coords: np.ndarray, encoder: str = "uni_v1") -> Path:
+def trident(
+    job: Path,
+    slide: str,
+    features: np.ndarray,
+    coords: np.ndarray,
+    encoder: str = "uni_v1",
+    level0: tuple[int, int] = (448, 40),  # side of a patch in pixels, and magnification
+) -> Path:
     """features_{encoder}/{slide}.h5 and patches/{slide}_patches.h5 of a job: appended to, so chunked by rows."""
     work = job / "20x_224px_0px_overlap"
     attributes = {
         "patch_size": 224,
-        "patch_size_level0": 448,
-        "level0_magnification": 40,
+        "patch_size_level0": level0[0],
+        "level0_magnification": level0[1],
         "target_magnification": 20,
         "overlap": 0,
         "name": slide,

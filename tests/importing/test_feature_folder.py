@@ -295,6 +295,60 @@ def test_all_problems_are_listed_at_once(source, store):
         assert message in text
 
 
+@pytest.mark.parametrize("size", [(448, 20), (224, 40), (512, 40), (896, 40), (256, 20)], ids=str)
+def test_patches_of_another_physical_size_are_refused(source, store, size):
+    import_slide(plan(source, store).jobs[0], store)
+    tools.trident(source, slide(5), random_features(), grid(), level0=size)
+    (problem,) = problems_of(source, store)
+    microns = size[0] * 10 / size[1]
+    assert f"{slide(5)}.h5: its patches are {microns:.0f} micrometres wide; those of the 1 slides of the store are" in (
+        problem
+    )
+    assert problem.endswith("of the store are 112. Fix: extract all slides at one patch size and magnification.")
+    shutil.rmtree(store.local)
+    (problem,) = problems_of(source, store)
+    assert f"its patches are {microns:.0f} micrometres wide; those of most others are 112. Fix" in problem
+    found = plan(source, store, skip_bad=True)
+    assert slide(5) not in {job.slide_id for job in found.jobs} and len(found.jobs) == 6
+
+
+def test_scans_of_other_magnifications_have_patches_of_one_size(source, store):
+    tools.trident(source, slide(5), random_features(), grid(), level0=(224, 20))
+    assert len(plan(source, store).jobs) == 7
+
+
+def test_a_tie_of_two_patch_sizes_is_refused(source, store):
+    for number in range(6):
+        tools.trident(source, slide(number, part=3), random_features(), grid(), level0=(448, 20))
+    (problem,) = problems_of(source, store, skip_bad=True)
+    assert problem == (
+        "mixed patch sizes: 112 micrometres (6 slides), 224 micrometres (6 slides). "
+        "Fix: import slides of one patch size and magnification."
+    )
+
+
+def test_the_table_gives_the_scale_of_clams_patches(tmp_path, store):
+    """512 level-0 pixels: 40x scans have 0.19 to 0.26 micrometres per pixel in TCGA, 20x scans 0.5."""
+    for number in range(4):
+        tools.clam(tmp_path / "clam", slide(number), random_features(), grid())
+    table = SlideTable([Name(slide(n), "TCGA-AA-0000", mpp) for n, mpp in enumerate((0.1945, 0.2277, 0.2527, 0.5005))])
+    (problem,) = problems_of(tmp_path / "clam", store, name_of=table, encoder="uni")
+    assert f"{slide(3)}.h5: its patches are 256 micrometres wide; those of most others are 117. Fix" in problem
+    table = SlideTable([Name(slide(n), "TCGA-AA-0000", mpp) for n, mpp in enumerate((0.1945, 0.2277, 0.2527, 0.25))])
+    results = import_all(tmp_path / "clam", store, name_of=table, encoder="uni")
+    assert {result.state for result in results} == {"written"}
+    assert SlideStore(store).index["magnification"].tolist() == pytest.approx([51.4, 43.9, 39.6, 40.0])
+
+
+def test_sizes_that_cannot_be_compared_are_said(tmp_path, store):
+    for number in range(2):
+        tools.clam(tmp_path / "clam", slide(number), random_features(), grid(), downsample=1.0 + number)
+    notes = plan(tmp_path / "clam", store, encoder="uni").notes
+    assert "patches of '256', '512' level-0 pixels: their size in micrometres is unknown, so it was not compared" in (
+        "\n".join(notes)
+    )
+
+
 def test_a_tie_of_two_encoders_is_refused(source, store):
     for number in range(5):
         shutil.move(features_of(source) / f"{slide(number)}.h5", source / "aside.h5")

@@ -198,6 +198,15 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda at: tools.tensor(at, SLIDE, SINGLES * np.float32(-1e5)),
         r"patch \d+ has the feature -?\d+.*, beyond 65504, the largest value in half precision. Fix: check the scale",
     ),
+    "all zero": (lambda at: tools.tensor(at, SLIDE, SINGLES * 0), "all features of 70 of 70 patches are 0.*Fix: ext"),
+    "padded": (
+        lambda at: h5(at, lambda store: store["features"].__setitem__(slice(50, None), 0)),
+        "all features of 20 of 70 patches are 0, the first is patch 50. Fix: .* if a bag was padded .* save it without",
+    ),
+    "all equal": (
+        lambda at: tools.tensor(at, SLIDE, SINGLES[:1].repeat(70, axis=0)),
+        "all 70 patches have the same features. Fix: extract it again",
+    ),
     "pt truncated": (lambda at: cut(pt(at, torch.zeros(70, 16)), 100), "is truncated. Fix: extract or copy it again"),
     "pt empty": (lambda at: written(at / f"{SLIDE}.pt", b""), "was not written by torch.save, or is truncated"),
     "pt that is text": (

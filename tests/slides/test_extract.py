@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from functools import partial
 
 import numpy as np
@@ -64,8 +65,8 @@ def slides(tmp_path):
 def test_normal_tissue_and_frozen_sections_are_not_extracted_unless_asked_for(tmp_path, data, tiny):
     diagnostic, normal, frozen = name(CASES[0]), f"{CASES[0]}-11A-01-TS1.A", f"{CASES[0]}-01A-01-BS1.B"
     (tmp_path / "slides").mkdir()
-    for slide in (diagnostic, normal, frozen):
-        write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(1500, 1500)], 0.5)
+    for seed, slide in enumerate((diagnostic, normal, frozen)):
+        write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(1500, 1500, seed)], 0.5)
     seen = []
     run = partial(extract, tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny, seen=seen))
     assert states(run()) == {diagnostic: "written", normal: "skipped", frozen: "skipped"}
@@ -202,8 +203,8 @@ def test_a_second_encoder_is_refused_before_any_slide_is_read(slides, data, tiny
 
 def test_a_table_gives_cases_and_pixel_sizes(tmp_path, data, tiny):
     (tmp_path / "slides").mkdir()
-    for slide, mpp in (("biopsy 7", None), ("S-12.b", None), ("other", 0.5)):
-        write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(2500, 2500)], mpp)
+    for seed, (slide, mpp) in enumerate((("biopsy 7", None), ("S-12.b", None), ("other", 0.5))):
+        write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(2500, 2500, seed)], mpp)
     table = tmp_path / "slides.csv"
     table.write_text(f"slide_id,case_id,mpp\nbiopsy 7.tiff,{CASES[0]},0.25\nS-12.b,{CASES[1]},\nelse,{CASES[2]},\n")
     results = extract(tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny), table=table, mpp=0.5)
@@ -235,6 +236,12 @@ def test_two_files_of_one_slide_are_refused(slides, data, tiny, tree):
     with pytest.raises(DataError, match=r"several files of one slide: .*Fix: rename or remove"):
         extract(slides, data, "X", tiny, partial(encode_here, tiny))
     assert tree(data) == before
+
+
+def test_one_slide_under_two_names_is_refused_before_it_is_read(slides, data, tiny):
+    shutil.copyfile(slides / "a" / f"{name(CASES[0])}.tiff", slides / f"{name(CASES[3])}.tiff")
+    with pytest.raises(DataError, match=r"several files with the same content: .*0003.*0000.*Fix: rename or remove"):
+        extract(slides, data, "X", tiny, lambda sources: pytest.fail("slides were read"))
 
 
 def test_an_empty_and_a_missing_folder_are_refused(tmp_path, data, tiny):
