@@ -121,7 +121,7 @@ CLINICAL = [
     Bad(
         23,
         "other delimiter",
-        lambda d: d.labels((SURVPATH + GOOD).replace(",", "|").encode()),
+        lambda d: d.labels((SURVPATH + GOOD).replace(",", "^").encode()),
         65,
         "labels.csv: .*Fix:",
     ),
@@ -132,7 +132,7 @@ CLINICAL = [
     Bad(24, "ids as dates", lambda d: d.splits(",train,val\n0,1-Sep,2-Sep\n"), 65, "none of its 2 ids .*'1-Sep'"),
     Bad(25, "id with a path", lambda d: d.labels("../../etc/x,x,3,0\n"), 65, rf"'\.\./\.\./etc/x'; {CASE_ID}"),
     Bad(25, "id with a line break", lambda d: d.labels('"A\nB",x,3,0\n'), 65, rf"'A\\nB'; {CASE_ID}"),
-    Bad(25, "id with NUL", lambda d: d.labels("A\0B,x,3,0\n"), 65, rf"'A\\x00B'; {CASE_ID}|not valid CSV"),
+    Bad(25, "id with NUL", lambda d: d.labels("A\0B,x,3,0\n"), 65, rf"'A\\x00B'; {CASE_ID}|labels.csv: is not text"),
     Bad(25, "id of 300 letters", lambda d: d.labels("A" * 300 + ",x,3,0\n"), 65, CASE_ID),
     Bad(
         25, "cohort with a path", lambda d: [*d.labels(GOOD)[:-1], "../x"], 65, "'../x' cannot be the name of a cohort"
@@ -149,7 +149,7 @@ EXPRESSION = [
     Bad(28, "transposed", lambda d: d.expression(tsv(matrix().T)), 0, "C: expression of 24 cases, 6 of the"),
     Bad(29, "counts", lambda d: d.expression(tsv(matrix() * 1000)), 0, "not on a log scale, or outliers"),
     Bad(30, "blank value", lambda d: cell(d, None), 65, "expression.tsv: gene 'B': not a finite number for 'CASE-00'"),
-    Bad(30, "only blanks", lambda d: d.expression(tsv(matrix() * np.nan)), 65, "gene 'A': not a finite number"),
+    Bad(30, "only blanks", lambda d: d.expression(tsv(matrix() * np.nan)), 65, "have no values at all"),
     Bad(
         31, "both infinities", lambda d: d.expression(tsv(matrix(infinities))), 65, "gene 'B': not a finite number for"
     ),
