@@ -39,7 +39,7 @@ from survq.slides.encoder import PatchEncoder
 from survq.slides.sources import Source, find_files, name_sources
 from survq.text import preview
 
-READER_VERSION = 1  # increase it when a change affects which patches are read, or their pixels
+READER_VERSION = 2  # increase it when a change affects which patches are read, or their pixels
 
 Message = tuple[Source, dict, bytes]
 """A message of a slide's reader (survq/slides/reader.py); the payload of `patches` is (patch, feature), float16."""

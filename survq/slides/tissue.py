@@ -20,6 +20,7 @@ BLACK = 0.2  # share of full brightness; anything darker is not stain
 GLASS = 0.6  # share of full brightness that glass exceeds in all colours
 PATCH_AREA = (PATCH * PIXEL / MPP) ** 2  # area of a patch in pixels of the mask
 INK_AREA = PATCH_AREA / 4  # smaller specks may be pigment of the tissue
+WARM = 1.0  # absorbance of blue light by red and orange ink: it lets through at most 37 %
 SHARE = 0.25  # smallest share of tissue in a patch
 
 
@@ -57,10 +58,16 @@ def tissue_mask(view: Image.Image) -> np.ndarray:
 
 
 def _ink(rgb: np.ndarray) -> np.ndarray:
-    """Green and blue ink. Haematoxylin and eosin absorb at least about as much green as red; these inks absorb far
-    more red than green."""
-    red, green, _ = np.moveaxis(-np.log(np.clip(rgb, 0.02, 1)), 2, 0)
-    return (red > 0.3) & (red > 1.4 * green)
+    """Ink of pens, by its absorption of red, green and blue light.
+
+    Haematoxylin and eosin absorb at least about as much green as red; green and blue inks absorb far more red. Red and
+    orange inks absorb blue nearly as strongly as green, or more, and hardly any red: eosin leaves more blue, and blood
+    absorbs more red.
+    """
+    red, green, blue = np.moveaxis(-np.log(np.clip(rgb, 0.02, 1)), 2, 0)
+    cold = (red > 0.3) & (red > 1.4 * green)
+    warm = (blue > WARM) & (blue > 0.7 * green) & (red < 0.18 * np.maximum(green, blue))
+    return cold | warm
 
 
 def _without_small(mask: np.ndarray, area: float) -> np.ndarray:

@@ -38,7 +38,19 @@ def test_tissue_is_found():
     assert overlap(tissue_mask(image), truth) > 0.97
 
 
-@pytest.mark.parametrize("stain", [(250, 225, 240), (200, 140, 215), (150, 60, 110), (70, 50, 130), (170, 110, 60)])
+@pytest.mark.parametrize(
+    "stain",
+    [
+        (250, 225, 240),
+        (200, 140, 215),
+        (150, 60, 110),
+        (70, 50, 130),
+        (170, 110, 60),
+        (205, 85, 105),
+        (180, 50, 70),
+        (220, 100, 130),
+    ],
+)
 def test_pale_and_dark_stains_are_tissue(stain):
     image = picture()
     ImageDraw.Draw(image).rectangle((50, 50, 149, 149), fill=stain)
@@ -49,8 +61,14 @@ def test_pale_and_dark_stains_are_tissue(stain):
 
 @pytest.mark.parametrize(
     "mark",
-    [(20, 20, 20), (60, 60, 62), (30, 140, 80), (20, 60, 160), (40, 170, 210), (130, 130, 130)],
-    ids=["black ink", "grey ink", "green ink", "blue ink", "light blue ink", "edge of the cover slip"],
+    [
+        *((20, 20, 20), (60, 60, 62), (30, 140, 80), (20, 60, 160), (40, 170, 210)),
+        *((200, 30, 45), (230, 60, 70), (180, 20, 30), (240, 130, 30), (255, 165, 0), (130, 130, 130)),
+    ],
+    ids=[
+        *("black ink", "grey ink", "green ink", "blue ink", "light blue ink"),
+        *("red ink", "light red ink", "dark red ink", "orange ink", "bright orange ink", "edge of the cover slip"),
+    ],
 )
 def test_marks_and_shadows_are_not_tissue(mark):
     image, truth = with_tissue()
@@ -58,17 +76,19 @@ def test_marks_and_shadows_are_not_tissue(mark):
     assert overlap(tissue_mask(image), truth) > 0.95
 
 
-def test_the_edges_of_thin_ink_lines_are_not_tissue():
-    """At its edges, ink mixes with glass to the pale violet of some tissue."""
+@pytest.mark.parametrize("ink", [(25, 60, 150), (200, 30, 45), (240, 130, 30)], ids=["blue", "red", "orange"])
+def test_the_edges_of_thin_ink_lines_are_not_tissue(ink):
+    """At its edges, ink mixes with glass to the pale violet or pink of some tissue."""
     large = picture(size=800)
-    ImageDraw.Draw(large).line((20, 700, 780, 560), fill=(25, 60, 150), width=16)
-    ImageDraw.Draw(large).line((300, 20, 340, 780), fill=(22, 54, 135), width=24)
+    ImageDraw.Draw(large).line((20, 700, 780, 560), fill=ink, width=16)
+    ImageDraw.Draw(large).line((300, 20, 340, 780), fill=tuple(round(0.9 * part) for part in ink), width=24)
     assert not tissue_mask(large.reduce(4)).any()
 
 
-def test_ink_on_tissue_is_removed():
+@pytest.mark.parametrize("ink", [(20, 60, 160), (200, 30, 45), (240, 130, 30)], ids=["blue", "red", "orange"])
+def test_ink_on_tissue_is_removed(ink):
     image, _ = with_tissue()
-    ImageDraw.Draw(image).rectangle((95, 80, 135, 120), fill=(20, 60, 160))
+    ImageDraw.Draw(image).rectangle((95, 80, 135, 120), fill=ink)
     assert not tissue_mask(image)[88:113, 103:128].any()
 
 
@@ -159,3 +179,20 @@ def test_mask_and_grid_of_a_whole_slide(tmp_path, mpp):
     inside = (grid >= side // 4 - scan.patch_size) & (grid <= 3 * side // 4)
     assert inside.all()
     assert np.asarray(of_array(scan.patch(*grid[len(grid) // 2].tolist()))[2](0, 0)).shape == (256, 256, 3)
+
+
+@pytest.mark.parametrize("ink", [(200, 30, 45), (240, 130, 30)], ids=["red", "orange"])
+def test_a_line_of_ink_adds_no_patches(tmp_path, ink):
+    """A line 0.3 mm wide across a slide of 2.5 mm."""
+    width, height, draw = stained(3072, 3072)
+
+    def drawn(x: int, y: int) -> np.ndarray:
+        tile = draw(x, y).copy()
+        tile[:, max(0, 50 - x) : max(0, 650 - x)] = ink
+        return tile
+
+    grids = []
+    for name, each in (("clean", draw), ("marked", drawn)):
+        scan = Scan(write_tiff(tmp_path / f"{name}.tiff", [(width, height, each)], 0.5))
+        grids.append(patch_grid(scan, tissue_mask(mask_view(scan, scan.view(4.0)))).tolist())
+    assert grids[0] == grids[1] and len(grids[0]) > 40
