@@ -13,7 +13,10 @@ from survq.exits import UsageError
 
 @dataclass(frozen=True)
 class ImportPathways:
-    """Import gene sets from GMT files of MSigDB or Reactome, or from signature tables; several files are combined.
+    """Import gene sets from GMT files of MSigDB or Reactome, or from tables; several files are combined.
+
+    Tables may have a set per column or row, a row per set and gene, or a matrix of 0 and 1; the shape is found by where
+    the genes are, or the file is refused.
 
     All cohorts of the data folder share them. As in the paper, a cohort uses only pathways of which it measures at
     least 90 % of the genes; in other collections, one measured gene suffices. coverage.csv lists the missing genes.
@@ -29,15 +32,20 @@ class ImportPathways:
     collection: Annotated[str, arg(name="set", metavar="NAME")] = "pathways"
     """Collection to write: pathways, or another collection that a model needs, such as six_groups."""
 
+    missing: Annotated[tuple[str, ...], arg(metavar="TEXT ...")] = ()
+    """Further spellings of an empty cell."""
+
     def run(self) -> int:
         from survq.data.gene_sets import collection_path, least_coverage
         from survq.data.location import Location
+        from survq.importing.missing import Missing
         from survq.importing.pathways import import_gene_sets
 
         *files, data = self.files
         if not files:
             raise UsageError("give one or more files of gene sets, and then the data folder")
-        imported = import_gene_sets(files, Location.at(data), self.collection)
+        missing = Missing.and_also(self.missing)
+        imported = import_gene_sets(files, Location.at(data), self.collection, missing)
         total, least = len(imported.sets), least_coverage(self.collection)
         print(f"{total} {self.collection} from {len(files)} files")
         rule = f"to {least:.0%}" if least else "by at least one gene"

@@ -1,4 +1,4 @@
-"""Collections of gene sets, from GMT files or signature tables.
+"""Collections of gene sets, in GMT files.
 
 A data folder has any number of collections: `pathways` is the file pathways.gmt, any other NAME is gene_sets/NAME.gmt.
 A cohort uses the sets of a collection of which it measures enough genes, see `COVERAGE`.
@@ -6,8 +6,6 @@ A cohort uses the sets of a collection of which it measures enough genes, see `C
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -65,29 +63,6 @@ class GeneSets:
                 sets[name] = genes
         if not sets and not problems:
             problems.append(f"{file}: holds no gene sets.")
-        raise_if_any(problems)
-        return cls(tuple(sets), tuple(sets.values()))
-
-    @classmethod
-    def from_signatures(cls, file: str | Path) -> GeneSets:
-        """Read a signature table: a CSV with one column per set: its name on top, its genes below."""
-        rows = list(csv.reader(io.StringIO(Location.at(file).read_text())))
-        names = [name.strip() for name in rows[0]] if rows else []
-        columns = [
-            tuple(dict.fromkeys(row[j].strip() for row in rows[1:] if j < len(row) and row[j].strip()))
-            for j in range(len(names))
-        ]
-        problems = []
-        for j, (name, genes) in enumerate(zip(names, columns, strict=True)):
-            if not name.isprintable() or (not name and genes):
-                problems.append(f"{file}: column {j + 1}: gene set name {name!r}; expected printable text on top.")
-            elif name and not genes:
-                problems.append(f"{file}: column {j + 1}: no genes in gene set {name!r}. Fix: drop the column.")
-            elif name and name in names[:j]:
-                problems.append(f"{file}: column {j + 1}: gene set {name!r} is already to the left. Fix: rename it.")
-        sets = {name: genes for name, genes in zip(names, columns, strict=True) if name}
-        if not sets and not problems:
-            problems.append(f"{file}: no gene sets; expected a CSV with one column per set and its genes below.")
         raise_if_any(problems)
         return cls(tuple(sets), tuple(sets.values()))
 

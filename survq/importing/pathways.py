@@ -1,18 +1,21 @@
-"""Import gene sets into a data folder from one or more files: GMT of MSigDB or Reactome, or signature tables."""
+"""Import gene sets into a data folder from one or more files, in any of the shapes of gene_set_files.py."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from survq.data.cohort_files import locked_files, read_source
 from survq.data.gene_sets import FOLDER, PATHWAYS, GeneSets, collection_path
+from survq.data.hints import gene_name_hints
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.importing.coverage import genes_of, given_gene_sets, measured_genes, write_coverage
 from survq.importing.decompress import sha256
+from survq.importing.gene_set_files import read_file
+from survq.importing.missing import MISSING, Missing
 from survq.text import preview
 
 
@@ -25,13 +28,17 @@ class ImportedGeneSets:
     notes: tuple[str, ...]  # for people
 
 
-def import_gene_sets(files: Sequence[Path], root: Location, collection: str = PATHWAYS) -> ImportedGeneSets:
+def import_gene_sets(
+    files: Sequence[Path], root: Location, collection: str = PATHWAYS, missing: Missing = MISSING
+) -> ImportedGeneSets:
     """Write or replace a collection of a data folder, in the order of the files.
 
     If it raises FileNotFoundError or DataError, which lists the problems of all files, nothing has been written.
     """
     path = collection_path(collection)
-    sets = join_files(files)
+    others = {name: sets for name, sets in given_gene_sets(root).items() if name != collection}
+    known = genes_of(others).union(*measured_genes(root).values())
+    sets = join_files(files, known, missing)
     source = {"files": [{"file": file.name, "sha256": sha256(file)} for file in files]}
     with locked_files(root, "pathways.gmt", "source.json"):
         (root / FOLDER).sweep()
@@ -45,6 +52,7 @@ def import_gene_sets(files: Sequence[Path], root: Location, collection: str = PA
     if same:
         pairs = [" = ".join(names) for names in same]
         notes.append(f"{len(same)} groups of gene sets have identical genes; all are kept: {preview(pairs)}")
+    notes += gene_name_hints(sorted(genes))
     for cohort in measured_genes(root) if genes - before else ():
         if read_source(root / cohort).get("expression", {}).get("genes_kept", "all") != "all":
             notes.append(f"{cohort}: its expression has only the genes of other gene sets. Fix: import it again")
@@ -52,14 +60,17 @@ def import_gene_sets(files: Sequence[Path], root: Location, collection: str = PA
     return ImportedGeneSets(sets, covered, tuple(notes))
 
 
-def join_files(files: Sequence[Path]) -> GeneSets:
-    """The gene sets of several files, concatenated. Raises DataError with the problems of all files."""
+def join_files(files: Sequence[Path], known: Collection[str] = (), missing: Missing = MISSING) -> GeneSets:
+    """The gene sets of several files, concatenated; `known` are genes of other tables.
+
+    Raises DataError with the problems of all files.
+    """
     problems: list[str] = []
     sets: dict[str, tuple[str, ...]] = {}
     file_of: dict[str, Path] = {}
     for file in files:
         try:
-            read = read_file(file)
+            read = read_file(file, known, missing)
         except DataError as error:
             problems += error.problems
             continue
@@ -71,22 +82,6 @@ def join_files(files: Sequence[Path]) -> GeneSets:
             sets[name], file_of[name] = genes, file
     raise_if_any(problems)
     return GeneSets(tuple(sets), tuple(sets.values()))
-
-
-def read_file(file: Path) -> GeneSets:
-    """Read a GMT file or a signature table, recognised by its suffix, else by tabs in its first line."""
-    text = Location.at(file).read_text()
-    is_gmt = file.suffix == ".gmt" or (file.suffix != ".csv" and "\t" in text.partition("\n")[0])
-    sets = GeneSets.from_gmt(file) if is_gmt else GeneSets.from_signatures(file)
-    genes = [gene for members in sets.genes for gene in members]
-    if sum(gene.isdigit() for gene in genes) > len(genes) / 2:
-        raise DataError(
-            [
-                f"{file}: its genes are Entrez ids, such as {preview(genes)}; expected symbols. "
-                f"Fix: use the file with symbols, such as h.all.v2023.1.Hs.symbols.gmt."
-            ]
-        )
-    return sets
 
 
 def identical(sets: GeneSets) -> list[tuple[str, ...]]:

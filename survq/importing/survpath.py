@@ -28,8 +28,9 @@ from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import DROPPED, Tables, cohort_name_problems, summarise_dropped, valid_tables
 from survq.importing.coverage import genes_of, given_gene_sets
 from survq.importing.expression import Expression, read_expression
+from survq.importing.gene_set_files import read_file
 from survq.importing.labels import Labels, read_labels
-from survq.importing.pathways import import_gene_sets, read_file
+from survq.importing.pathways import import_gene_sets
 from survq.importing.splits import Splits, read_splits
 from survq.importing.text_table import read_text_table
 from survq.text import preview

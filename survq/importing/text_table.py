@@ -78,7 +78,7 @@ def by_row(file: object, faults: Mapping[int, str], rows: int, tail: str, fix: s
 def _rows(file: Path, needed: Collection[str]) -> Iterator[tuple[int, list[str]]]:
     """The lines of a table with their numbers, the header first."""
     if is_workbook(file):
-        yield from _sheet(file)
+        yield from read_sheet(file)
         return
     form = format_of(file, needed)
     yield form.above + 1, form.names
@@ -93,7 +93,8 @@ def _rows(file: Path, needed: Collection[str]) -> Iterator[tuple[int, list[str]]
             raise DataError([f"{file}:{line}: is not valid CSV ({error}). Fix: double the quotes in cells."]) from error
 
 
-def _sheet(file: Path) -> list[tuple[int, list[str]]]:
+def read_sheet(file: Path) -> list[tuple[int, list[str]]]:
+    """The rows of the one sheet of a workbook, or of that of TCGA-CDR, with their numbers."""
     import openpyxl  # slow to import, rarely needed
 
     try:

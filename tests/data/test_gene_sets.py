@@ -5,6 +5,7 @@ import pytest
 from survq.data.gene_sets import GeneSets, collection_path, least_coverage, read_collections
 from survq.data.location import Location
 from survq.data.problems import DataError
+from survq.importing.gene_set_files import read_file
 
 
 def gmt(tmp_path, text):
@@ -35,24 +36,6 @@ def test_repeated_genes_and_blanks_are_dropped(tmp_path):
 def test_bad_gmt_is_refused(tmp_path, text, message):
     with pytest.raises(DataError, match="problem") as error:
         GeneSets.from_gmt(gmt(tmp_path, text))
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no gene sets"),
-        ("p,q\nA,\n", "column 2: no genes in gene set 'q'"),
-        ("p,p\nA,B\n", "column 2: gene set 'p' is already to the left"),
-        (",p\n0,A\n", "column 1: gene set name ''"),
-        ('"p\tq"\nA\n', "column 1: gene set name"),
-    ],
-)
-def test_bad_signatures_are_refused(tmp_path, text, message):
-    file = tmp_path / "signatures.csv"
-    file.write_text(text)
-    with pytest.raises(DataError) as error:
-        GeneSets.from_signatures(file)
     assert message in str(error.value)
 
 
@@ -94,7 +77,7 @@ def test_collection_names_never_become_other_paths(name):
 
 
 def test_the_331_sets(real_data):
-    table = GeneSets.from_signatures(real_data / "survpath/datasets_csv/metadata/combine_signatures.csv")
+    table = read_file(real_data / "survpath/datasets_csv/metadata/combine_signatures.csv")
     assert len(table) == 331
     assert len({gene for genes in table.genes for gene in genes}) == 4999
     assert sorted(map(len, table.genes))[:20] == [1] * 19 + [2]

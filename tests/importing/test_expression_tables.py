@@ -15,6 +15,7 @@ from survq.data.gene_sets import GeneSets
 from survq.data.problems import DataError
 from survq.importing.expression import read_expression
 from survq.importing.expression_table import Reading
+from survq.importing.gene_set_files import read_file
 from survq.importing.genes import Aliases, GeneMap
 
 
@@ -234,7 +235,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path):
 
 def test_aliases_between_real_old_and_new_symbols(real_data):
     """The 281 sets of SurvPath use older symbols than Reactome and MSigDB today."""
-    older = GeneSets.from_signatures(real_data / "survpath/datasets_csv/metadata/xena_signatures.csv")
+    older = read_file(real_data / "survpath/datasets_csv/metadata/xena_signatures.csv")
     newer = [
         GeneSets.from_gmt(real_data / "pathways" / name) for name in ("ReactomePathways.gmt", "h.all.v7.0.symbols.gmt")
     ]

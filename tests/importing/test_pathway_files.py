@@ -10,7 +10,8 @@ from survq.data.cohort_files import update_cohort
 from survq.data.gene_sets import GeneSets, least_coverage, read_collections
 from survq.data.location import Location
 from survq.data.problems import DataError
-from survq.importing.pathways import identical, import_gene_sets, read_file
+from survq.importing.gene_set_files import read_file
+from survq.importing.pathways import identical, import_gene_sets
 
 GMT = "HALLMARK_A\thttp://x\tTP53\tBRCA1\t\nHALLMARK_B\tx\tTP53\n"
 CSV = "R/1,=R 2\nTP53,HLA-A\nBRCA1,\n"
@@ -102,8 +103,11 @@ def test_an_invalid_name_of_a_collection_writes_nothing(tmp_path, root, tree):
         ),
         ("t.gmt", "A x TP53\n", "no genes in gene set"),
         ("t.gmt", GMT + "HALLMARK_A\tx\tB\n", "is already above"),
-        ("t.csv", "p,q\nG1,\n", "no genes in gene set 'q'"),
-        ("t.csv", "", "no gene sets"),
+        ("t.csv", "p,q\nG1,\n", "column 2: no genes in gene set 'q'"),
+        ("t.csv", "p,p\nAB,BC\n", "column 2: gene set 'p' is already to the left"),
+        ("t.csv", ",p\nTP53,KRAS\n", "column 1: gene set name ''"),
+        ("t.csv", '"p\tq",r\nTP53,KRAS\n', "column 1: gene set name"),
+        ("t.csv", "", "holds no gene sets"),
         ("t.gmt", "", "holds no gene set"),
     ],
 )
@@ -132,7 +136,7 @@ def test_a_file_without_a_suffix_is_recognised_by_its_first_line(tmp_path):
 def test_real_gene_sets(real_data, root):
     metadata = real_data / "survpath" / "datasets_csv" / "metadata"
     joined = import_gene_sets([metadata / "hallmarks_signatures.csv", metadata / "xena_signatures.csv"], root)
-    combined = GeneSets.from_signatures(metadata / "combine_signatures.csv")
+    combined = read_file(metadata / "combine_signatures.csv")
     assert dict(zip(joined.sets.names, joined.sets.genes, strict=True)) == dict(
         zip(combined.names, combined.genes, strict=True)
     )

@@ -6,7 +6,7 @@ import torch
 from small_models import SPEC, build, make_batch, modules_of, take
 
 from survq.data.cohort import InputSpec
-from survq.data.gene_sets import GeneSets
+from survq.importing.gene_set_files import read_file
 from survq.models.losses import nll_survival_loss
 from survq.models.survq import SurvQ
 
@@ -126,7 +126,7 @@ def test_parameters(pathway_sizes):
 
 
 def test_the_pathway_sizes_are_those_of_the_data(real_data, pathway_sizes):
-    signatures = GeneSets.from_signatures(real_data / "survpath/datasets_csv/metadata/combine_signatures.csv")
+    signatures = read_file(real_data / "survpath/datasets_csv/metadata/combine_signatures.csv")
     assert sorted(map(len, signatures.genes)) == pathway_sizes
 
 
