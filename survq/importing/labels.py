@@ -110,7 +110,7 @@ def read_labels(
         notes.append(f"{all_rows - len(table)} of {all_rows} rows have other cancer types than {preview(types)}")
     kinds = _sample_types(table, columns.case)
     other_samples = table.loc[kinds.notna() & ~kinds.isin(sample_types), columns.case].map(case_of)
-    table = table.drop(index=other_samples.index).assign(case_id=table[columns.case].map(case_of))
+    table = table.drop(index=other_samples.index)
     if not len(table):
         found = sorted(set(kinds.dropna()))
         raise DataError(
@@ -120,6 +120,7 @@ def read_labels(
             ]
         )
 
+    table = table.assign(case_id=table[columns.case].map(case_of))
     unusable = {line: f"case id {case[:60]!r}" for line, case in table["case_id"].items() if not usable_id(case)}
     fix = "correct it"
     problems = by_row(file, unusable, len(table), "; expected printable text that starts with a letter or digit", fix)

@@ -147,3 +147,20 @@ def test_the_kept_one_of_several_samples_is_named(tmp_path):
 )
 def test_the_order_of_rows_of_a_gene_decides_nothing(tmp_path, rows, expected):
     assert values(read(tmp_path, rows, OWN)) == expected
+
+
+@pytest.mark.parametrize(
+    "date", ["1-Mar", "2-Sep", "Mar-01", "1-Dec", "2001-03-01", "01/03/2001", "2021-03-01 00:00:00"]
+)
+def test_genes_that_a_spreadsheet_made_dates_are_named(tmp_path, date):
+    (tmp_path / "t.csv").write_text(f"gene,P1,P2\nTP53,1,2\n{date},3,4\n")
+    notes = read_expression(tmp_path / "t.csv", OWN, all_genes=True).notes
+    assert any(f"1 names of genes are dates, such as '{date}'" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "symbol", ["MARCH1", "SEPT2", "DEC1", "HLA-A", "NKX2-1", "C1orf112", "7SK", "MT-ND1", "AC005-2.1"]
+)
+def test_symbols_are_no_dates(tmp_path, symbol):
+    (tmp_path / "t.csv").write_text(f"gene,P1,P2\nTP53,1,2\n{symbol},3,4\n")
+    assert not [note for note in read_expression(tmp_path / "t.csv", OWN, all_genes=True).notes if "dates" in note]
