@@ -21,11 +21,12 @@ from pyarrow import fs
 
 from survq.data.problems import DataError, raise_if_any
 from survq.exits import UsageError
-from survq.text import is_utf8, preview, readable, shortened
+from survq.text import preview, shortened
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is truncated, overwritten or damaged."""
 
+MOST_ROWS, MOST_CELLS = 10**7, 1 << 31  # of a table in a data folder
 SCHEMES = {"gcs": "gs"}  # pyarrow's name of a filesystem -> scheme of its URIs, where they differ
 FORMULA = ("=", "+", "-", "@", "\t")  # the first characters by which a spreadsheet knows a formula
 UNFINISHED = ".unfinished"  # suffix of the hidden names of files being written
@@ -51,8 +52,6 @@ class Location:
             raise UsageError(
                 f"{where}: a folder of this machine is needed here. Fix: give one, and copy it afterwards."
             )
-        if not is_utf8(root):
-            raise UsageError(f"{readable(root)}: the name of the folder is not UTF-8. Fix: rename it.")
         return cls(fs.LocalFileSystem(), str(Path(root).expanduser().absolute()))
 
     def __truediv__(self, name: str) -> Location:
@@ -148,6 +147,10 @@ class Location:
     def read_table(self) -> pd.DataFrame:
         """A Parquet table. Raises DataError if it cannot be read or fails its checksums."""
         try:
+            with self.filesystem.open_input_file(self.path) as source, pq.ParquetFile(source) as parquet:
+                rows, columns = parquet.metadata.num_rows, parquet.metadata.num_columns
+            if rows > MOST_ROWS or rows * columns > MOST_CELLS:  # equal values take no space in a file
+                raise ValueError(f"it states {rows:,} rows and {columns:,} columns")
             # partitioning=None: a folder named `a=b` in the path is not a partition
             table = pq.read_table(
                 self.path, filesystem=self.filesystem, partitioning=None, page_checksum_verification=True

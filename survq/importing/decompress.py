@@ -56,7 +56,7 @@ def decompress(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes
             raw.seek(0)
             if first.startswith(GZIP):
                 with gzip.open(raw) as unpacked:
-                    yield cast(IO[bytes], unpacked)
+                    yield cast(IO[bytes], _Bounded(cast(IO[bytes], unpacked), file))
             elif first.startswith(XZ):
                 with lzma.open(raw) as unxz:
                     yield cast(IO[bytes], unxz)
@@ -65,7 +65,7 @@ def decompress(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes
                     yield cast(IO[bytes], unbzip2)
             elif first.startswith(ZIP):
                 with zipfile.ZipFile(raw) as archive, archive.open(_only_member(archive, file)) as stream:
-                    yield stream
+                    yield cast(IO[bytes], _Bounded(stream, file))
             else:
                 yield raw
     except (
@@ -95,6 +95,46 @@ def refuse_other_formats(head: bytes, file: Path) -> None:
 def sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def most_bytes(file: Path) -> int:
+    """The size beyond which the content of a compressed file cannot be a table: one compresses about ten times."""
+    return max(1 << 28, 100 * file.stat().st_size)
+
+
+def too_large(file: Path) -> DataError:
+    return DataError([f"{file}: expands to more than {most_bytes(file):,} bytes, as no table does. Fix: unpack it."])
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a compressed file up to `most_bytes`. Raises DataError beyond them: a forged file has no end."""
+
+    def __init__(self, stream: IO[bytes], file: Path):
+        self._stream, self._file, self._most = stream, file, most_bytes(file)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readinto(self, buffer) -> int:
+        content = self._stream.read(len(buffer))
+        if self._stream.tell() > self._most:
+            raise too_large(self._file)
+        buffer[: len(content)] = content
+        return len(content)
+
+
+class _Bounded(io.BufferedReader):
+    def __init__(self, stream: IO[bytes], file: Path):
+        super().__init__(_Unpacked(stream, file), 1 << 20)
 
 
 class _ProgressReader(io.BufferedReader):

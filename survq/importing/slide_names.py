@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from survq.data.barcodes import DIAGNOSTIC, PRIMARY, case_of, is_barcode, other_specimen
-from survq.data.patch_sizes import BELIEVABLE, believable
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import usable_id
 from survq.importing.text_table import numbers, read_text_table
@@ -41,23 +36,6 @@ class Wanted:
     sample_types: tuple[str, ...] = PRIMARY
     slide_types: tuple[str, ...] = DIAGNOSTIC
 
-    def named(self, slide_id: str, name_of: Callable[[str], Name | None]) -> Name | None:
-        """The name of the slide with this id in its file name, its case spelt as in the cohort; None if unknown.
-
-        Raises DataError for ids that the cohort's tables cannot hold.
-        """
-        name = name_of(slide_id)
-        if name is None:
-            return None
-        if not usable_id(name.slide_id):
-            fix = "rename its file; expected printable text that starts with a letter or digit"
-            raise DataError([f"slide {name.slide_id[:80]!r}: cannot be an id. Fix: {fix}."])
-        return replace(name, case_id=self._spellings.get(composed(name.case_id), name.case_id))
-
-    @cached_property
-    def _spellings(self) -> dict[str, str]:
-        return {composed(case): case for case in self.case_ids}
-
     def reason_against(self, name: Name | None) -> str | None:
         """Why a slide is skipped; None if it is not. `name` is None if the table lacks it."""
         if name is None:
@@ -67,17 +45,11 @@ class Wanted:
         return other_specimen(name.slide_id, self.sample_types, self.slide_types)
 
 
-def composed(text: str) -> str:
-    """Text in one of the two spellings of letters with marks: macOS writes ä as two characters, others as one."""
-    return unicodedata.normalize("NFC", text)
-
-
 def stem(file_name: str) -> str:
     """The slide id in a file name: TCGA-AA-0001-01Z-00-DX1.UUID.svs.h5 -> TCGA-AA-0001-01Z-00-DX1.UUID.
 
     Ids contain dots, so only known suffixes are removed.
     """
-    file_name = composed(file_name)
     for endings in (FILES, IMAGES, ("_patches",)):
         ending = next((end for end in endings if file_name.lower().endswith(end)), "")
         file_name = file_name[: len(file_name) - len(ending)]
@@ -118,15 +90,14 @@ class SlideTable:
             found, unreadable = numbers(table["mpp"], file)
             problems += unreadable
             problems += [
-                f"{file}:{line}: mpp {size:g}; expected micrometres per pixel, from {BELIEVABLE[0]:g} to "
-                f"{BELIEVABLE[1]:g}, such as 0.25. Fix: correct it, or leave the cell blank."
+                f"{file}:{line}: mpp {size:g}; expected micrometres per pixel, such as 0.25. Fix: correct it."
                 for line, size in found.items()
-                if not np.isnan(size) and not believable(size)
+                if size <= 0
             ]
-            sizes = [None if np.isnan(size) else size for size in found]
+            sizes = [size if size > 0 else None for size in found]
         rows: dict[str, Name] = {}
         for line, case, slide, size in zip(table.index, table["case_id"], table["slide_id"], sizes, strict=True):
-            row = Name(stem(slide), composed(case), size)
+            row = Name(stem(slide), case, size)
             if rows.setdefault(row.slide_id.lower(), row) != row:
                 problems.append(
                     f"{file}:{line}: slide {slide[:80]!r} has other values in a row above. Fix: make its rows agree."

@@ -55,13 +55,15 @@ def format_of(file: Path, needed: Collection[str] = ()) -> Format:
         comments: list[str] = []
         lines: list[str] = []
         while len(lines) <= LINES and (content := stream.readline(LONGEST_LINE)):
+            if len(content) == LONGEST_LINE:
+                raise DataError([f"{file}: has a line of more than {LONGEST_LINE:,} bytes. Fix: save it as CSV again."])
             line = decoded(content, file).rstrip("\r\n")
             if not lines and (line.startswith("#") or not line.strip() or _is_gct(comments)):
                 comments.append(line)
             elif line.strip():
                 lines.append(line)
     if not lines:
-        if not any(comment.strip() for comment in comments):
+        if not any(comments):
             raise DataError([f"{file}: is empty."])
         lines, comments = comments[-1:], comments[:-1]
     separator = _separator(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from survq.data.problems import DataError, raise_if_any
-from survq.importing.decompress import is_workbook
+from survq.importing.decompress import is_workbook, most_bytes, too_large
 from survq.importing.missing import MISSING, Missing
 from survq.importing.table_format import decoded, format_of, is_number, text_lines
 from survq.text import preview
 
+MOST_ROWS, MOST_CELLS = 1 << 20, 1 << 28  # of a table that is held in memory
 SHEET = "TCGA-CDR"  # of the eight sheets in the workbook of Liu et al. (Cell 2018)
 
 
@@ -49,13 +51,15 @@ def read_text_table(
             continue
         lines.append(line)
         cells.append(row)
+        if len(cells) > MOST_ROWS:
+            raise DataError([f"{file}: has more than {MOST_ROWS:,} rows. Fix: keep the rows of one cohort."])
     problems = []
     if repeated := sorted({name for name in header if name and header.count(name) > 1}):
         problems.append(f"{file}: columns listed more than once: {preview(repeated)}. Fix: keep one of each.")
     if absent := [name for name in needed if name not in header]:
         problems.append(f"{file}: lacks the columns {preview(absent, 9)}; {describe_columns(header, absent)}.")
     if not cells:
-        problems.append(f"{file}: has a header but no rows. Fix: use the whole table.")
+        problems.append(f"{file}: has a header but no rows.")
     fix = "put a separator between all cells, and quote cells that hold one"
     problems += by_row(file, lengths, len(cells), f"; the header has {len(header)}", fix)
     raise_if_any(problems)
@@ -98,7 +102,8 @@ def read_sheet(file: Path) -> list[tuple[int, list[str]]]:
     import openpyxl  # slow to import, rarely needed
 
     try:
-        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        # from its bytes: openpyxl refuses the name of a workbook that was saved as .csv
+        book = openpyxl.load_workbook(io.BytesIO(file.read_bytes()), read_only=True, data_only=True)
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError([f"{file}: the workbook cannot be read ({error}). Fix: save it as CSV."]) from error
     if SHEET not in book.sheetnames and len(book.sheetnames) > 1:
@@ -106,7 +111,15 @@ def read_sheet(file: Path) -> list[tuple[int, list[str]]]:
             [f"{file}: has the sheets {preview(book.sheetnames, 9)}; expected {SHEET!r}. Fix: save one of them as CSV."]
         )
     sheet = book[SHEET] if SHEET in book.sheetnames else book[book.sheetnames[0]]
-    rows = enumerate(sheet.iter_rows(values_only=True), start=1)
+    with zipfile.ZipFile(file) as archive:
+        if sum(part.file_size for part in archive.infolist()) > most_bytes(file):
+            raise too_large(file)
+    if (sheet.max_row or 0) * (sheet.max_column or 0) > MOST_CELLS:
+        raise DataError(
+            [f"{file}: states {sheet.max_row:,} rows and {sheet.max_column:,} columns. Fix: save it as CSV."]
+        )
+    # a row of any number may follow, and those before it would be filled up
+    rows = enumerate(sheet.iter_rows(max_row=min(sheet.max_row or MOST_ROWS, MOST_ROWS), values_only=True), start=1)
     return [(line, ["" if cell is None else str(cell).strip() for cell in row]) for line, row in rows]
 
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-from survq.layers.alpha_dropout import elu_alpha_dropout
+from torch.nn import functional as F
 
 
 class PathwayEncoder(nn.Module):
@@ -53,7 +52,7 @@ class PathwayEncoder(nn.Module):
                 for (n, m), x_n, w_n in zip(self.groups, x.split(rows), self.weight_1.split(rows), strict=True)
             ]
         )  # (pathway, case, width)
-        h = elu_alpha_dropout(h + self.bias_1, self.dropout, self.training)
+        h = F.alpha_dropout(F.elu(h + self.bias_1), self.dropout, self.training)
         h = torch.baddbmm(self.bias_2, h, self.weight_2)
-        h = elu_alpha_dropout(h, self.dropout, self.training)
+        h = F.alpha_dropout(F.elu(h), self.dropout, self.training)
         return h[self.given_order].transpose(0, 1)

@@ -33,7 +33,9 @@ def one_thread():
 
 def run_all(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
     queue = RunQueue(schedule, Results(folder), {cohort.name: cohort})
-    execute(queue, {cohort.name: shared}, TrialResources.of(StudySettings(**settings)))
+    asked = StudySettings(**settings)
+    minutes = asked.checkpoint_minutes
+    execute(queue, {cohort.name: shared}, TrialResources.of(asked), checkpoint_minutes=minutes)
     return queue
 
 
@@ -183,8 +185,8 @@ def test_resources_of_workers_are_released_when_a_trial_is_stopped(tmp_path, coh
 
 
 def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
-    with pytest.raises(UsageError, match="the resources suffice for 6"):
-        run_all(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=7)
+    with pytest.raises(UsageError, match="the resources suffice for 4"):
+        run_all(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
 
 
 def test_workers_that_do_not_divide_the_folds_are_reported(tmp_path, cohort, shared, make_run):

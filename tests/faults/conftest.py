@@ -1,11 +1,16 @@
 """A valid data folder, to which tests do harm."""
 
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from inputs import IDS, TIMES, half, matrix
 
 from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide, write_cohort
+
+sys.path.append(str(Path(__file__).parents[1] / "importing"))  # for feature_tools
 
 
 @pytest.fixture(scope="module")

@@ -98,8 +98,9 @@ def stored(desk: Desk, **change: object) -> list[str]:
     return desk.check("--deep")
 
 
-def half(shape: tuple[int, int], value: float = 1.0) -> np.ndarray:
-    return np.full(shape, value, np.float16)
+def half(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Features of a slide."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float16)
 
 
 def pickled(desk: Desk, name: str) -> list[str]:

@@ -115,16 +115,17 @@ CLINICAL = [
     Bad(19, "fold without events", lambda d: d.splits(*split(IDS[0:22:2], IDS[1::2])), 65, "none of its 11 held-out"),
     Bad(20, "more folds than events", lambda d: d.study("--folds", "20"), 65, "20 folds of 24 cases with 12 events"),
     Bad(21, "too few times of death", lambda d: in_study(d, few_times, "--folds", "2"), 65, "too few for 4 time inter"),
-    Bad(22, "UTF-16", lambda d: d.labels("case_id,slide_id\n".encode("utf-16")), 65, "labels.csv: .*Fix:"),
+    Bad(22, "UTF-16", lambda d: d.labels((SURVPATH + GOOD).encode("utf-16")), 0, "NEW: 24 cases, 12 events"),
     Bad(22, "not text", lambda d: d.labels(b"\xff\x00\xfe\x80\x81" * 99), 65, "labels.csv: .*Fix:"),
     Bad(22, "byte order mark", lambda d: d.labels(b"\xef\xbb\xbf" + (SURVPATH + GOOD).encode()), 0, "NEW: 24 cases"),
     Bad(
         23,
-        "other delimiter",
+        "unknown separator",
         lambda d: d.labels((SURVPATH + GOOD).replace(",", "^").encode()),
         65,
-        "labels.csv: .*Fix:",
+        "has one column, .*Fix: save it as CSV",
     ),
+    Bad(23, "semicolons", lambda d: d.labels((SURVPATH + GOOD).replace(",", ";").encode()), 0, "NEW: 24 cases, 12 ev"),
     Bad(
         24, "ids of other case", lambda d: d.expression(tsv(matrix().rename(str.lower))), 65, "none of its rows or col"
     ),
@@ -132,7 +133,7 @@ CLINICAL = [
     Bad(24, "ids as dates", lambda d: d.splits(",train,val\n0,1-Sep,2-Sep\n"), 65, "none of its 2 ids .*'1-Sep'"),
     Bad(25, "id with a path", lambda d: d.labels("../../etc/x,x,3,0\n"), 65, rf"'\.\./\.\./etc/x'; {CASE_ID}"),
     Bad(25, "id with a line break", lambda d: d.labels('"A\nB",x,3,0\n'), 65, rf"'A\\nB'; {CASE_ID}"),
-    Bad(25, "id with NUL", lambda d: d.labels("A\0B,x,3,0\n"), 65, rf"'A\\x00B'; {CASE_ID}|labels.csv: is not text"),
+    Bad(25, "id with NUL", lambda d: d.labels("A\0B,x,3,0\n"), 65, "labels.csv: is not text. Fix:"),
     Bad(25, "id of 300 letters", lambda d: d.labels("A" * 300 + ",x,3,0\n"), 65, CASE_ID),
     Bad(
         25, "cohort with a path", lambda d: [*d.labels(GOOD)[:-1], "../x"], 65, "'../x' cannot be the name of a cohort"
@@ -149,7 +150,7 @@ EXPRESSION = [
     Bad(28, "transposed", lambda d: d.expression(tsv(matrix().T)), 0, "C: expression of 24 cases, 6 of the"),
     Bad(29, "counts", lambda d: d.expression(tsv(matrix() * 1000)), 0, "not on a log scale, or outliers"),
     Bad(30, "blank value", lambda d: cell(d, None), 65, "expression.tsv: gene 'B': not a finite number for 'CASE-00'"),
-    Bad(30, "only blanks", lambda d: d.expression(tsv(matrix() * np.nan)), 65, "have no values at all"),
+    Bad(30, "only blanks", lambda d: d.expression(tsv(matrix() * np.nan)), 65, "gene 'A': not a finite number"),
     Bad(
         31, "both infinities", lambda d: d.expression(tsv(matrix(infinities))), 65, "gene 'B': not a finite number for"
     ),
@@ -205,7 +206,7 @@ FEATURES = [
     Bad(
         42,
         "two encoders",
-        lambda d: bags(d, half((3, 8)), half((3, 8)), encoders=("uni_v1", "gigapath")),
+        lambda d: bags(d, half((3, 8)), half((3, 8), 1), encoders=("uni_v1", "gigapath")),
         65,
         "are of gigapath, 8 wide; those of",
     ),
@@ -216,7 +217,7 @@ FEATURES = [
     Bad(
         45,
         "NaN stored",
-        lambda d: stored(d, features=half((3, 8), np.nan)),
+        lambda d: stored(d, features=half((3, 8)) * np.float16(np.nan)),
         65,
         "slide 'new': features that are not fin",
     ),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from desk import copied, run
-from inputs import IDS, bags, half, matrix, slides_table, tsv
+from inputs import IDS, bags, half, slides_table, split
 
 from survq.data.location import Location, csv_bytes
 from survq.training.results import Results
@@ -46,8 +46,8 @@ def formulas(folder: Path) -> list[str]:
 def test_names_from_users_files_are_never_formulas_in_a_table(template, tmp_path, capsys):
     """Ids without a label, names of gene sets and of files end in tables that people open."""
     desk = copied(template, tmp_path / "desk")
-    strange = matrix().T.assign(**{formula: 1.0 for formula in FORMULAS[:4]})
-    assert run(desk.expression(tsv(strange)), capsys)[0] == 0
+    splits = split(IDS[:12], IDS[12:], training=[*IDS, *FORMULAS[:4]])
+    assert run(desk.splits(*splits), capsys)[0] == 0
     assert run(desk.pathways("".join(f"{name}\t\tA\tB\n" for name in FORMULAS[:4])), capsys)[0] == 0
     bags(desk, half((3, 8)))
     for name in FORMULAS[:4]:
@@ -62,7 +62,7 @@ def test_names_from_users_files_are_never_formulas_in_a_table(template, tmp_path
         assert "'=1+1" in file.read_text(), "the test shows nothing"
     assert formulas(Path(desk.data)) == []
     before = {file: file.read_bytes() for file in Path(desk.data).rglob("*.csv")}
-    assert run(desk.expression(tsv(strange)), capsys)[0] == 0  # names are the same again when they are read
+    assert run(desk.splits(*splits), capsys)[0] == 0  # names are the same again when they are read
     assert run(desk.features("--cases", table), capsys)[0] == 0
     assert before == {file: file.read_bytes() for file in Path(desk.data).rglob("*.csv")}
 
