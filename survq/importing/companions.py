@@ -21,12 +21,15 @@ TWINS = {
 """Folder -> the folder with the same features in the other format."""
 
 
-def check_companions(file: Path, patches: int) -> None:
-    """Raises DataError where another file of the tool has another number of patches, or was never written."""
+def check_companions(file: Path, shape: tuple[int, int]) -> None:
+    """Raises DataError where another file of the tool has another number of patches, or was never written.
+
+    `shape` is that of the features (patch, feature).
+    """
     agrees = False
     for other, count in _counts(file):
-        if count != patches:
-            raise other_number(file, patches, other, count)
+        if count != shape[0]:
+            raise other_number(file, shape, other, count)
         agrees = True
     twin = _twin(file)
     if agrees or twin is None or twin.suffix != ".pt" or twin.exists():

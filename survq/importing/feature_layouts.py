@@ -13,7 +13,7 @@ Nothing in a file is executed: tensors are loaded with `weights_only`, and links
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,21 @@ from survq.data.write import LARGEST
 from survq.importing.companions import check_companions
 from survq.importing.half_precision import ReadRows, to_half
 from survq.importing.patch_positions import COORDINATES, Positions, positions_nearby, stored_positions
-from survq.importing.untrusted import RETRY_HINT, dataset, has_gaps, load_tensor, read_json, refusal, text
+from survq.importing.untrusted import (
+    RETRY_HINT,
+    check_content,
+    dataset,
+    has_gaps,
+    load_tensor,
+    read_json,
+    refusal,
+    text,
+)
+from survq.text import shortened
 
 HDF5, TENSORS = (".h5", ".hdf5"), (".pt", ".pth")
-FEATURES = ("features", "feats", "patch_embeddings")
+FEATURES = ("features", "feats", "patch_embeddings", "embeddings", "patch_features", "feature", "feat", "embedding")
+STAMP = ("feats", "patch_embeddings")  # its names, with coordinates in micrometres
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 BLOCK = 8 << 20  # bytes read and converted at a time
 
@@ -69,7 +80,7 @@ def inspect(file: Path, mpp: float | None = None) -> FileInfo | None:
         if content is None:
             return None
         positions = content.positions(mpp, load=False)
-        check_companions(file, content.patches)
+        check_companions(file, (content.patches, content.width))
         return FileInfo(
             content.layout,
             content.patches,
@@ -111,6 +122,7 @@ class _Content:
 def _opened(file: Path) -> Iterator[_Content | None]:
     """Open a file of features. Errors that libraries raise on truncated or forged files become DataErrors."""
     try:
+        check_content(file)
         if file.suffix.lower() in HDF5:
             # without locks, for read-only file systems and those without locks
             with h5py.File(file, "r", locking=False) as store:
@@ -122,7 +134,7 @@ def _opened(file: Path) -> Iterator[_Content | None]:
     except MemoryError as error:
         raise refusal(file, "does not fit into memory", "extract or copy it again; it is damaged or forged") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = shortened(str(error)) or type(error).__name__
         raise DataError([f"{file}: cannot be read ({reason}). {RETRY_HINT}."]) from error
 
 
@@ -130,31 +142,33 @@ def _from_hdf5(file: Path, store: h5py.File) -> _Content | None:
     name = next((name for name in FEATURES if name in store), None)
     if str(text(store.attrs.get("feat_type"))) in ("slide", "patient"):
         raise _slide_embedding(file)
-    if name is None and COORDINATES in store:
+    if list(store) == [COORDINATES]:
         return None
     if name is None:
-        content = ", ".join(map(repr, list(store)[:5])) or "nothing"
-        raise refusal(file, f"holds {content}; expected features or feats", "import a folder of patch features")
+        raise _nothing_known(file, store)
     features = dataset(file, store, name)
-    leading = features.ndim == 3 and features.shape[0] == 1
-    patches, width = _checked_shape(file, features.shape[1:] if leading else features.shape, str(features.dtype))
+    axes = _axes(features.shape)
+    patches, width = _checked_shape(file, features.shape, axes, features.dtype.name)
     if has_gaps(features):
         raise DataError([f"{file}: {name} is incomplete. {RETRY_HINT}."])
-    stamp = name != "features" or "stamp_version" in store.attrs or "extractor" in store.attrs
+    stamp = name in STAMP or "stamp_version" in store.attrs or "extractor" in store.attrs
     attributes = dict(store[COORDINATES].attrs) if COORDINATES in store else {}
     trident = "encoder" in features.attrs or "patch_size_level0" in attributes
-    layout = "STAMP" if stamp else "TRIDENT" if trident else "MMP" if leading else "CLAM"
+    layout = "STAMP" if stamp else "TRIDENT" if trident else "MMP" if axes == (1, 2) else "CLAM"
     encoder = text(features.attrs.get("encoder")) or text(store.attrs.get("extractor"))
 
     def positions(mpp: float | None, load: bool) -> Positions:
         if COORDINATES not in store:
-            return positions_nearby(file, patches, load)
-        return stored_positions(file, store, attributes, patches, stamp=stamp, mpp=mpp, load=load)
+            return positions_nearby(file, (patches, width), load)
+        return stored_positions(file, store, attributes, (patches, width), stamp=stamp, mpp=mpp, load=load)
 
     step = max(1, BLOCK // (width * features.dtype.itemsize))
     if features.chunks is not None:  # HDF5 reads whole chunks, so read each only once
-        step = -(-step // features.chunks[-2]) * features.chunks[-2]
-    rows = (lambda a, b: features[0, a:b]) if leading else (lambda a, b: features[a:b])
+        step = -(-step // features.chunks[axes[0]]) * features.chunks[axes[0]]
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        return features[_matrix(features.ndim, axes, slice(start, stop))]
+
     is_half = features.dtype == np.float16
     known = encoder or _encoder_of_folder(file)
     return _Content(layout, patches, width, known, bool(encoder), is_half, rows, step, positions)
@@ -165,13 +179,20 @@ def _from_tensor(file: Path) -> _Content:
     import torch  # slow to import, and not needed for HDF5 files
 
     if isinstance(content, dict):
-        keys = ", ".join(repr(str(key)) for key in list(content)[:5])
-        raise refusal(file, f"holds a dict of {keys}", "save only the features, as a tensor (patch, feature)")
+        name = next((name for name in FEATURES if name in content), None)
+        if name is None:
+            raise _nothing_known(file, content)
+        content = content[name]
     if not isinstance(content, np.ndarray | torch.Tensor):
         raise refusal(file, f"holds {type(content).__name__}, not a tensor", "save a tensor (patch, feature)")
-    leading = content.ndim == 3 and content.shape[0] == 1
-    content = content[0] if leading else content
-    patches, width = _checked_shape(file, tuple(content.shape), str(content.dtype).removeprefix("torch."))
+    if isinstance(content, torch.Tensor):
+        if content.layout != torch.strided:
+            raise refusal(file, "holds a sparse tensor", "save its to_dense()")
+        content = content.detach()
+    axes = _axes(tuple(content.shape))
+    dtype = content.dtype.name if isinstance(content, np.ndarray) else str(content.dtype).removeprefix("torch.")
+    patches, width = _checked_shape(file, tuple(content.shape), axes, dtype)
+    content = content[_matrix(content.ndim, axes, slice(None))]
     metadata = read_json(file.with_suffix(".meta.json")) or read_json(file.parent / "bags_config.json")
     encoder = text(metadata.get("encoder_name")) or text(metadata.get("extractor"))
     is_slide2vec = "encoder_name" in metadata
@@ -184,7 +205,7 @@ def _from_tensor(file: Path) -> _Content:
         return block
 
     def positions(mpp: float | None, load: bool) -> Positions:
-        return positions_nearby(file, patches, load)
+        return positions_nearby(file, (patches, width), load)
 
     step = max(1, BLOCK // (width * content.itemsize))
     is_half = content.dtype in (np.float16, torch.float16)
@@ -192,14 +213,42 @@ def _from_tensor(file: Path) -> _Content:
     return _Content(layout, patches, width, known, bool(encoder), is_half, rows, step, positions)
 
 
-def _checked_shape(file: Path, shape: tuple[int, ...], dtype: str) -> tuple[int, int]:
+def _nothing_known(file: Path, content: Mapping) -> DataError:
+    """The error for a file none of whose names is known, with what it holds."""
+    described = [
+        repr(str(name)) + "".join(f" {tuple(part.shape)}" for part in [content[name]] if hasattr(part, "shape"))
+        for name in list(content)[:5]
+    ]
+    found = ", ".join(described) or "nothing"
+    return refusal(file, f"holds {found}; expected features or feats", "save the features of patches under that name")
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of patches and features: tools add axes of length 1 behind, before or between them."""
+    axes = list(range(len(shape)))
+    while len(axes) > 2 and shape[axes[-1]] == 1:
+        axes.pop()
+    while len(axes) > 2 and shape[axes[0]] == 1:
+        axes.pop(0)
+    return tuple(axes if len(axes) < 3 else [axes[0], *(a for a in axes[1:-1] if shape[a] != 1), axes[-1]])
+
+
+def _matrix(dimensions: int, axes: tuple[int, ...], patches: slice) -> tuple[int | slice, ...]:
+    """The index of some patches (patch, feature) in an array of features with further axes of length 1."""
+    index: list[int | slice] = [0] * dimensions
+    index[axes[0]], index[axes[1]] = patches, slice(None)
+    return tuple(index)
+
+
+def _checked_shape(file: Path, shape: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> tuple[int, int]:
     """Numbers of patches and features. Raises DataError if these are not features of patches."""
     if 0 in shape:
         raise refusal(file, "holds no patches: no tissue was found", "remove it, or skip and list it with --skip-bad")
     if len(shape) == 1:
         raise _slide_embedding(file)
-    if len(shape) != 2:
+    if len(axes) != 2:
         raise refusal(file, f"features of shape {shape}; expected (patch, feature)", "save one slide per file")
+    shape = tuple(shape[axis] for axis in axes)
     if dtype not in FLOATS:
         raise refusal(file, f"features of type {dtype}; expected one of {', '.join(FLOATS)}", "save them as floats")
     if 2 * shape[0] * shape[1] > LARGEST:

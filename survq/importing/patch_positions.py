@@ -12,6 +12,7 @@ import numpy as np
 from survq.data.problems import DataError
 from survq.importing.slide_names import stem
 from survq.importing.untrusted import RETRY_HINT, dataset, number, read_json, refusal, text
+from survq.text import shortened
 
 COORDINATES = "coords"
 
@@ -36,11 +37,21 @@ def coordinate_file(file: Path) -> Path | None:
 
 
 def stored_positions(
-    file: Path, store: h5py.File, attributes: Mapping, patches: int, *, stamp: bool, mpp: float | None, load: bool
+    file: Path,
+    store: h5py.File,
+    attributes: Mapping,
+    shape: tuple[int, int],
+    *,
+    stamp: bool,
+    mpp: float | None,
+    load: bool,
 ) -> Positions:
-    """The positions stored with the features in an HDF5 file; `attributes` are those of the coordinates."""
+    """The positions stored with the features in an HDF5 file; `attributes` are those of the coordinates.
+
+    `shape` is that of the features (patch, feature).
+    """
     coordinates = dataset(file, store, COORDINATES)
-    _check_count(file, coordinates.shape, patches)
+    _check_count(file, coordinates.shape, shape)
     if stamp:
         return _from_micrometres(file, coordinates, store.attrs, mpp, load)
     size = _patch_size(attributes)
@@ -50,22 +61,29 @@ def stored_positions(
     return Positions(True, _whole_pixels(file, coordinates[()]) if load else None, size, magnification)
 
 
-def positions_nearby(file: Path, patches: int, load: bool) -> Positions:
-    """The positions in the coordinate file of `file`, if there is one."""
+def positions_nearby(file: Path, shape: tuple[int, int], load: bool) -> Positions:
+    """The positions in the coordinate file of `file`, if there is one; `shape` as above."""
     nearby = coordinate_file(file)
     if nearby is None:
         return Positions()
     positions = _read_positions(nearby, load=True)
-    if positions.coordinates is None or len(positions.coordinates) != patches:
-        count = 0 if positions.coordinates is None else len(positions.coordinates)
-        raise other_number(file, patches, nearby, count)
+    count = 0 if positions.coordinates is None else len(positions.coordinates)
+    if count != shape[0]:
+        raise other_number(file, shape, nearby, count)
     return positions if load else Positions(True, None, positions.patch_size, positions.magnification)
 
 
-def other_number(file: Path, patches: int, other: Path, count: int) -> DataError:
+def other_number(file: Path, shape: tuple[int, int], other: Path, count: int) -> DataError:
     """The error where `other`, which belongs to the same slide, states another number of patches than `file`."""
+    if count == shape[1]:
+        return _swapped(file, shape, other)
     fix = f"extract it again, as it was probably interrupted; if {other.name} is of another run, move it away"
-    return refusal(file, f"{patches} patches, but {other} has {count}", fix)
+    return refusal(file, f"{shape[0]} patches, but {other} has {count}", fix)
+
+
+def _swapped(file: Path, shape: tuple[int, int], where: object) -> DataError:
+    problem = f"features of shape {shape} for the {shape[1]} patches of {where}: their axes are swapped"
+    return refusal(file, problem, "save them as (patch, feature)")
 
 
 def _read_positions(file: Path, load: bool) -> Positions:
@@ -86,7 +104,7 @@ def _read_positions(file: Path, load: bool) -> Positions:
     except DataError:
         raise
     except Exception as error:  # zip, HDF5 and JSON readers raise different errors
-        reason = " ".join(str(error).split())[:120]
+        reason = shortened(str(error))
         raise DataError([f"{file}: the coordinates cannot be read ({reason}). {RETRY_HINT}."]) from error
 
 
@@ -114,10 +132,12 @@ def _stride(corners: np.ndarray) -> float:
     return round(min((float(step.min()) for step in steps if len(step)), default=0.0), 3)
 
 
-def _check_count(file: Path, shape: tuple[int, ...], patches: int) -> None:
-    shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
-    if shape != (patches, 2):
-        problem = f"coordinates of shape {shape} for {patches} patches"
+def _check_count(file: Path, coordinates: tuple[int, ...], shape: tuple[int, int]) -> None:
+    coordinates = coordinates[1:] if len(coordinates) == 3 and coordinates[0] == 1 else coordinates
+    if coordinates == (shape[1], 2) and shape[0] != shape[1]:
+        raise _swapped(file, shape, COORDINATES)
+    if coordinates != (shape[0], 2):
+        problem = f"coordinates of shape {coordinates} for {shape[0]} patches"
         raise refusal(file, problem, "extract it again: writing was probably interrupted")
 
 

@@ -13,12 +13,26 @@ import h5py
 import numpy as np
 
 from survq.data.problems import DataError
+from survq.text import shortened
 
+PRINT_PLUGINS = "import hdf5plugin; print(hdf5plugin.PLUGIN_PATH)"
 RETRY_HINT = "Fix: extract or copy it again"
 
 
 def refusal(file: Path, problem: str, fix: str) -> DataError:
     return DataError([f"{file}: {problem}. Fix: {fix}."])
+
+
+def check_content(file: Path) -> None:
+    """Raises DataError for what often lies in place of a file: nothing, a web page, or a pointer of Git LFS."""
+    with file.open("rb") as stream:
+        start = stream.read(200).lstrip()
+    if not start:
+        raise refusal(file, "is empty", "extract or copy it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise refusal(file, "is a pointer of Git LFS, not the file itself", "run `git lfs pull` in its repository")
+    if start[:14].lower().startswith((b"<!doctype html", b"<html")):
+        raise refusal(file, "is a web page", "download it again; the server may ask to log in or to accept a licence")
 
 
 def load_tensor(file: Path) -> Any:
@@ -47,7 +61,7 @@ def load_tensor(file: Path) -> Any:
         if wanted is None and not zipped:
             raise DataError([f"{file}: was not written by torch.save, or is truncated. {RETRY_HINT}."]) from error
         if wanted is None and "Weights only" not in text:
-            raise DataError([f"{file}: cannot be read ({text[:120]}). {RETRY_HINT}."]) from error
+            raise DataError([f"{file}: cannot be read ({shortened(text)}). {RETRY_HINT}."]) from error
         if wanted is not None and wanted[1].startswith("torch_geometric"):
             problem, fix = "is a graph of Patch-GCN, not a tensor", "import the features that the graph was made from"
             raise refusal(file, problem, fix) from error
@@ -61,6 +75,14 @@ def dataset(file: Path, store: h5py.File, name: str) -> h5py.Dataset:
     found = store[name] if isinstance(store.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
         raise refusal(file, f"{name} is not stored in this file, but is a link or a group", "copy the data into it")
+    created = found.id.get_create_plist()
+    for number in range(created.get_nfilters()):
+        code, _, _, described = created.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            called = " ".join([str(code), described.decode(errors="replace").split(";")[0][:40]]).strip()
+            problem = f"{name} is compressed by the HDF5 filter {called}, which is not installed"
+            fix = f"pip install hdf5plugin, then export HDF5_PLUGIN_PATH=$(python -c '{PRINT_PLUGINS}')"
+            raise refusal(file, problem, fix)
     return found
 
 

@@ -126,6 +126,54 @@ def test_old_torch_files_and_slices_of_larger_tensors_are_read(tmp_path):
         np.testing.assert_array_equal(read(file).features, HALVES)
 
 
+@pytest.mark.parametrize("shape", [(70, 1, 16), (70, 16, 1, 1), (1, 70, 16), (1, 70, 16, 1), (1, 1, 70, 16)], ids=str)
+@pytest.mark.parametrize("ending", ["h5", "pt"])
+def test_axes_of_length_one_are_dropped(tmp_path, shape, ending):
+    if ending == "h5":
+        file = h5(
+            tmp_path, lambda s: (s.__delitem__("features"), s.create_dataset("features", data=SINGLES.reshape(shape)))
+        )
+    else:
+        torch.save(torch.from_numpy(SINGLES.reshape(shape)), file := tmp_path / f"{SLIDE}.pt")
+    assert (inspect(file).patches, inspect(file).width) == (70, 16)
+    np.testing.assert_array_equal(read(file).features, HALVES)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 16), (1, 16, 1, 1), (1, 16)], ids=str)
+def test_a_single_patch_is_one_patch(tmp_path, shape):
+    torch.save(torch.from_numpy(SINGLES[:1].reshape(shape)), tmp_path / f"{SLIDE}.pt")
+    np.testing.assert_array_equal(read(tmp_path / f"{SLIDE}.pt").features, HALVES[:1])
+
+
+@pytest.mark.parametrize("kind", [">f2", ">f4", ">f8", "<f8"])
+def test_the_order_of_bytes_changes_nothing(tmp_path, kind):
+    def write(store):
+        del store["features"]
+        store.create_dataset("features", data=SINGLES.astype(kind), chunks=(9, 16))
+
+    torch.save(SINGLES.astype(kind), tmp_path / f"{SLIDE}.pt")
+    for file in (h5(tmp_path, write), tmp_path / f"{SLIDE}.pt"):
+        features = read(file).features
+        assert features.dtype == np.float16 and features.dtype.isnative
+        np.testing.assert_array_equal(features, HALVES)
+
+
+@pytest.mark.parametrize("name", ["embeddings", "embedding", "feature", "feat", "patch_features"])
+def test_other_names_of_features_are_known(tmp_path, name):
+    file = h5(tmp_path, lambda store: store.move("features", name))
+    patches = read(file)
+    np.testing.assert_array_equal(patches.features, HALVES)
+    np.testing.assert_array_equal(patches.coordinates, COORDS)  # in level-0 pixels, not STAMP's micrometres
+    torch.save({name: torch.from_numpy(SINGLES), "coords": 1}, tmp_path / f"{SLIDE}.pt")
+    np.testing.assert_array_equal(read(tmp_path / f"{SLIDE}.pt").features, HALVES)
+
+
+@pytest.mark.parametrize("wrap", [lambda t: t.requires_grad_(), torch.nn.Parameter], ids=["requires grad", "parameter"])
+def test_tensors_with_gradients_are_read(tmp_path, wrap):
+    torch.save(wrap(torch.from_numpy(SINGLES.copy())), tmp_path / f"{SLIDE}.pt")
+    np.testing.assert_array_equal(read(tmp_path / f"{SLIDE}.pt").features, HALVES)
+
+
 def test_real_coordinates_of_hs2p(real_data, tmp_path):
     """In files of hs2p: the number of patches and the coordinates of its table."""
     real = real_data / "features/slide2vec"

@@ -37,6 +37,20 @@ def written(file: Path, content: bytes) -> Path:
     return file
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 131072\n"
+
+
+def compressed(store: h5py.File) -> None:
+    """By Blosc, whose plugin h5py lacks."""
+    del store["features"]
+    create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    create.set_chunk((70, 16))
+    create.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, (2, 2, 2, 2240, 5, 1, 1))
+    space = h5py.h5s.create_simple((70, 16))
+    made = h5py.h5d.create(store.id, b"features", h5py.h5t.IEEE_F16LE, space, create)
+    made.write_direct_chunk((0, 0), bytes(500), filter_mask=0)
+
+
 class Hostile:
     """Creates a file if it is ever unpickled."""
 
@@ -105,8 +119,23 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda at: cut(h5(at), 4000),
         r"cannot be read \(.*truncated file.*Fix: extract or copy it again",
     ),
-    "h5 empty": (lambda at: written(at / f"{SLIDE}.h5", b""), "cannot be read"),
-    "h5 that is a web page": (lambda at: written(at / f"{SLIDE}.h5", b"<html>404</html>" * 99), "cannot be read"),
+    "h5 empty": (lambda at: written(at / f"{SLIDE}.h5", b""), "is empty. Fix: extract or copy it again"),
+    "h5 that is a web page": (
+        lambda at: written(at / f"{SLIDE}.h5", b"<html>404</html>" * 99),
+        "is a web page. Fix: download it again; the server may ask to log in",
+    ),
+    "pt that is a web page": (
+        lambda at: written(at / f"{SLIDE}.pt", b"\n<!DOCTYPE html><html>" * 99),
+        "is a web page. Fix: download it again",
+    ),
+    "h5 that is a pointer": (
+        lambda at: written(at / f"{SLIDE}.h5", POINTER),
+        "is a pointer of Git LFS, .* `git lfs pull`",
+    ),
+    "pt that is a pointer": (
+        lambda at: written(at / f"{SLIDE}.pt", POINTER),
+        "is a pointer of Git LFS, .* `git lfs pull`",
+    ),
     "h5 without tissue": (
         lambda at: tools.trident(at, SLIDE, np.zeros((0, 16), np.float16), np.zeros((0, 2))),
         "holds no patches: no tissue was found. Fix: remove it, or skip and list it with --skip-bad",
@@ -138,7 +167,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "pixels": (
         lambda at: edit(h5(at), lambda s: (s.move("features", "imgs"), s.move("coords", "places"))),
-        "holds 'imgs', 'places'; expected features or feats. Fix: import a folder of patch features",
+        r"holds 'imgs' \(70, 16\), 'places' \(70, 2\); expected features or feats. Fix: save the features of patches",
     ),
     "features that are a group": (
         lambda at: h5(at, lambda store: (store.__delitem__("features"), store.create_group("features/deep"))),
@@ -208,14 +237,34 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "all 70 patches have the same features. Fix: extract it again",
     ),
     "pt truncated": (lambda at: cut(pt(at, torch.zeros(70, 16)), 100), "is truncated. Fix: extract or copy it again"),
-    "pt empty": (lambda at: written(at / f"{SLIDE}.pt", b""), "was not written by torch.save, or is truncated"),
+    "pt empty": (lambda at: written(at / f"{SLIDE}.pt", b""), "is empty. Fix: extract or copy it again"),
     "pt that is text": (
         lambda at: written(at / f"{SLIDE}.pt", b"hello"),
         "was not written by torch.save, or is truncated",
     ),
     "dict": (
-        lambda at: pt(at, {"features": torch.zeros(3, 4), "coords": 1}),
-        "holds a dict of 'features', 'coords'. Fix: save only the features, as a tensor",
+        lambda at: pt(at, {"uni": torch.zeros(3, 4), "coords": 1}),
+        r"holds 'uni' \(3, 4\), 'coords'; expected features or feats. Fix: save the features of patches under",
+    ),
+    "coordinates and unknown features": (
+        lambda at: h5(at, lambda store: store.move("features", "uni")),
+        r"holds 'coords' \(70, 2\), 'uni' \(70, 16\); expected features or feats",
+    ),
+    "swapped axes": (
+        lambda at: h5(at, lambda store: replace(store, "features", HALVES.T)),
+        r"features of shape \(16, 70\) for the 70 patches of coords: their axes are swapped. Fix: save them as",
+    ),
+    "swapped axes of a tensor": (
+        lambda at: pt(tools.clam(at, SLIDE, SINGLES, COORDS).parent, torch.from_numpy(SINGLES).T.contiguous()),
+        r"features of shape \(16, 70\) for the 70 patches of .*patches/.*h5: their axes are swapped. Fix: save them as",
+    ),
+    "sparse tensor": (
+        lambda at: pt(at, torch.from_numpy(SINGLES).to_sparse()),
+        r"a sparse tensor. Fix: save its to_dense",
+    ),
+    "compressed by a missing filter": (
+        lambda at: h5(at, compressed),
+        "features is compressed by the HDF5 filter 32001, which is not installed. Fix: pip install hdf5plugin, then export",
     ),
     "list": (lambda at: pt(at, [torch.zeros(3, 4)]), "holds list, not a tensor"),
     "array of objects": (
