@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 
 from survq.data.problems import DataError
 from survq.importing.decompress import sha256
+from survq.importing.untrusted import check_content
 from survq.slides.slide import PATCH, PIXEL
+from survq.text import preview, shortened
 
 UNI = "vit_large_patch16_224", "MahmoodLab/UNI"  # the timm model, and the hub repository of its weights
 UNI_ARGUMENTS: dict[str, Any] = {
@@ -150,6 +153,7 @@ def hub_weights(name: str, repository: str | None, download: bool) -> Path:
 def _load_weights(network: nn.Module, given: dict[str, Tensor], file: Path, name: str) -> None:
     """Load the weights into the network, without a classifier head. Refuses missing, misshapen and unknown tensors."""
     own = network.state_dict()
+    given = _without_prefix(given, own)
     classifier = getattr(network, "pretrained_cfg", {}).get("classifier") or "head"
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     given = {key: value for key, value in given.items() if key.rpartition(".")[0] not in heads or key in own}
@@ -157,13 +161,11 @@ def _load_weights(network: nn.Module, given: dict[str, Tensor], file: Path, name
     unknown = [key for key in given if key not in own]
     if wrong or unknown:
         first = (wrong or unknown)[0]
-        raise DataError(
-            [
-                f"{file}: not the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or have "
-                f"another shape, {len(unknown)} are unknown; the first is {first!r}. Fix: name the model of these "
-                f"weights."
-            ]
+        problem = (
+            f"not the weights of {name}: {len(wrong)} of its {len(own)} tensors are missing or have another shape, "
+            f"{len(unknown)} of the file's {len(given)} are unknown; the first is {first!r}"
         )
+        raise DataError([f"{file}: {problem}. Fix: name the model of these weights with --encoder."])
     network.load_state_dict(given)
 
 
@@ -171,20 +173,44 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     """The weights in a file, by name. Never unpickled: the file may come from anyone."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such weights file.")
-    given: Any
+    check_content(file)
+    content: Any
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            given = load_file(file)
+            content = load_file(file)
         else:
-            given = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the two libraries share no base class, and raise even UnpicklingError
-        reason = " ".join(str(error).split())[:120]
+        reason = shortened(str(error), 160)
         raise DataError(
             [f"{file}: cannot be read as weights ({reason}). Fix: save the model's state_dict as safetensors."]
         ) from error
-    given = given.get("state_dict", given) if isinstance(given, dict) else given
-    if not isinstance(given, dict) or not all(isinstance(value, Tensor) for value in given.values()):
-        raise DataError([f"{file}: does not hold named tensors. Fix: save the model's state_dict."])
-    return given
+    found = dict(_state_dicts(content, ""))
+    if len(found) != 1:
+        problem = f"holds several sets of weights, {preview(found, 5)}" if found else "does not hold named tensors"
+        raise DataError([f"{file}: {problem}. Fix: save the model's state_dict."])
+    return next(iter(found.values()))
+
+
+def _state_dicts(content: Any, name: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The named tensors in a checkpoint, however deep in it: {"state_dict": {"model": ...}, "epoch": 9}."""
+    if not isinstance(content, dict):
+        return
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if len(tensors) > 1 or (tensors and len(tensors) == len(content)):
+        yield name, tensors
+        return
+    for key, part in content.items():
+        if key not in ("optimizer", "optimizer_state_dict", "optim", "scaler", "lr_scheduler", "scheduler"):
+            yield from _state_dicts(part, f"{name}.{key}".strip("."))
+
+
+def _without_prefix(given: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Names without the prefix of a wrapper, such as `module.` of DataParallel; `own` are the names of the model."""
+    first = next(iter(own), "")
+    prefix = next((key[: -len(first)] for key in given if key.endswith(f".{first}")), "")
+    if first in given or not all(key.startswith(prefix) for key in given):
+        return given
+    return {key[len(prefix) :]: value for key, value in given.items()}

@@ -264,7 +264,7 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "compressed by a missing filter": (
         lambda at: h5(at, compressed),
-        "features is compressed by the HDF5 filter 32001, which is not installed. Fix: pip install hdf5plugin, then export",
+        "features is compressed by the HDF5 filter 32001, which is not installed. Fix: pip install hdf5plugin",
     ),
     "list": (lambda at: pt(at, [torch.zeros(3, 4)]), "holds list, not a tensor"),
     "array of objects": (

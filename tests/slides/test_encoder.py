@@ -72,6 +72,22 @@ def test_safetensors_and_state_dict_files_give_the_same_features(weights, tmp_pa
         assert (load_encoder(f"timm:{VIT}", tmp_path / name, device="cpu")(PATCHES) == features).all()
 
 
+@pytest.mark.parametrize(
+    ("prefix", "nested"),
+    [("module.", ()), ("", ("model",)), ("teacher.backbone.", ("state_dict", "model")), ("_orig_mod.module.", ())],
+)
+def test_wrapped_weights_are_found(weights, tmp_path, prefix, nested):
+    """As DataParallel, compiled models and training scripts save them, beside their own state."""
+    content: dict = {prefix + name: value for name, value in state().items()}
+    for key in reversed(nested):
+        optimizer = {"state": {0: {"exp_avg": torch.zeros(2), "step": torch.zeros(1)}}, "param_groups": []}
+        content = {key: content, "epoch": 9, "optimizer": optimizer}
+    torch.save(content, tmp_path / "wrapped.pth")
+    found = load_encoder(f"timm:{VIT}", tmp_path / "wrapped.pth", device="cpu").network.state_dict()
+    plain = load_encoder(f"timm:{VIT}", weights, device="cpu").network.state_dict()
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
 def test_the_name_identifies_the_weights_and_the_description_is_complete(weights, tmp_path):
     save_file(state(seed=1), tmp_path / "other.safetensors")
     one = load_encoder(f"timm:{VIT}", weights, device="cpu")
@@ -180,11 +196,21 @@ def test_weights_of_another_model_are_refused(weights, tmp_path):
     save_file(lacking, tmp_path / "w.safetensors")
     assert "1 of its 150 tensors are missing" in refusal(f"timm:{VIT}", tmp_path / "w.safetensors")
     save_file({**state(), "extra.weight": torch.zeros(2)}, tmp_path / "w.safetensors")
-    assert "1 are unknown; the first is 'extra.weight'" in refusal(f"timm:{VIT}", tmp_path / "w.safetensors")
+    assert "1 of the file's 151 are unknown; the first is 'extra.weight'" in refusal(
+        f"timm:{VIT}", tmp_path / "w.safetensors"
+    )
     (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:1000])
     assert "cannot be read as weights" in refusal(f"timm:{VIT}", tmp_path / "cut.safetensors")
     torch.save([1, 2], tmp_path / "list.bin")
     assert "does not hold named tensors" in refusal(f"timm:{VIT}", tmp_path / "list.bin")
+    torch.save({"student": state(), "teacher": state(seed=1), "epoch": 3}, tmp_path / "two.pth")
+    assert "several sets of weights, 'student', 'teacher'. Fix: save the" in refusal(
+        f"timm:{VIT}", tmp_path / "two.pth"
+    )
+    (tmp_path / "lfs.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 131072\n")
+    assert "is a pointer of Git LFS, not the file itself. Fix: run" in refusal(f"timm:{VIT}", tmp_path / "lfs.bin")
+    (tmp_path / "page.safetensors").write_bytes(b"<!DOCTYPE html><html>Log in</html>")
+    assert "is a web page. Fix: download it again" in refusal(f"timm:{VIT}", tmp_path / "page.safetensors")
     assert "the encoder 'tiny' has no weights" in refusal("tiny", weights)
     with pytest.raises(FileNotFoundError, match="no such weights file"):
         load_encoder("uni", tmp_path / "absent.bin")
