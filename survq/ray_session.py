@@ -163,7 +163,7 @@ def await_nodes(minutes: float = 10) -> None:
 
 def _cluster() -> dict:
     """The configuration of the cluster to which this head node belongs; empty if it was not started by `ray up`."""
-    if not (ON_CLUSTER and os.environ.get("RAY_ADDRESS", "auto") == "auto" and BOOTSTRAP.is_file()):
+    if not (ON_CLUSTER and BOOTSTRAP.is_file()) or "SLURM_JOB_ID" in os.environ:  # it may be of another cluster
         return {}
     return yaml.safe_load(BOOTSTRAP.read_text())
 

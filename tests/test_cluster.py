@@ -78,6 +78,78 @@ def shell(config, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def local() -> dict:
+    """cluster/local.yaml, as completed by `ray up`."""
+    given = yaml.safe_load((ROOT / "cluster" / "local.yaml").read_text())
+    given["provider"] |= {"head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2"]}
+    config = prepare_config(given)
+    validate_config(config)
+    return config
+
+
+def test_given_machines_are_started_as_launched_ones_are(local, config):
+    """The same installation, the same token, the dashboard on the loopback interface; autoscaler v2 starts none."""
+    for name in ("file_mounts", "rsync_exclude", "cluster_synced_files"):
+        assert local[name] == config[name], name
+    assert local["head_setup_commands"][-2:] == config["head_setup_commands"][-2:]
+    assert local["worker_setup_commands"][-1] == config["worker_setup_commands"][-1]
+    for commands_ in local["head_start_ray_commands"], local["worker_start_ray_commands"]:
+        assert commands_[0] == "ray stop" and "RAY_AUTH_MODE=token ray start" in commands_[-1]
+    head = local["head_start_ray_commands"][-1]
+    assert "RAY_enable_autoscaler_v2=0" in head and "--dashboard-host=127.0.0.1" in head
+    words = json.dumps({"provider": local["provider"]})  # as on the head
+    address = re.search(r"--node-ip-address=\$\((.*)~/ray_bootstrap_config.yaml (.*)\)", head)
+    found = subprocess.run(["sh", "-c", f"{address[1]} {address[2]}"], input=words, capture_output=True, text=True)
+    assert found.stdout == "10.0.0.1\n"
+
+
+def test_the_setup_of_given_machines_can_be_repeated(local, tmp_path):
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch()
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "python").symlink_to(sys.executable)
+    for command in local["setup_commands"] * 3:
+        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        subprocess.run(["bash", "-c", f"touch ~/.bashrc; {command}"], env=environment, check=True)
+    (line,) = (tmp_path / ".bashrc").read_text().splitlines()
+    told = subprocess.check_output(["bash", "-c", f"{line}\necho $RAY_ADDRESS $RAY_AUTH_MODE"], text=True)
+    assert told.split() == ["auto", "token"]
+
+
+def test_the_slurm_script_is_valid_and_states_a_token():
+    script = ROOT / "cluster" / "slurm.sh"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text()
+    assert "RAY_AUTH_MODE=token" in text and "/dev/urandom" in text and "--signal=B:USR1@300 --requeue" in text
+    assert "ray stop" not in re.sub(r"#.*", "", text), "it would end Ray of other jobs"
+
+
+def test_the_fields_of_the_kubernetes_job_are_those_of_kuberay():
+    """KubeRay's reference of RayJob, read by hand: no Kubernetes was at hand."""
+    text = (ROOT / "cluster" / "kuberay.yaml").read_text()
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob") and "NOT PROVED" in text
+    spec = job["spec"]
+    assert set(spec) <= {
+        *("entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"),
+        *("activeDeadlineSeconds", "runtimeEnvYAML", "submitterPodTemplate", "rayClusterSpec"),
+    }
+    assert spec["shutdownAfterJobFinishes"] is True, "the cluster would stay, and cost"
+    cluster = spec["rayClusterSpec"]
+    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert cluster["authOptions"] == {"mode": "token"} and f"ray:{cluster['rayVersion']}-" in text
+    assert f"ray=={cluster['rayVersion']}" in TEXT, "the same Ray in all files"
+    (workers,) = cluster["workerGroupSpecs"]
+    assert set(workers) == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+    for pod in cluster["headGroupSpec"]["template"]["spec"], workers["template"]["spec"]:
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+    limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "8"
+    assert all(isinstance(value, str) for value in workers["rayStartParams"].values())
+
+
 def test_the_head_has_no_cpus_and_the_workers_have_gpus(config):
     head, worker = config["available_node_types"]["head"], config["available_node_types"]["a100"]
     assert config["head_node_type"] == "head" and head["resources"] == {"CPU": 0} and head["max_workers"] == 0
@@ -134,7 +206,7 @@ def test_disks_are_encrypted_and_credentials_are_protected(nodes):
 
 def test_no_secrets(config):
     assert "aws_credentials" not in config["provider"] and "ssh_private_key" not in config["auth"]
-    secrets = r"AKIA|ASIA|PRIVATE KEY|(secret|password|RAY_AUTH_TOKEN)\w*\s*[:=]|[0-9a-f]{32}"
+    secrets = r"AKIA|ASIA|PRIVATE KEY|(secret|password|RAY_AUTH_TOKEN)\w*\s*[:=](?!\$\()|[0-9a-f]{32}"
     for file in (ROOT / "cluster").iterdir():
         assert not re.search(secrets, file.read_text(), re.IGNORECASE), file
 

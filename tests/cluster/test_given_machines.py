@@ -1,0 +1,98 @@
+"""cluster/local.yaml on two hosts: the card's command, and what happens to hosts, connections and keys in the meantime.
+
+    pytest -m cluster tests/cluster        # root; nothing is started outside of the hosts
+
+The tests of this file build on each other's cluster, not on each other's results.
+"""
+
+from cluster_studies import FLAGS, reports, same, submit, up
+
+
+def results(hosts, name):
+    """A results folder in the home of the head."""
+    return hosts.state / "1" / "home" / name
+
+
+def test_the_card_s_command_without_data(given_machines):
+    """The data of the demo lie on the head only."""
+    study = submit(given_machines, "demo", "--epochs 2")
+    study.until("1 of 5 done")
+    trained = given_machines.run(2, "ps axo args").stdout
+    output = study.ended()
+    assert "ray on 2 nodes: 2 CPUs" in output and "Table 3" in output
+    assert "ray::ImplicitFunc" in trained, "the second host was idle"
+
+
+def test_with_a_folder_that_both_see_all_is_as_on_one_host(given_machines, alone):
+    study = submit(given_machines, "both")
+    assert "ray on 2 nodes: 2 CPUs" in study.ended()
+    assert same(results(given_machines, "both"), alone) == 5
+
+
+def test_folds_over_hosts_that_are_called_127_0_1_1(given_machines, alone):
+    """As Debian and Ubuntu call themselves."""
+    for host in (1, 2):
+        given_machines.name_hosts(host, own="127.0.1.1")
+    study = submit(given_machines, "spread", f"{FLAGS} --workers-per-trial 2")
+    assert "2 workers each" in study.ended()
+    for host in (1, 2):
+        given_machines.name_hosts(host)
+    assert same(results(given_machines, "spread"), alone) == 5
+
+
+def test_a_lost_host_costs_time_only(given_machines, alone):
+    study = submit(given_machines, "lost-host")
+    study.until("1 of 5 done")
+    given_machines.pull_the_plug(2)
+    output = study.ended()
+    assert same(results(given_machines, "lost-host"), alone) == 5
+    assert "Traceback" not in output
+
+
+def test_a_study_waits_for_the_hosts_that_belong_to_it(given_machines, alone):
+    """Host 2 is off when the study starts."""
+    study = submit(given_machines, "waiting")
+    study.until("ray: waiting for 1 of 2 nodes")
+    given_machines.boot(2)
+    up(given_machines)
+    assert "ray on 2 nodes: 2 CPUs" in study.ended()
+    assert same(results(given_machines, "waiting"), alone) == 5
+
+
+def test_a_lost_head_is_continued_by_the_same_command(given_machines, alone):
+    study = submit(given_machines, "lost-head")
+    study.until("1 of 5 done")
+    given_machines.pull_the_plug(1)
+    study.process.wait(120)
+    before = reports(results(given_machines, "lost-head"))
+    given_machines.boot(1)
+    up(given_machines)
+    assert "stored" in submit(given_machines, "lost-head").ended()
+    assert before and before.items() <= reports(results(given_machines, "lost-head")).items()
+    assert same(results(given_machines, "lost-head"), alone) == 5
+
+
+def test_a_dropped_connection_is_continued_by_the_same_command(given_machines, alone):
+    study = submit(given_machines, "dropped")
+    study.until("1 of 5 done")
+    given_machines.run(0, "pkill -KILL -x ssh")
+    assert study.process.wait(60) != 0
+    assert "stored" in submit(given_machines, "dropped").ended()
+    assert same(results(given_machines, "dropped"), alone) == 5
+
+
+def test_with_tmux_a_study_does_not_need_the_connection(given_machines, alone):
+    submit(given_machines, "tmux", how="--tmux").ended()
+    last = results(given_machines, "tmux") / "query_counts" / "tables" / "differences.csv"
+    given_machines.wait_for(last.exists, 270, "the study to end")
+    assert same(results(given_machines, "tmux"), alone) == 5
+
+
+def test_whoever_has_not_the_token_is_refused(given_machines):
+    join = f"import ray; ray.init('{given_machines.address(1)}:6379', logging_level=50); print('JOINED')"
+    (given_machines.state / "shared" / "join.py").write_text(join)
+    for token, joined in (("RAY_AUTH_MODE=disabled", False), ("RAY_AUTH_TOKEN=" + 64 * "a", False), ("", True)):
+        done = given_machines.run(0, f"RAY_AUTH_MODE=token {token} timeout 60 python /shared/join.py")
+        assert ("JOINED" in done.stdout) == joined, (token, done.stdout)
+    dashboard = given_machines.run(0, f"echo > /dev/tcp/{given_machines.address(1)}/8265")
+    assert "refused" in dashboard.stdout, "the dashboard is open to others"
