@@ -95,7 +95,8 @@ def quiet_data_context(**settings: object) -> Iterator[ray.data.DataContext]:
 def _silence_loggers() -> None:
     """Show errors only. Ray's libraries configure their loggers on first use, so repeat this after it."""
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # Tune shows the loss of a process as a traceback; survq says it in a sentence
+        logging.getLogger(name).setLevel(logging.CRITICAL if name == "ray.tune" else logging.ERROR)
 
 
 def node_ids() -> list[str]:

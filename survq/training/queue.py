@@ -164,6 +164,10 @@ class RunQueue:
         """Whether a run has started and not ended."""
         return run.path in self._running
 
+    def lost(self, run: Run, reason: str) -> None:
+        """Say that a run is started again."""
+        self._notify(f"  {run.path}: {reason}; it is started again")
+
     def pretraining(self, run: Run, epoch: PretrainingEpoch) -> None:
         """Record an epoch of pretraining. It is not counted as an epoch of training."""
         epochs = self._pretraining.setdefault(run.path, [])

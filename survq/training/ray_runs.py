@@ -257,6 +257,9 @@ class _Scheduler(_NotPickled, FIFOScheduler):
 
     def on_trial_error(self, controller, trial) -> None:
         release_workers(trial.last_result)
-        if not trial.should_recover():  # otherwise Tune retries it
-            reason = Path(trial.error_file).read_text() if trial.error_file else "its process died"
+        reason = Path(trial.error_file).read_text() if trial.error_file else "its process died"
+        if trial.should_recover():  # Tune retries it
+            short = "its memory ran out" if "OutOfMemory" in reason else "its process or machine was lost"
+            self._queue.lost(trial.config["run"], short)
+        else:
             self._queue.end(trial.config["run"], _failed(reason))

@@ -11,6 +11,7 @@ import torch
 
 from survq.data.shared_bags import share_bags
 from survq.exits import UsageError
+from survq.reporting.run_progress import Progress
 from survq.settings import StudySettings
 from survq.training.comparison import common_folds
 from survq.training.loop import train_folds
@@ -121,7 +122,11 @@ def test_a_failing_run_is_reported_and_the_others_finish(tmp_path, cohort, share
     assert not (tmp_path / "runs" / broken.path).exists()
 
 
-def test_a_trial_with_a_killed_process_is_retried_and_ends_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
+def test_a_trial_with_a_killed_process_is_retried_and_ends_with_the_same_bits(
+    tmp_path, cohort, bags, shared, make_run, capfd
+):
+    """And a sentence says so, in place of a traceback."""
+
     class Kills(Grid):
         kills = 0
 
@@ -136,7 +141,12 @@ def test_a_trial_with_a_killed_process_is_retried_and_ends_with_the_same_bits(tm
 
     run = make_run(epochs=3)
     schedule = Kills([run])
-    record = run_all(schedule, tmp_path, cohort, shared).records[run.path]
+    queue = RunQueue(schedule, Results(tmp_path), {cohort.name: cohort}, [Progress(schedule)])
+    execute(queue, {cohort.name: shared}, TrialResources.of(StudySettings()))
+    record = queue.records[run.path]
+    printed = capfd.readouterr()
+    assert f"{run.path}: its process or machine was lost; it is started again" in printed.out
+    assert "Traceback" not in printed.out + printed.err
     assert schedule.kills
     assert [epoch.epoch for epoch in record.epochs] == [1, 2, 3]
     assert list(record.report.weights_sha256) == train_folds(run, cohort, bags).details["weights_sha256"]

@@ -30,3 +30,26 @@ def test_resources_are_those_that_the_cluster_may_grow_to(ray_session, monkeypat
     assert module.resources() == current, "a private Ray ignores the file of a cluster"
     monkeypatch.setattr(module, "ON_CLUSTER", True)
     assert module.resources() == (1, 192, 16)
+
+
+def test_a_study_waits_for_given_machines_and_counts_them(ray_session, monkeypatch, tmp_path, capsys):
+    """cluster/local.yaml as it lies on the head: it does not say how many CPUs its machines have."""
+    from survq import ray_session as module
+
+    (tmp_path / "bootstrap.yaml").write_text(
+        "{max_workers: 1, head_node_type: local.cluster.node, available_node_types: {"
+        "local.cluster.node: {min_workers: 1, max_workers: 1, resources: {}, node_config: {}}}}"
+    )
+    monkeypatch.setattr(module, "BOOTSTRAP", tmp_path / "bootstrap.yaml")
+    module.await_nodes(minutes=0.01)
+    assert capsys.readouterr().out == "", "a private Ray ignores the file of a cluster"
+    monkeypatch.setattr(module, "ON_CLUSTER", True)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    module.await_nodes(minutes=0.01)
+    waiting, going_on = capsys.readouterr().out.splitlines()
+    assert waiting.startswith("ray: waiting for 1 of 2 nodes")
+    assert going_on.startswith("ray: 1 of 2 nodes have not come")
+    assert module.resources() == (1, 8, 0), "the machine that may still come is taken to be like the first"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    module.await_nodes(minutes=0.01)
+    assert capsys.readouterr().out == "" and module.resources() == (1, 4, 0), "the file is of another cluster"
