@@ -68,10 +68,18 @@ class Location:
         return Path(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else None
 
     def is_file(self) -> bool:
-        return self.filesystem.get_file_info(self.path).type == fs.FileType.File
+        return self._type() == fs.FileType.File
 
     def is_folder(self) -> bool:
-        return self.filesystem.get_file_info(self.path).type == fs.FileType.Directory
+        return self._type() == fs.FileType.Directory
+
+    def _type(self) -> fs.FileType:
+        try:
+            return self.filesystem.get_file_info(self.path).type
+        except OSError as error:  # of a bucket, before anything of it has been read
+            if self.local is not None:
+                raise
+            raise DataError([unreadable(self, error)]) from error
 
     def names(self) -> list[str]:
         """The names in this folder, sorted, without hidden ones; empty if there is no such folder."""
@@ -161,6 +169,18 @@ class Location:
             raise DataError([unreadable(self, error)]) from error
 
 
+CURES = {
+    r"(?i)access.?denied|forbidden|credentials|unauthorized|HTTP status 40[13]": (
+        "give every node the right to read it, by a role of the machine, or by the keys of the bucket in the "
+        "environment in which Ray starts there"
+    ),
+    r"NETWORK_CONNECTION|curlCode|(?i:could ?n.t connect|resolve host)": (
+        "check the address of the bucket and this machine's way to it"
+    ),
+}
+"""What an error of a bucket says -> what helps."""
+
+
 def _refuse_keys(uri: str) -> None:
     """Keys in a URI would be printed, and written to the results."""
     place = uri.partition("://")[2].partition("/")[0]
@@ -173,12 +193,7 @@ def _refuse_keys(uri: str) -> None:
 
 def unreadable(file: object, error: Exception) -> str:
     """The message for an UNREADABLE error of a file."""
-    fix = "restore it or import it again"
-    if re.search(r"(?i)access.?denied|forbidden|credentials|unauthorized|HTTP status 40[13]", str(error)):
-        fix = (
-            "give every node the right to read it, by a role of the machine, or by the keys of the bucket in the "
-            "environment in which Ray starts there"
-        )
+    fix = next((fix for sign, fix in CURES.items() if re.search(sign, str(error))), "restore it or import it again")
     return f"{file}: cannot be read ({shortened(str(error))}). Fix: {fix}."
 
 

@@ -230,7 +230,8 @@ class Searches:
         self._running: dict[str, tuple[Search, Trial | int]] = {}  # by path: the trial, or the seed of a refit
 
     def next(self) -> Run | None:
-        for search in self.searches:
+        # those that are furthest behind come first: a few that are left at the end cannot fill a cluster
+        for search in sorted(self.searches, key=lambda search: len(search.trials) + len(search.refits)):
             if (found := search.next()) is not None:
                 run, role = found
                 self._running[run.path] = search, role

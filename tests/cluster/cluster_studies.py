@@ -43,14 +43,14 @@ class Started:
 
 def up(hosts: Hosts) -> None:
     """`ray up`, and both hosts in the cluster."""
-    done = hosts.run(0, "cd survq && ray up -y --no-config-cache cluster/local.yaml", timeout=280)
+    done = hosts.run(0, "cd checkout && ray up -y --no-config-cache cluster/local.yaml", timeout=280)
     assert done.returncode == 0, done.stdout[-3000:]
     hosts.wait_for(lambda: "/2.0 CPU" in hosts.run(1, ". ~/.bashrc; ray status").stdout, 90, "both hosts to join")
 
 
 def submit(hosts: Hosts, results: str, flags: str = FLAGS, how: str = "") -> Started:
     command = f"ray submit {how} cluster/local.yaml {SCRIPT} -- {flags} --results {results}"
-    return Started(hosts.start(0, f"cd survq && exec {command}"))
+    return Started(hosts.start(0, f"cd checkout && exec {command}"))
 
 
 def same(ours: Path, theirs: Path) -> int:

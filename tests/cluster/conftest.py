@@ -18,15 +18,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def hosts():
-    """A launcher with the repository at ~/survq, and two hosts. On all of them /shared/data is a simulated cohort."""
+    """A launcher and two hosts, with the repository at ~/checkout. All see a simulated cohort in /shared/data."""
     if reason := missing():
         warnings.warn(pytest.PytestWarning(f"SKIPPED, so nothing of cluster/ is tried: {reason}"), stacklevel=1)
         pytest.skip(reason)
     hosts = Hosts(2)
     try:
         for host in hosts.numbers:
-            copy_repository(hosts.state / str(host) / "home" / "survq")
-        done = hosts.run(0, "pip install -q --no-deps -e ~/survq && survq simulate /shared/data --cases 60")
+            copy_repository(hosts.state / str(host) / "home" / "checkout")
+        done = hosts.run(0, "pip install -q --no-deps -e ~/checkout && survq simulate /shared/data --cases 60")
         assert done.returncode == 0, done.stdout
         yield hosts
     finally:
@@ -36,7 +36,7 @@ def hosts():
 @pytest.fixture(scope="module")
 def given_machines(hosts) -> Hosts:
     """Hosts 1 and 2 under cluster/local.yaml with its blanks filled in; one CPU each, as there are few."""
-    file = hosts.state / "0" / "home" / "survq" / "cluster" / "local.yaml"
+    file = hosts.state / "0" / "home" / "checkout" / "cluster" / "local.yaml"
     config = yaml.safe_load(file.read_text())
     blanks = re.findall(r"^ *(\w+): \[?(?:FILL-IN|.*# FILL-IN)", file.read_text(), re.MULTILINE)
     assert blanks == ["max_workers", "head_ip", "worker_ips", "ssh_user", "ssh_private_key"]
@@ -54,7 +54,7 @@ def given_machines(hosts) -> Hosts:
 @pytest.fixture(scope="module")
 def alone(hosts) -> Path:
     """The results of the study on one host, under a private Ray."""
-    command = f"cd ~/survq && PYTHONPATH=. python {SCRIPT} {FLAGS} --cpus 2 --results /shared/alone"
+    command = f"cd ~/checkout && PYTHONPATH=. python {SCRIPT} {FLAGS} --cpus 2 --results /shared/alone"
     done = hosts.run(1, command, timeout=280)
     assert done.returncode == 0 and "ray on this machine: 2 CPUs" in done.stdout, done.stdout
     return hosts.state / "shared" / "alone"

@@ -5,7 +5,11 @@
 The tests of this file build on each other's cluster, not on each other's results.
 """
 
-from cluster_studies import FLAGS, reports, same, submit, up
+import subprocess
+from pathlib import Path
+
+import pytest
+from cluster_studies import FLAGS, SCRIPT, Started, reports, same, submit, up
 
 
 def results(hosts, name):
@@ -96,3 +100,45 @@ def test_whoever_has_not_the_token_is_refused(given_machines):
         assert ("JOINED" in done.stdout) == joined, (token, done.stdout)
     dashboard = given_machines.run(0, f"echo > /dev/tcp/{given_machines.address(1)}/8265")
     assert "refused" in dashboard.stdout, "the dashboard is open to others"
+
+
+CANARY = "canary-5b1e"
+
+
+@pytest.fixture(scope="module")
+def bucket(given_machines):
+    """The address of a bucket with the data; what reads it without the key is refused."""
+    (given_machines.state / "shared" / "s3_server.py").write_text(Path(__file__).with_name("s3_server.py").read_text())
+    address = given_machines.address(0)
+    command = f"exec python /shared/s3_server.py /shared {address} 5000 /shared/requests"
+    server = given_machines.start(0, command, stdout=subprocess.DEVNULL)
+    for host in (0, 1, 2):
+        told = f"AWS_ENDPOINT_URL_S3=http://{address}:5000 AWS_DEFAULT_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true"
+        given_machines.run(host, f"echo export {told} >> ~/.bashrc")
+    yield "s3://bucket/data"
+    server.kill()
+
+
+KEYS = f"AWS_ACCESS_KEY_ID=reader AWS_SECRET_ACCESS_KEY={CANARY} AWS_SESSION_TOKEN={CANARY}"
+
+
+def test_keys_that_only_the_study_has_are_not_enough(given_machines, bucket):
+    up(given_machines)
+    command = f". ~/.bashrc; {KEYS} python {SCRIPT.split('/')[1]} --data {bucket} --results keyless"
+    output = Started(given_machines.start(1, command)).ended(65)
+    assert "ACCESS_DENIED" in output and "give every node the right to read it" in output
+    assert "Traceback" not in output and CANARY not in output
+
+
+def test_keys_in_the_environment_of_ray_are_in_no_log_and_no_result(given_machines, bucket, alone):
+    for host in (1, 2):
+        given_machines.run(host, f"echo export {KEYS} >> ~/.bashrc")
+    up(given_machines)
+    output = submit(given_machines, "bucket", f"--data {bucket} --epochs 2").ended()
+    assert same(results(given_machines, "bucket"), alone) == 5 and CANARY not in output
+    for host in (1, 2):
+        found = given_machines.run(
+            host, f"grep -rls {CANARY} /tmp/ray ~/bucket; ls /tmp/ray/session_latest/logs | wc -l"
+        )
+        (files,) = found.stdout.split()
+        assert int(files) > 10, "no logs: the test is broken"
