@@ -50,14 +50,19 @@ def exit_with(message: object, code: int) -> None:
 _received: int = 0  # the signal that ends this process, if other than SIGINT
 
 
-def end_on_sigterm() -> None:
-    """From now on SIGTERM ends the program like Ctrl-C. Only the main thread may ask for that."""
+def end_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP end the program like Ctrl-C. Only the main thread may ask for that.
+
+    A hang-up that is ignored, as under nohup, stays ignored.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, terminate)
 
 
 def terminate(number: int, _: object) -> None:
-    """The handler of SIGTERM: a spot instance is reclaimed, a time limit is reached, a container is stopped."""
+    """Their handler: a spot instance is reclaimed, a time limit reached, a container stopped, a connection dropped."""
     global _received
     _received = number
     raise KeyboardInterrupt  # the only exception that passes through Ray's waits

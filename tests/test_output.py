@@ -1,6 +1,7 @@
 """Output that cannot be shown, or that nobody reads any more, does not end a program."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,39 @@ def test_a_log_on_a_full_disk_loses_its_lines_only(tmp_path):
         program = start(tmp_path, stdout=full, stderr=full)
         assert program.wait(60) == 65
     assert (tmp_path / "written").read_text() == "results"
+
+
+WAITING = """
+import time
+from survq.exits import end_on_signals, exit_on_user_error
+with exit_on_user_error(interrupted="stopped"):
+    end_on_signals()
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "ignored", "code", "said"),
+    [
+        (signal.SIGTERM, False, 143, "survq: stopped\n"),
+        (signal.SIGHUP, False, 129, "survq: stopped\n"),  # the terminal or the connection has gone
+        (signal.SIGHUP, True, -signal.SIGKILL, ""),  # nohup
+    ],
+)
+def test_signals_end_a_program_in_order(number, ignored, code, said):
+    def prepare():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+    program = subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=prepare,
+    )  # fmt: skip
+    assert program.stdout.readline() == "ready\n"
+    program.send_signal(number)
+    if ignored:
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.wait(0.5)
+        program.kill()
+    assert program.wait(30) == code and program.stderr.read() == said

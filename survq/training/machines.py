@@ -9,7 +9,7 @@ import torch
 
 from survq.data.cohort import Cohort
 from survq.data.shared_bags import SharedBags, share_bags
-from survq.exits import UsageError, end_on_sigterm
+from survq.exits import UsageError, end_on_signals
 from survq.models import MODELS
 from survq.ray_session import ON_CLUSTER, await_machine, await_nodes, connect, resources, smallest_store
 from survq.settings import StudySettings
@@ -32,9 +32,9 @@ class Machines:
         for folds in queue.schedule.fold_counts:
             if problem := worker_problem(self._settings.workers_per_trial, folds):
                 raise UsageError(problem)
-        end_on_sigterm()  # also while Ray starts
+        end_on_signals()  # also while Ray starts
         connect(self._settings.cpus, self._settings.verbose)
-        end_on_sigterm()  # replaces Ray's handler, which aborts
+        end_on_signals()  # replaces Ray's handler, which aborts
         await_nodes()
         await_machine()
         nodes, cpus, gpus = resources()

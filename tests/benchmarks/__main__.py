@@ -25,6 +25,7 @@ from . import (
     numerics,
     parity,
     pathway_branch,
+    scheduling,
     training,
 )
 from .measure import NO_AMX, Row, has_amx
@@ -47,6 +48,7 @@ BENCHMARKS: dict[tuple[str, ...], Benchmark] = {
     ("bf16_logits", "bf16_gradients"): numerics.bf16,
     ("parity_c_index", "parity_no_dropout", "parity_loss"): parity.parity,
     ("machinery_cpu", "machinery_second_start"): machinery.machinery,
+    ("scheduler_idle", "scheduler_driver"): scheduling.scheduling,
     tuple(f"growth_{what}" for what in growth.WHAT): growth.growth,
     ("growth_memory",): growth.memory,
     ("import_speed", "import_trident", "import_clam"): importing.speed,
