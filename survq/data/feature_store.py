@@ -69,7 +69,7 @@ def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
             if missing := [field.name for field in SCHEMA if types.get(field.name) != field.type]:
                 fix = "Fix: import the features again."
                 return None, [f"{file}: lacks the columns {missing}, or they have other types. {fix}"]
-            if parquet.num_row_groups != parquet.metadata.num_rows:
+            if not 0 < parquet.num_row_groups == parquet.metadata.num_rows:
                 return None, [f"{file}: does not have one row group per slide. Fix: import the features again."]
             source = (parquet.schema_arrow.metadata or {}).get(SOURCE, b"").decode()
             part = parquet.read(columns=INDEX, use_threads=False).select(INDEX).replace_schema_metadata()
