@@ -11,6 +11,7 @@ import torch
 
 from survq.data.shared_bags import share_bags
 from survq.exits import UsageError
+from survq.ray_session import ray
 from survq.reporting.run_progress import Progress
 from survq.settings import StudySettings
 from survq.training.comparison import common_folds
@@ -37,7 +38,15 @@ def run_all(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
     asked = StudySettings(**settings)
     minutes = asked.checkpoint_minutes
     execute(queue, {cohort.name: shared}, TrialResources.of(asked), checkpoint_minutes=minutes)
+    if queue.failures:
+        print("free after failures:", ray.available_resources(), "\nheld:", *held_resources(), sep="\n")
     return queue
+
+
+def held_resources() -> list[str]:
+    """Which actors and tasks hold CPUs, as Ray's own log says."""
+    log = Path("/tmp/ray/session_latest/logs/debug_state.txt")
+    return [line for line in log.read_text().splitlines() if "language=PYTHON" in line] if log.exists() else []
 
 
 def test_trials_under_tune_equal_runs_in_this_process(tmp_path, cohort, bags, shared, make_run):
