@@ -47,9 +47,9 @@ class Extract:
     download: bool = False
     """Download missing weights from the hub. UNI's are gated: request access at huggingface.co/MahmoodLab/UNI."""
     cases: Annotated[Path | None, arg(metavar="TABLE")] = None
-    """CSV with the columns case_id and slide_id, for slides not named by barcode, and optionally mpp."""
+    """CSV with the columns case_id and slide_id, for slides not named by barcode, and optionally mpp, their scale."""
     mpp: float | None = None
-    """Micrometres per pixel of slides whose files do not state it."""
+    """Micrometres per level-0 pixel of all slides, whatever their files state; for single ones: column mpp in --cases."""
     sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
     """Sample types to extract, by characters 14-15 of the TCGA barcode: 01 primary tumour, 06 metastasis, 11 normal."""
     slide_types: Annotated[tuple[str, ...], arg(metavar="XX ...")] = ("DX",)
@@ -61,8 +61,14 @@ class Extract:
         needed = ["openslide", "PIL", "scipy", *(["timm"] if self.encoder != "tiny" else [])]
         if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
             raise UsageError(f"{', '.join(missing)} not installed. Fix: pip install 'survq[wsi]'")
-        if self.timeout <= 0 or (self.mpp is not None and self.mpp <= 0):
-            raise UsageError("--timeout and --mpp must be above 0")
+        from survq.data.patch_sizes import BELIEVABLE, believable
+
+        if self.timeout <= 0:
+            raise UsageError("--timeout must be above 0")
+        if self.mpp is not None and not believable(self.mpp):
+            raise UsageError(
+                f"--mpp {self.mpp:g}: expected micrometres per pixel, from {BELIEVABLE[0]} to {BELIEVABLE[1]}"
+            )
         from survq.slides.encoder import load_encoder
         from survq.slides.extract import extract
         from survq.slides.pipeline import encode_slides
@@ -101,6 +107,9 @@ class Extract:
                 print(f"{heading}:")
                 print("\n".join(itemised([f"{result.slide_id}: {result.reason}" for result in unused])))
         written = by_state["written"]
+        if overruled := [f"{result.slide_id}: {result.reason}" for result in written if result.reason]:
+            print("Scales that differ from those in the files:")
+            print("\n".join(itemised(overruled)))
         patches, size = sum(result.patches for result in written), sum(result.bytes for result in written)
         counts = ", ".join(
             f"{len(by_state[state])} {name}"

@@ -13,7 +13,13 @@ from survq.data.problems import DataError
 from survq.text import preview
 
 MICROMETRES = 10.0  # per level-0 pixel of a scan at 1x
+BELIEVABLE = (0.08, 20.0)  # micrometres per pixel of scans and their exports: 125x to 0.5x
 NOMINAL, MEASURED = 1.1, 1.5  # largest ratio of sizes that are alike: scans "at 40x" have 0.19 to 0.26 micrometres
+
+
+def believable(mpp: float) -> bool:
+    """Whether these can be the micrometres per pixel of a scan, whoever states them."""
+    return BELIEVABLE[0] <= mpp <= BELIEVABLE[1]
 
 
 class PatchSize(NamedTuple):

@@ -6,7 +6,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from survq.data.barcodes import DIAGNOSTIC, PRIMARY, case_of, is_barcode, other_specimen
+from survq.data.patch_sizes import BELIEVABLE, believable
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import usable_id
 from survq.importing.text_table import numbers, read_text_table
@@ -90,11 +93,12 @@ class SlideTable:
             found, unreadable = numbers(table["mpp"], file)
             problems += unreadable
             problems += [
-                f"{file}:{line}: mpp {size:g}; expected micrometres per pixel, such as 0.25. Fix: correct it."
+                f"{file}:{line}: mpp {size:g}; expected micrometres per pixel, from {BELIEVABLE[0]:g} to "
+                f"{BELIEVABLE[1]:g}, such as 0.25. Fix: correct it, or leave the cell blank."
                 for line, size in found.items()
-                if size <= 0
+                if not np.isnan(size) and not believable(size)
             ]
-            sizes = [size if size > 0 else None for size in found]
+            sizes = [None if np.isnan(size) else size for size in found]
         rows: dict[str, Name] = {}
         for line, case, slide, size in zip(table.index, table["case_id"], table["slide_id"], sizes, strict=True):
             row = Name(stem(slide), case, size)

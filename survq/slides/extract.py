@@ -62,10 +62,10 @@ def extract(
 ) -> list[SlideResult]:
     """Extract the slides of a cohort's cases into its feature store. Returns one result per slide, ordered by its id.
 
-    `encoder` is the one that `encode` applies. `table` maps slides to cases. Slides whose
-    barcode states another sample type or slide type are skipped. `mpp` (micrometres per level-0 pixel)
-    is used for slides that do not state their own. A failed slide does not stop the others. Raises DataError where
-    the store holds features of another encoder; FileNotFoundError; InUse.
+    `encoder` is the one that `encode` applies. `table` maps slides to cases. Slides whose barcode states another sample
+    type or slide type are skipped. `mpp`, micrometres per level-0 pixel, and those of the table overrule what the files
+    state. A failed slide does not stop the others. Raises DataError where the store holds features of another encoder;
+    FileNotFoundError; InUse.
     """
     root = Location.at(root)
     name_of = by_barcode if table is None else SlideTable.read(table)
@@ -78,10 +78,7 @@ def extract(
         _refuse_conflicts(index, [source.slide_id for source in sources], encoder, features)
         todo = []
         for source in sources:
-            if any(
-                contains(index, source.slide_id, source.case_id, made_from(source, encoder, used))
-                for used in {None, source.mpp}
-            ):
+            if contains(index, source.slide_id, source.case_id, made_from(source, encoder)):
                 patches = int(index.loc[source.slide_id, "patches"])
                 results.append(SlideResult(source.slide_id, source.case_id, source.file, "found", patches=patches))
             else:
@@ -95,11 +92,11 @@ def extract(
     return sorted(results, key=lambda result: result.slide_id)
 
 
-def made_from(source: Source, encoder: PatchEncoder, mpp: float | None) -> str:
+def made_from(source: Source, encoder: PatchEncoder) -> str:
     """Everything the features of a slide depend on, as JSON. The store keeps it with them."""
     facts = {"file": Path(source.file).name, "bytes": source.bytes, "fingerprint": source.fingerprint}
     return json.dumps(
-        {**facts, "mpp_given": mpp, "reading": READER_VERSION, "encoder": encoder.description}, sort_keys=True
+        {**facts, "mpp_given": source.mpp, "reading": READER_VERSION, "encoder": encoder.description}, sort_keys=True
     )
 
 
@@ -171,11 +168,22 @@ def _write_complete(features: Location, source: Source, slide: _PartialSlide, en
         encoder.name,
     )
     try:
-        file = write_slide(features, row, made_from(source, encoder, slide.found["mpp_given"]))
+        file = write_slide(features, row, made_from(source, encoder))
     except DataError as error:
         return _failed(source, " ".join(error.problems))
     size = file.filesystem.get_file_info(file.path).size
-    return SlideResult(row.slide_id, row.case_id, source.file, "written", patches=slide.patches, bytes=size)
+    return SlideResult(
+        *(row.slide_id, row.case_id, source.file, "written"),
+        reason=_overruled(source.mpp, slide.found["mpp_stated"]),
+        patches=slide.patches,
+        bytes=size,
+    )
+
+
+def _overruled(given: float | None, stated: float | None) -> str:
+    if given is None or stated is None or 0.98 < given / stated < 1.02:
+        return ""
+    return f"{given:g} micrometres per pixel used, as given; its file states {stated:.4g}"
 
 
 def _note_kept_features(result: SlideResult, index: pd.DataFrame) -> SlideResult:

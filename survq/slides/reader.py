@@ -117,7 +117,7 @@ def main(request: dict, answers: BinaryIO) -> None:
         del view, mask
         facts = {
             "mpp": slide.mpp,
-            "mpp_given": slide.mpp_given,
+            "mpp_stated": slide.mpp_stated,
             "magnification": slide.magnification,
             "patch_size": slide.patch_size,
             "patches": len(coordinates),

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from survq.data.patch_sizes import MICROMETRES, believable
 from survq.data.problems import DataError
 
 PIXEL = 0.5  # micrometres per pixel at 20x, the magnification of patches
@@ -20,7 +21,7 @@ PATCH = 224  # side of a patch in pixels at 20x
 COARSEST = (
     0.6  # micrometres per pixel; enlarging by more than 20 % makes patches unlike those of the encoder's training
 )
-PLAUSIBLE = (0.05, 20.0)  # micrometres per pixel of scans and their exports
+DOUBLER = 2.5  # a lens may double the magnification of the objective; a larger contradiction is an error
 BLOCK = 2048  # side in pixels of the blocks that a view is read in
 SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".svslide", ".bif", ".czi")
 
@@ -28,9 +29,9 @@ Image.MAX_IMAGE_PIXELS = None  # slides exceed Pillow's limit, but are never rea
 
 
 class Scan:
-    """A slide read through OpenSlide. `mpp` is used only if the file does not state its pixel size.
+    """A slide read through OpenSlide. `mpp`, micrometres per level-0 pixel, overrules what the file states.
 
-    Raises DataError if the slide cannot be opened, is coarser than 20x, or is smaller than a patch.
+    Raises DataError if the slide cannot be opened, is of unknown scale, coarser than 20x, or smaller than a patch.
     """
 
     def __init__(self, file: str | Path, mpp: float | None = None):
@@ -44,10 +45,11 @@ class Scan:
                 [f"cannot be opened ({error}). Fix: download it again, or save it as a tiled TIFF."]
             ) from error
         self.width, self.height = self._slide.dimensions
-        stated_mpp = pixel_size(self._slide.properties)
-        self.mpp_given = mpp if stated_mpp is None else None  # used because the file states none
-        self.mpp = self._checked_mpp(stated_mpp or mpp)
-        self.magnification = _power(self._slide.properties) or round(20 * PIXEL / self.mpp, 1)
+        self.mpp_stated = pixel_size(self._slide.properties)
+        self.mpp = self._checked_mpp(mpp or self.mpp_stated)
+        power = _power(self._slide.properties)
+        exact = MICROMETRES / self.mpp
+        self.magnification = power if power and 2 / 3 < power / exact < 1.5 else round(exact, 1)
         self.patch_size = round(PATCH * PIXEL / self.mpp)  # level-0 pixels
         if min(self.width, self.height) < self.patch_size:
             raise DataError(
@@ -59,18 +61,12 @@ class Scan:
 
     def _checked_mpp(self, mpp: float | None) -> float:
         if mpp is None:
-            stated = self._slide.properties.get("openslide.mpp-x")
-            stated = f"an implausible {_number(stated):.4g} micrometres per pixel" if stated else "no pixel size"
-            raise DataError(
-                [f"the file states {stated} and no magnification. Fix: give its micrometres per pixel with --mpp."]
-            )
+            fix = "Fix: give its micrometres per pixel with --mpp, or in a column mpp of --cases"
+            raise DataError([f"the file states {_unusable_scale(self._slide.properties)}. {fix}."])
         if mpp > COARSEST:
-            raise DataError(
-                [
-                    f"{mpp:.3g} micrometres per pixel, coarser than 20x ({PIXEL:g}): enlarging adds no detail. "
-                    f"Fix: remove it from the folder, or use a scan at 20x or 40x."
-                ]
-            )
+            problem = f"{mpp:.3g} micrometres per pixel, coarser than 20x ({PIXEL:g}): enlarging adds no detail"
+            fix = "remove it from the folder, or give the right scale with --mpp if this one is wrong"
+            raise DataError([f"{problem}. Fix: {fix}."])
         return mpp
 
     def close(self) -> None:
@@ -137,18 +133,35 @@ class Scan:
 
 
 def pixel_size(properties: Mapping[str, str]) -> float | None:
-    """Micrometres per level-0 pixel as the file states: its mpp if plausible, else by its magnification."""
+    """Micrometres per level-0 pixel as the file states: its mpp if believable, else by its magnification.
+
+    None if it states neither, or if they contradict each other.
+    """
+    mpp, power = _mpp(properties), _power(properties)
+    if mpp and power:
+        return mpp if 1 / DOUBLER < mpp * power / MICROMETRES < DOUBLER else None
+    return mpp or (MICROMETRES / power if power else None)
+
+
+def _unusable_scale(properties: Mapping[str, str]) -> str:
+    """Why `pixel_size` is None."""
+    mpp, power = _mpp(properties), _power(properties)
+    if mpp and power:
+        return f"{mpp:.4g} micrometres per pixel and a magnification of {power:g}, which contradict each other"
+    stated = properties.get("openslide.mpp-x")
+    size = f"an implausible {_number(stated):.4g} micrometres per pixel" if stated else "no pixel size"
+    return f"{size} and no magnification"
+
+
+def _mpp(properties: Mapping[str, str]) -> float | None:
     across, down = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if all(PLAUSIBLE[0] <= value <= PLAUSIBLE[1] for value in (across, down)) and 0.9 < across / down < 1.1:
-        return (across + down) / 2
-    power = _power(properties)
-    return 20 * PIXEL / power if power else None
+    return (across + down) / 2 if believable(across) and believable(down) and 0.9 < across / down < 1.1 else None
 
 
 def _power(properties: Mapping[str, str]) -> float | None:
-    """Magnification of level 0 as the file states, if plausible."""
+    """Magnification of level 0 as the file states, if believable."""
     power = _number(properties.get("openslide.objective-power"))
-    return power if 1 <= power <= 100 else None
+    return power if power and believable(MICROMETRES / power) else None
 
 
 def _number(text: str | None) -> float:

@@ -25,7 +25,7 @@ class Source:
     slide_id: str
     case_id: str
     file: str
-    mpp: float | None  # micrometres per level-0 pixel, for a file that does not state it
+    mpp: float | None  # micrometres per level-0 pixel if the user states them; they overrule the file
     bytes: int
     fingerprint: str
 

@@ -79,6 +79,7 @@ def test_all_problems_of_a_table_are_listed_at_once(tmp_path):
         ["P2", "a.tif", "0.25"],
         ["../x", "b", "0"],
         ["P3", "", "wide"],
+        ["P4", "d", "0.0503"],
     ]
     write_csv(tmp_path / "table.csv", rows)
     with pytest.raises(DataError) as error:
@@ -87,9 +88,10 @@ def test_all_problems_of_a_table_are_listed_at_once(tmp_path):
     for part in (
         "table.csv:3: slide 'a.tif' has other values in a row above. Fix: make its rows agree.",
         "table.csv:4: case_id '../x'; expected printable text",
-        "table.csv:4: mpp 0; expected micrometres per pixel",
+        "table.csv:4: mpp 0; expected micrometres per pixel, from 0.08 to 20, such as 0.25. Fix: correct it, or leave",
         "table.csv:5: slide_id ''; expected printable text",
         "table.csv:5: mpp 'wide'; expected a number",
+        "table.csv:6: mpp 0.0503; expected micrometres per pixel",
     ):
         assert part in text
 

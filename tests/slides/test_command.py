@@ -29,7 +29,17 @@ def folders(tmp_path):
         (["--cohort", "X", "--encoder", "uni", "--weights", "absent.bin"], 66, "no such weights file"),
         (["--cohort", "Y", "--encoder", "tiny"], 65, "no cohort 'Y'"),
         (["--cohort", "X", "--encoder", "tiny", "--timeout", "0"], 64, "must be above 0"),
-        (["--cohort", "X", "--encoder", "tiny", "--mpp", "-1"], 64, "must be above 0"),
+        (
+            ["--cohort", "X", "--encoder", "tiny", "--mpp", "-1"],
+            64,
+            "--mpp -1: expected micrometres per pixel, from 0.08",
+        ),
+        (
+            ["--cohort", "X", "--encoder", "tiny", "--mpp", "0.0503"],
+            64,
+            "expected micrometres per pixel, from 0.08 to 20",
+        ),
+        (["--cohort", "X", "--encoder", "tiny", "--mpp", "nan"], 64, "expected micrometres per pixel"),
         (["--cohort", "X", "--encoder", "tiny", "--cases", "absent.csv"], 66, "absent.csv"),
     ],
 )

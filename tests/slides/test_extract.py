@@ -224,10 +224,26 @@ def test_a_table_gives_cases_and_pixel_sizes(tmp_path, data, tiny):
     assert skipped.loc["S-12.b", "reason"].endswith("The store keeps its earlier features.")
 
 
-def test_a_pixel_size_for_other_slides_does_not_invalidate_a_slide(slides, data, tiny):
-    extract(slides, data, "X", tiny, partial(encode_here, tiny))
-    results = extract(slides, data, "X", tiny, partial(encode_here, tiny), mpp=0.3)
-    assert states(results)[name(CASES[0])] == states(results)[name(CASES[1])] == "found"
+def test_the_pixel_size_that_the_user_gives_is_used_and_recorded(tmp_path, data, tiny):
+    """A file that states 0.1 micrometres per pixel in place of 0.5."""
+    (tmp_path / "slides").mkdir()
+    slide = name(CASES[0])
+    write_tiff(tmp_path / "slides" / f"{slide}.tiff", [stained(2500, 2500)], 0.1)
+    table = tmp_path / "slides.csv"
+    table.write_text(f"slide_id,case_id,mpp\n{slide},{CASES[0]},0.5\n")
+    run = partial(extract, tmp_path / "slides", data, "X", tiny, partial(encode_here, tiny))
+
+    def stored() -> list:
+        row = SlideStore(data / "X" / "features").index.loc[slide]
+        return [row["patch_size"], row["magnification"], json.loads(row["source"])["mpp_given"]]
+
+    run()
+    assert stored() == [1120, 100, None]
+    (result,) = run(table=table)
+    assert (result.state, result.reason) == ("written", "0.5 micrometres per pixel used, as given; its file states 0.1")
+    assert stored() == [224, 20, 0.5]
+    assert states(run(table=table)) == {slide: "found"}
+    assert states(run(mpp=0.5)) == {slide: "found"}  # the same word
 
 
 def test_two_files_of_one_slide_are_refused(slides, data, tiny, tree):

@@ -102,7 +102,11 @@ def test_the_stated_pixel_size_is_used_if_plausible_else_the_magnification():
 
     assert stated_mpp("0.25", "0.25", "20") == 0.25  # a scanner with a doubler: the objective misleads
     assert stated_mpp("0.2522", "0.2520") == pytest.approx(0.2521)
-    assert stated_mpp("352.8", "352.8", "40") == 0.25
+    for unbelievable in ("352.8", "0.0503", "0.0025", "25000"):
+        assert stated_mpp(unbelievable, unbelievable, "40") == 0.25
+        assert stated_mpp(unbelievable, unbelievable) is None
+    for contradiction in ("5", "0.099", "2.5"):
+        assert stated_mpp(contradiction, contradiction, "40") is None
     assert stated_mpp("0.25", "0.5", "20") == 0.5
     for unusable in (("nan", "0.25"), ("", ""), ("0", "0"), (None, None)):
         assert stated_mpp(*unusable, "40") == 0.25
@@ -133,12 +137,23 @@ def test_slides_that_cannot_be_read_at_20x_are_refused_with_a_fix(tmp_path):
     assert "cannot be opened" in refusal(tmp_path / "cut.tiff")
 
 
-def test_a_given_pixel_size_is_used_only_for_slides_that_state_none(tmp_path):
+def test_the_pixel_size_that_the_user_gives_is_used(tmp_path):
     level = flat(600, 600, (200, 100, 200))
     unknown = Scan(write_tiff(tmp_path / "unknown.tiff", [level]), 0.25)
-    assert (unknown.mpp, unknown.mpp_given, unknown.patch_size, unknown.magnification) == (0.25, 0.25, 448, 40.0)
-    stated = Scan(write_tiff(tmp_path / "stated.tiff", [level], 0.5), 0.25)
-    assert (stated.mpp, stated.mpp_given, stated.patch_size, stated.magnification) == (0.5, None, 224, 20.0)
+    assert (unknown.mpp, unknown.mpp_stated, unknown.patch_size, unknown.magnification) == (0.25, None, 448, 40.0)
+    for wrong in (0.0503, 0.25, 5.03, 352.8):
+        file = write_tiff(tmp_path / "stated.tiff", [level], wrong)
+        scan = Scan(file, 0.503)
+        assert (scan.mpp, scan.patch_size, scan.magnification) == (0.503, 223, 19.9)
+    assert "an implausible 0.0503 micrometres per pixel and no magnification. Fix: give its micrometres per pixel" in (
+        refusal(write_tiff(tmp_path / "a.tiff", [level], 0.0503))
+    )
+
+
+def test_a_magnification_that_contradicts_the_pixel_size_is_not_kept(real_data):
+    """The slide states a magnification of 20."""
+    file = real_data / "slides" / "CMU-1-Small-Region.svs"
+    assert [Scan(file, mpp).magnification for mpp in (None, 0.4, 0.25)] == [20.0, 20.0, 40.0]
 
 
 def test_undecodable_pixels_raise_an_error_and_are_not_black(tmp_path):
