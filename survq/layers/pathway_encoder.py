@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from survq.layers.alpha_dropout import elu_alpha_dropout
 
 
 class PathwayEncoder(nn.Module):
@@ -52,7 +53,7 @@ class PathwayEncoder(nn.Module):
                 for (n, m), x_n, w_n in zip(self.groups, x.split(rows), self.weight_1.split(rows), strict=True)
             ]
         )  # (pathway, case, width)
-        h = F.alpha_dropout(F.elu(h + self.bias_1), self.dropout, self.training)
+        h = elu_alpha_dropout(h + self.bias_1, self.dropout, self.training)
         h = torch.baddbmm(self.bias_2, h, self.weight_2)
-        h = F.alpha_dropout(F.elu(h), self.dropout, self.training)
+        h = elu_alpha_dropout(h, self.dropout, self.training)
         return h[self.given_order].transpose(0, 1)

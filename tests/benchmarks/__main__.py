@@ -15,6 +15,7 @@ import torch
 
 from . import (
     cotraining,
+    driver,
     feature_reading,
     gpu,
     growth,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[tuple[str, ...], Benchmark] = {
     ("training_bf16",): training.bf16,
     ("training_mfu",): training.utilisation,
     ("training_as_configured",): training.with_dropout,
+    ("genes_alone",): training.genes_alone,
     ("inference_loop", "inference_mfu"): inference.loop,
     ("latency",): inference.latency,
     ("pathway_branch", "pathway_share"): pathway_branch.pathway_branch,
@@ -49,6 +51,7 @@ BENCHMARKS: dict[tuple[str, ...], Benchmark] = {
     ("parity_c_index", "parity_no_dropout", "parity_loss"): parity.parity,
     ("machinery_cpu", "machinery_second_start"): machinery.machinery,
     ("scheduler_idle", "scheduler_driver"): scheduling.scheduling,
+    tuple(f"{kind}_{what}" for kind in ("grid", "search") for what in ("growth", "driver", "resume")): driver.driver,
     tuple(f"growth_{what}" for what in growth.WHAT): growth.growth,
     ("growth_memory",): growth.memory,
     ("import_speed", "import_trident", "import_clam"): importing.speed,

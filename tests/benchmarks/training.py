@@ -6,7 +6,9 @@ import statistics
 import tempfile
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from .measure import (
     Pairs,
     Row,
     at_least,
+    at_most,
     best_gemm,
     has_amx,
     median_of_ours,
@@ -60,6 +63,18 @@ def with_dropout(quick: bool) -> list[Row]:
     pairs = training_pairs(quick, cases=SAMPLE, patch_dropout=0.2)
     note = f"patch dropout 0.2 in both, {SAMPLE} cases a step; {per_case(pairs, SAMPLE)}"
     return [Row("training_as_configured", ratio(pairs), "x B0", note=note)]
+
+
+def genes_alone(quick: bool) -> list[Row]:
+    """An epoch of one step on 32 cases without slides, whose hundreds of pathways are nearly all of the work."""
+    work = make_work(BATCH, 16, tiny=2)
+    cohort = replace(work.cohort, slides=work.cohort.slides.iloc[:0])
+    run = make_run(work, work.one_fold(), epochs=4 if quick else 16)
+    marks: list[float] = []
+    train_folds(run, cohort, {}, device=CPU, on_epoch=lambda _: marks.append(time.process_time()))
+    seconds = [after - before for before, after in pairwise(marks)]
+    note = f"{min(seconds):.3f} to {max(seconds):.3f} s"
+    return [at_most("genes_alone", statistics.median(seconds), 0.18, "s of CPU for a step of 32 cases", note)]
 
 
 def step_seconds(quick: bool) -> float:

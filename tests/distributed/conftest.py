@@ -18,7 +18,7 @@ TINY = {"histology_queries": 4, "genomic_queries": 4, "width": 16}
 def ray_session():
     from survq.ray_session import connect, ray
 
-    connect(cpus=4)  # logical CPUs, for four workers
+    connect(cpus=6)  # logical CPUs: for four workers, and two that Ray may still hold for processes killed by a test
     yield ray
     ray.shutdown()
 

@@ -204,8 +204,8 @@ def test_resources_of_workers_are_released_when_a_trial_is_stopped(tmp_path, coh
 
 
 def test_too_many_workers_are_refused(tmp_path, cohort, shared, make_run):
-    with pytest.raises(UsageError, match="the resources suffice for 4"):
-        run_all(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=5)
+    with pytest.raises(UsageError, match="the resources suffice for 6"):
+        run_all(Grid([make_run()]), tmp_path, cohort, shared, workers_per_trial=7)
 
 
 def test_workers_that_do_not_divide_the_folds_are_reported(tmp_path, cohort, shared, make_run):
