@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from survq.exits import UsageError
+
 
 def show_next(folder: object, cohorts: Sequence[str]) -> None:
     names = " ".join(shlex.quote(name) for name in cohorts)
@@ -20,6 +22,13 @@ def show_cohort(name: str, first: str, lines: Sequence[str], dropped) -> None:
     print(f"{name}: {first}")
     for line in [*lines, *summarise_dropped(dropped)]:
         print(f"    {line}")
+
+
+def one_of(option: str, value: str | None, allowed: Sequence[str]) -> str | None:
+    """The value of an option that may be left out. Raises UsageError if it is none of the allowed ones."""
+    if value is not None and value not in allowed:
+        raise UsageError(f"{option} {value}: expected {' or '.join(allowed)}")
+    return value
 
 
 class ByteProgress:

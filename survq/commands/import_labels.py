@@ -8,7 +8,7 @@ from typing import Annotated, Literal, cast, get_args
 
 from tyro.conf import Positional, arg
 
-from survq.commands.console import show_cohort
+from survq.commands.console import one_of, show_cohort
 from survq.exits import UsageError
 
 
@@ -65,7 +65,6 @@ class ImportLabels:
         from survq.importing.missing import Missing
         from survq.importing.outcomes import ENDPOINTS, Columns, Unit
 
-        UNITS = get_args(Unit)
         own = [self.case_column, self.time_column, self.time_unit, self.event_column or self.censorship_column]
         if any([*own, self.event_values, self.censored_values]) and not all(own):
             raise UsageError(
@@ -76,12 +75,9 @@ class ImportLabels:
             raise UsageError(
                 "give --event-column or --censorship-column, and --event-values together with --censored-values"
             )
-        if self.time_unit not in (None, *UNITS) or len(self.time_column) > 2:
-            raise UsageError(
-                f"--time-unit {self.time_unit}: expected {', '.join(UNITS)}"
-                if self.time_unit not in (None, *UNITS)
-                else "--time-column takes one column, or two: of the time to the event, and of that to the follow-up"
-            )
+        unit = one_of("--time-unit", self.time_unit, get_args(Unit))
+        if len(self.time_column) > 2:
+            raise UsageError("--time-column takes one column, or two: of the time to the event and to the follow-up")
         columns = None
         if self.case_column and self.time_column and self.time_unit:
             event, censored = ("1", "0") if self.event_column else ("0", "1")
@@ -90,7 +86,7 @@ class ImportLabels:
                 case=self.case_column,
                 times=self.time_column,
                 status=self.event_column or self.censorship_column or "",
-                unit=cast(Unit, self.time_unit),
+                unit=cast(Unit, unit),
                 event=self.event_values or (event,),
                 censored=self.censored_values or (censored,),
             )

@@ -48,31 +48,75 @@ def given_folds(splits: pd.DataFrame, case_ids: Sequence[str]) -> list[Fold]:
 def make_folds(cases: pd.DataFrame, k: int = 5, repeats: int = 1, seed: int = 0) -> list[Fold]:
     """`k` folds, stratified by event and grouped by site, `repeats` times over.
 
-    `cases` is indexed by case_id and has `event`; with a `site` column of at least k sites, no site is on both
-    sides of a fold, because sites differ in staining and sequencing and a model could learn the site.
-    Raises DataError if there are fewer events than folds.
+    `cases` is indexed by case_id and has `event` and, if folds should be usable by a study, `time`; with a `site`
+    column of at least k sites, no site is on both sides of a fold, because sites differ in staining and sequencing and
+    a model could learn the site. Where a draw gives a fold without comparable held-out cases, another is drawn. Raises
+    DataError if there are fewer events than folds or no draw is usable, with a number of folds that would do.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import, unused by given folds
-
     cases = cases.sort_index()
-    case_ids, event = cases.index.to_numpy(), cases["event"].to_numpy()
-    if not 2 <= k <= event.sum():
+    events = cases["event"].sum()
+    if not 2 <= k <= events:
         raise DataError(
             [
-                f"{k} folds of {len(cases)} cases with {event.sum()} events cannot be made: each fold needs a held-out "
+                f"{k} folds of {len(cases)} cases with {events} events cannot be made: each fold needs a held-out "
                 f"event. Fix: use at least 2 and at most as many folds as events."
             ]
         )
-    sites = cases["site"].fillna("unknown").astype(str).to_numpy() if "site" in cases else np.array([])
-    grouped = len(np.unique(sites)) >= k
     folds = []
     for repeat in range(repeats):
-        splitter_class = StratifiedGroupKFold if grouped else StratifiedKFold
-        splitter = splitter_class(n_splits=k, shuffle=True, random_state=seed + repeat)
-        for index, (training, validation) in enumerate(splitter.split(case_ids, event, sites if grouped else None)):
-            folds.append(Fold(repeat, index, tuple(case_ids[training]), tuple(case_ids[validation])))
-    _refuse_unusable(folds)
+        drawn = _usable_draw(cases, k, repeat, seed)
+        if drawn is None:
+            raise DataError([_what_would_do(cases, k, seed)])
+        folds += drawn
     return folds
+
+
+DRAWS, SAME = 40, 10
+"""How often the folds of a repeat are drawn before they are given up, and how often one may repeat an earlier one."""
+
+
+def _usable_draw(cases: pd.DataFrame, k: int, repeat: int, seed: int) -> list[Fold] | None:
+    """The folds of the first draw that a study can use; None if there is none."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import, unused by given folds
+
+    case_ids, event = cases.index.to_numpy(), cases["event"].to_numpy()
+    sites = _sites(cases)
+    grouped = len(np.unique(sites)) >= k
+    seen: set[frozenset] = set()
+    for draw in range(DRAWS):
+        if draw - len(seen) >= SAME:  # few sites can be divided in few ways
+            return None
+        splitter_class = StratifiedGroupKFold if grouped else StratifiedKFold
+        splitter = splitter_class(n_splits=k, shuffle=True, random_state=seed + repeat + 10_000 * draw)
+        parts = splitter.split(case_ids, event, sites if grouped else None)
+        folds = [
+            Fold(repeat, index, tuple(case_ids[training]), tuple(case_ids[validation]))
+            for index, (training, validation) in enumerate(parts)
+        ]
+        if all(fold.training and fold.validation for fold in folds) and not (
+            "time" in cases and fold_problems(folds, cases)
+        ):
+            return folds
+        seen.add(frozenset(fold.validation for fold in folds))
+    return None
+
+
+def _sites(cases: pd.DataFrame) -> np.ndarray:
+    return cases["site"].fillna("unknown").astype(str).to_numpy() if "site" in cases else np.array([])
+
+
+def _what_would_do(cases: pd.DataFrame, k: int, seed: int) -> str:
+    """Why no draw of k folds is usable, and what would be."""
+    sites = len(np.unique(_sites(cases)))
+    fewer = next((number for number in range(k - 1, 1, -1) if _usable_draw(cases, number, 0, seed)), None)
+    ungrouped = sites >= k and _usable_draw(cases.drop(columns="site"), k, 0, seed) is not None
+    would = [f"use {fewer} folds"] if fewer else []
+    would += [f"leave out the column site, so that {k} folds divide sites"] if ungrouped else []
+    return (
+        f"{k} folds of {len(cases)} cases with {cases['event'].sum()} events"
+        f"{f' of {sites} sites' if sites else ''} cannot be made: however they are drawn, a fold has no two "
+        f"held-out cases to compare. Fix: {', or '.join(would) or 'add cases with events'}."
+    )
 
 
 def fold_problems(folds: Sequence[Fold], cases: pd.DataFrame) -> list[str]:

@@ -138,8 +138,8 @@ def read_expression(
                 f"Fix: use the same names, or --aliases."
             ]
         )
-    raise_if_any(expression_problems(values.reset_index(names="case_id"), str(file)))
     values, incomplete = _complete(values, drop_incomplete_genes, file)
+    raise_if_any(expression_problems(values.reset_index(names="case_id"), str(file)))
     found = values.to_numpy()
     source = {
         "file": file.name,
@@ -201,7 +201,7 @@ def _complete(values: pd.DataFrame, drop: bool, file: Path) -> tuple[pd.DataFram
     if drop:
         return values.drop(columns=incomplete), incomplete
     problems = [
-        f"{file}: gene {gene!r}: no finite value for {preview(values.index[~np.isfinite(values[gene])])}. {fix}"
+        f"{file}: gene {gene!r}: not a finite number for {preview(values.index[~np.isfinite(values[gene])])}. {fix}"
         for gene in incomplete
     ]
     raise_if_any(problems)

@@ -3,7 +3,8 @@
     SRC/splits_0.csv, ...           one file per fold, ids in the columns train and val or test (SurvPath, MCAT, CLAM)
     SRC/*k=0/train.csv, test.csv    one folder per fold, one row per slide (MMP)
 
-Ids are those of cases or slides; slide ids are shortened to their case. The number in a name is the fold.
+Ids are those of cases or slides; slide ids are shortened to their case. The number in a name is the fold, or on request
+the repeat, for splits that were drawn anew for every file (Monte-Carlo).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import splits_problems
 from survq.importing.decompress import sha256
+from survq.importing.missing import MISSING, Missing
 from survq.importing.text_table import read_text_table
 from survq.text import preview
 
@@ -37,7 +39,13 @@ class Splits:
 
 
 def import_splits(
-    source: Path, root: Location, cohort: str, *, held_out: str | None = None
+    source: Path,
+    root: Location,
+    cohort: str,
+    *,
+    held_out: str | None = None,
+    repeats_from_files: bool = False,
+    missing: Missing = MISSING,
 ) -> tuple[Splits, list[int], pd.DataFrame]:
     """Import published splits into a cohort with labels, whose other tables are kept.
 
@@ -46,7 +54,7 @@ def import_splits(
     """
     folder = cohort_folder(root, cohort)
     cases = read_cases(folder)
-    splits = read_splits(source, held_out)
+    splits = read_splits(source, held_out, repeats_from_files=repeats_from_files, missing=missing)
     known = labelled(folder)
     ids = set(splits.table["case_id"])
     if not ids & set(cases.index):
@@ -56,12 +64,17 @@ def import_splits(
                 f"has {preview(cases.index, 2)}. Fix: use the splits of this cohort."
             ]
         )
-    problems = splits_problems(splits.table, str(source))
-    raise_if_any(problems)
+    raise_if_any(_held_out_twice(splits.table, source) or splits_problems(splits.table, str(source)))
     folds = given_folds(splits.table, list(cases.index))
     raise_if_any([f"{source}: {problem}" for problem in fold_problems(folds, cases)])
     events = [int(cases.loc[list(fold.validation), "event"].sum()) for fold in folds]
     notes = list(splits.notes)
+    if repeats_from_files:
+        times = splits.table.loc[splits.table["role"] == "validation", "case_id"].value_counts()
+        notes.append(
+            f"{len(folds)} repeats, one of each file: {len(times)} cases are held out, {(times > 1).sum()} of them in "
+            f"several repeats"
+        )
     if unlabelled := sorted(ids - known):
         notes.append(f"{len(unlabelled)} ids have no label and are ignored: {preview(unlabelled)}")
     if excluded := sorted((ids & known) - set(cases.index)):
@@ -72,11 +85,28 @@ def import_splits(
     return Splits(splits.table, splits.places, splits.source, tuple(notes)), events, dropped
 
 
-def read_splits(source: Path, held_out: str | None = None) -> Splits:
+def _held_out_twice(table: pd.DataFrame, source: Path) -> list[str]:
+    """A problem if a case is held out in two folds of a repeat, with the option for splits that are no folds."""
+    held_out = table[table["role"] == "validation"]
+    twice = held_out.loc[held_out.duplicated(["repeat", "case_id"]), "case_id"].unique()
+    if not len(twice):
+        return []
+    return [
+        f"{source}: {preview(twice)} are held out in two folds. Fix: hold out each case once; or, if each file is a "
+        f"split of its own (Monte-Carlo), add --repeats-from files."
+    ]
+
+
+def read_splits(
+    source: Path, held_out: str | None = None, *, repeats_from_files: bool = False, missing: Missing = MISSING
+) -> Splits:
     """Read all folds of a folder. `held_out` selects val or test, if there are both.
 
-    Raises FileNotFoundError; DataError with the problems of all files.
+    With `repeats_from_files` each file, or folder of files, is a repeat with one fold. Raises FileNotFoundError;
+    DataError with the problems of all files.
     """
+    if source.is_file():
+        raise DataError([f"{source}: is a file; expected the folder of all folds. Fix: give {source.parent}."])
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; expected one with splits_0.csv, ... or *k=0/ in it.")
     tables = {
@@ -103,7 +133,7 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
     roles: dict[str, int] = {}
     for fold, files in sorted(tables.items()):
         try:
-            ids = read(files)
+            ids = read(files, missing)
             role = _held_out(set(ids), held_out, files[0] if files else source / f"k={fold}")
         except DataError as error:
             problems += error.problems
@@ -112,17 +142,18 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
         unused |= set(ids) - {"train", role}
         for column, name in (("train", "training"), (role, "validation")):
             for case, place in ids[column].items():
-                rows.setdefault((0, fold, case, name), place)
+                rows.setdefault((fold, 0, case, name) if repeats_from_files else (0, fold, case, name), place)
     if len(roles) > 1:
         names = " and ".join(f"{role} (fold {fold})" for role, fold in roles.items())
         problems.append(f"{source}: held-out cases are named {names}. Fix: use one name in all folds.")
     raise_if_any(problems)
     table = pd.DataFrame(list(rows), columns=["repeat", "fold", "case_id", "role"])
-    table = table.sort_values(["fold", "role", "case_id"], ignore_index=True)
+    table = table.sort_values(["repeat", "fold", "role", "case_id"], ignore_index=True)
     notes = [f"the cases under {preview(sorted(unused))} are not used"] if unused else []
     facts = {
         "layout": "one file per fold" if read is _read_columns else "one folder per fold",
         "held_out": next(iter(roles)),
+        "repeats": "one of each file" if repeats_from_files else "one",
         "files": {str(file.relative_to(source)): sha256(file) for files in tables.values() for file in files},
     }
     places: dict[str, str] = {}
@@ -131,10 +162,10 @@ def read_splits(source: Path, held_out: str | None = None) -> Splits:
     return Splits(table, places, facts, tuple(notes))
 
 
-def _read_columns(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+def _read_columns(files: Sequence[Path], missing: Missing) -> dict[str, dict[str, str]]:
     """Column -> case -> its place, from one table per fold. Empty columns other than train are ignored."""
     (file,) = files
-    table = read_text_table(file, needed=["train"])
+    table = read_text_table(file, needed=["train"], missing=missing)
     columns: dict[str, dict[str, str]] = {}
     for name in ("train", *HELD_OUT):
         if name in table:
@@ -143,13 +174,15 @@ def _read_columns(files: Sequence[Path]) -> dict[str, dict[str, str]]:
     return columns
 
 
-def _read_files(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+def _read_files(files: Sequence[Path], missing: Missing) -> dict[str, dict[str, str]]:
     """Role -> case -> its place, from one table per role."""
     columns = {}
     for file in files:
         if file.stem in ("train", *HELD_OUT):
-            table = read_text_table(file, needed=["case_id"])
-            columns[file.stem] = {case_of(cell): f"{file}:{line}: case_id" for line, cell in table["case_id"].items()}
+            table = read_text_table(file, needed=["case_id"], missing=missing)
+            columns[file.stem] = {
+                case_of(cell): f"{file}:{line}: case_id" for line, cell in table["case_id"].items() if cell
+            }
     return columns
 
 

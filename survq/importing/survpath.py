@@ -120,6 +120,8 @@ def import_survpath(
     has been written.
     """
     source, root = Path(source).expanduser(), Location.at(destination)
+    if source.is_file():
+        raise DataError([f"{source}: is a file; expected the folder with datasets_csv/ and splits/. Fix: give that."])
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; expected one with datasets_csv/ and splits/ in it.")
     names = _cohorts(source, cohorts, expression)

@@ -63,7 +63,7 @@ def format_of(file: Path, needed: Collection[str] = ()) -> Format:
             elif line.strip():
                 lines.append(line)
     if not lines:
-        if not any(comments):
+        if not any(comment.strip() for comment in comments):
             raise DataError([f"{file}: is empty."])
         lines, comments = comments[-1:], comments[:-1]
     separator = _separator(lines)

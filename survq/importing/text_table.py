@@ -59,7 +59,7 @@ def read_text_table(
     if absent := [name for name in needed if name not in header]:
         problems.append(f"{file}: lacks the columns {preview(absent, 9)}; {describe_columns(header, absent)}.")
     if not cells:
-        problems.append(f"{file}: has a header but no rows.")
+        problems.append(f"{file}: has a header but no rows. Fix: use the whole table.")
     fix = "put a separator between all cells, and quote cells that hold one"
     problems += by_row(file, lengths, len(cells), f"; the header has {len(header)}", fix)
     raise_if_any(problems)

@@ -65,7 +65,8 @@ class WideTable:
         above = self.form.above + 1 + self.skipped
 
         def another_length(row: pc.InvalidRow) -> str:
-            if not self.missing.all(self.form.cells(row.text)):
+            cells = self.form.cells(row.text)
+            if not cells or not self.missing.all(cells):
                 lengths[above + (row.number or 0)] = f"{row.actual_columns} cells"
             return "skip"
 
@@ -122,6 +123,10 @@ class WideTable:
 
     def _text(self, cells: pa.Array) -> list[str]:
         found = [str(cell).strip() for cell in cells.to_pylist()]
+        if unclosed := next((cell for cell in found if "\n" in cell), None):
+            raise DataError(
+                [f"{self.file}: a quote is not closed, first in {unclosed[:60]!r}. Fix: close or remove it."]
+            )
         return ["" if cell in self.missing else cell for cell in found]
 
     def not_numbers(self, text: int, numbers: Sequence[int], names: Sequence[str]) -> list[str]:

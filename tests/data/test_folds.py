@@ -1,5 +1,7 @@
 """Folds are partitions that respect sites and do not depend on row order; intervals contain their times."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -153,3 +155,60 @@ def test_published_folds(real_folder, name, events):
         assert not sites[0] & sites[1]
     assert [cohort.cases.loc[list(fold.validation), "event"].sum() for fold in folds] == events
     assert fold_problems(folds, cohort.cases) == []
+
+
+def skewed(seed: int, sites: int = 5, n: int = 60) -> pd.DataFrame:
+    """A cohort of few sites, most of its cases from two of them."""
+    draws = np.random.default_rng(seed)
+    share = np.array([8.0, 4, 1, 1, 1])[:sites]
+    return pd.DataFrame(
+        {
+            "time": draws.exponential(30, n),
+            "event": draws.random(n) < 0.3,
+            "site": draws.choice(list("ABCDE")[:sites], n, p=share / share.sum()),
+        },
+        index=[f"P{number:03d}" for number in range(n)],
+    )
+
+
+def test_made_folds_satisfy_a_study_or_the_message_says_what_would_do():
+    for seed in range(8):
+        table = skewed(seed)
+        try:
+            folds = make_folds(table)
+        except DataError as error:
+            (problem,) = error.problems
+            assert "5 sites cannot be made" in problem and len(problem) < 350
+            if number := re.search(r"Fix: use (\d) folds", problem):
+                folds = make_folds(table, k=int(number[1]))
+            else:
+                assert "leave out the column site, so that 5 folds" in problem
+            assert fold_problems(make_folds(table.drop(columns="site")), table) == []
+        assert fold_problems(folds, table) == []
+
+
+def test_the_first_draw_is_kept_where_it_is_usable():
+    """So that finished results of other cohorts stay valid."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    table = cases()
+    parts = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(table.index, table["event"], table["site"])
+    assert [list(fold.validation) for fold in make_folds(table)] == [list(table.index[held]) for _, held in parts]
+
+
+def test_other_folds_are_drawn_where_the_first_are_unusable():
+    draws = np.random.default_rng(1)
+    table = pd.DataFrame(
+        {
+            "time": draws.exponential(30, 60),
+            "event": draws.random(60) < 0.2,
+            "site": draws.choice(list("ABCDEFGHIJ"), 60),
+        },
+        index=[f"P{number:03d}" for number in range(60)],
+    )
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    parts = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(table.index, table["event"], table["site"])
+    first = [Fold(0, n, tuple(table.index[one]), tuple(table.index[other])) for n, (one, other) in enumerate(parts)]
+    assert fold_problems(first, table)
+    assert fold_problems(make_folds(table), table) == []

@@ -194,3 +194,33 @@ def test_the_real_fold_of_mmp(real_data, tmp_path):
     import_labels(real_data / "survpath" / "datasets_csv" / "metadata" / "tcga_blca.csv", root, "BLCA")
     splits, _, _ = import_splits(real_data / "mmp", root, "BLCA")
     assert splits.table["role"].value_counts().to_dict() == {"training": 289, "validation": 70}
+
+
+def test_splits_drawn_anew_are_repeats_on_request(tmp_path, folder):
+    """Monte-Carlo: overlapping held-out cases, one file for each draw."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number, start in enumerate((0, 2, 4)):
+        held = CASES[start : start + 3]
+        columns = {"train": [case for case in CASES if case not in held], "val": held}
+        table = pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns.items()})
+        table.to_csv(source / f"splits_{number}.csv", na_rep="NA")
+    root = Location.at(tmp_path / "data")
+    with pytest.raises(
+        DataError, match=r"'TCGA-A1-0002', 'TCGA-A1-0004' are held out in two folds.*--repeats-from files"
+    ):
+        import_splits(source, root, "BRCA")
+    splits, events, _ = import_splits(source, root, "BRCA", repeats_from_files=True)
+    assert events == [3, 3, 3]
+    assert "3 repeats, one of each file: 7 cases are held out, 2 of them in several repeats" in splits.notes
+    folds = given_folds(Cohort.load(tmp_path / "data", "BRCA").splits, CASES)
+    assert [(fold.repeat, fold.index, fold.validation) for fold in folds] == [
+        (number, 0, tuple(CASES[start : start + 3])) for number, start in enumerate((0, 2, 4))
+    ]
+    assert splits.source["repeats"] == "one of each file"
+
+
+def test_a_file_is_not_its_folder(tmp_path, folder):
+    write_columns(tmp_path / "source")
+    with pytest.raises(DataError, match=r"splits_0.csv: is a file; expected the folder .* Fix: give .*source\."):
+        read_splits(tmp_path / "source" / "splits_0.csv")
