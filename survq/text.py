@@ -20,6 +20,16 @@ def preview(names: Iterable[object], limit: int = 3) -> str:
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
+def readable(text: object) -> str:
+    """Text that can always be printed and stored: bytes of a path that are not UTF-8 become escapes."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
+def is_utf8(path: object) -> bool:
+    """Whether the bytes of a path are UTF-8; Python keeps the others as surrogates, which nothing can store."""
+    return readable(path) == str(path)
+
+
 def clock(seconds: float) -> str:
     """A duration as 1:05:09 or 5:09."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -49,7 +49,7 @@ class Extract:
     cases: Annotated[Path | None, arg(metavar="TABLE")] = None
     """CSV with the columns case_id and slide_id, for slides not named by barcode, and optionally mpp, their scale."""
     mpp: float | None = None
-    """Micrometres per level-0 pixel of all slides, whatever their files state; for single ones: column mpp in --cases."""
+    """Micrometres per level-0 pixel of all slides, whatever their files state; for one: column mpp of --cases."""
     sample_types: Annotated[tuple[str, ...], arg(metavar="NN ...")] = ("01",)
     """Sample types to extract, by characters 14-15 of the TCGA barcode: 01 primary tumour, 06 metastasis, 11 normal."""
     slide_types: Annotated[tuple[str, ...], arg(metavar="XX ...")] = ("DX",)
@@ -91,7 +91,8 @@ class Extract:
             slide_types=self.slide_types,
         )
         self._print_summary(results, encoder.name, time.monotonic() - start)
-        return DATA if any(result.state == "failed" for result in results) else 0
+        states = {result.state for result in results}
+        return DATA if "failed" in states or not states & {"written", "found"} else 0
 
     def _print_summary(self, results: list[SlideResult], encoder: str, seconds: float) -> None:
         from survq.text import clock, itemised

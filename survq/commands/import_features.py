@@ -60,4 +60,4 @@ class ImportFeatures:
         print(f"\nWritten to {imported.features}", end="")
         print("." if imported.skipped is None else f"; {imported.skipped} lists skipped and failed slides.")
         print(f"Next: survq check {shlex.quote(self.data)}")
-        return DATA if imported.failed and not self.skip_bad else 0
+        return DATA if imported.empty or (imported.failed and not self.skip_bad) else 0

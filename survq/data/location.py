@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from survq.data.problems import DataError, raise_if_any
 from survq.exits import UsageError
-from survq.text import preview, shortened
+from survq.text import is_utf8, preview, readable, shortened
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 """What pyarrow may raise for a Parquet file that is truncated, overwritten or damaged."""
@@ -52,6 +52,8 @@ class Location:
             raise UsageError(
                 f"{where}: a folder of this machine is needed here. Fix: give one, and copy it afterwards."
             )
+        if not is_utf8(root):
+            raise UsageError(f"{readable(root)}: the name of the folder is not UTF-8. Fix: rename it.")
         return cls(fs.LocalFileSystem(), str(Path(root).expanduser().absolute()))
 
     def __truediv__(self, name: str) -> Location:

@@ -7,9 +7,8 @@ nothing is written. A slide that is stored already, from a file of the same name
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +20,16 @@ from survq.data.patch_sizes import MICROMETRES, PatchSize, other_sizes, stored_s
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
 from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, inspect, read
+from survq.importing.folders import by_suffix, file_problem, walk
 from survq.importing.patch_positions import coordinate_file
 from survq.importing.slide_names import Name, Wanted, stem
-from survq.text import preview
+from survq.text import preview, readable
 
 READER_VERSION = 2  # increase it when a change affects the imported slides, so that all are imported again
 COORDINATE_FOLDERS = ("patches", "tiles")  # their files are found from the features
+
+UNREAD = (".npy", ".npz", ".safetensors", ".parquet", ".feather", ".h5ad", ".mat", ".tfrecord", ".tfrecords")
+COMPANIONS = (".index.npz", ".coordinates.npz")  # of slideflow and hs2p
 
 UNSUPPORTED = {
     ".h5path": "PathML stores pixels of tiles, not features. Fix: run a patch encoder on them",
@@ -88,12 +91,15 @@ def make_plan(
     """
     plan, bad = Plan(), dict[str, tuple[str, str, list[str]]]()
     by_slide: defaultdict[str, list[_File]] = defaultdict(list)
-    for path in _files(folder):
-        label, slide_id = str(path.relative_to(folder)), stem(path.name)
+    files, passed_over = _files(folder)
+    for path in files:
+        label, slide_id = readable(path.relative_to(folder)), readable(stem(path.name))
         try:
+            if (unreadable := file_problem(path)) is not None:
+                raise DataError([f"{unreadable}."])
             if (advice := UNSUPPORTED.get(path.suffix.lower())) is not None:
                 raise DataError([f"{path}: {advice}."])
-            name = name_of(slide_id)
+            name = wanted.named(slide_id, name_of)
         except DataError as error:
             bad[label] = (slide_id, "", error.problems)
             continue
@@ -104,14 +110,14 @@ def make_plan(
         by_slide[name.slide_id.lower()].append(_File(path, label, name, source_of(path, name.mpp)))
 
     chosen, ambiguous, unused = list[_File](), list[list[_File]](), list[str]()
-    for files in by_slide.values():
-        stored = next((file for file in files if _is_stored(file, index, encoder)), None)
+    for copies in by_slide.values():
+        stored = next((file for file in copies if _is_stored(file, index, encoder)), None)
         if stored is not None:
             row = index.loc[stored.name.slide_id]
             plan.results.append(SlideResult(*_identity(stored), "found", patches=int(row["patches"])))
-            unused += [file.label for file in files if file is not stored]
+            unused += [file.label for file in copies if file is not stored]
             continue
-        valid, invalid = _inspect_all(files)
+        valid, invalid = _inspect_all(copies)
         best = _best(valid)
         if best is None and valid:
             ambiguous.append(valid)
@@ -119,7 +125,7 @@ def make_plan(
             bad |= {file.label: (file.name.slide_id, file.name.case_id, problems) for file, problems in invalid}
         else:
             chosen.append(best)
-            unused += [file.label for file in files if file is not best]
+            unused += [file.label for file in copies if file is not best]
 
     problems = _common_problems(chosen, ambiguous, encoder)
     problems += conflicts(index, {file.name.slide_id for file in chosen})
@@ -130,14 +136,18 @@ def make_plan(
     file_problems = [problem for _, _, its_problems in bad.values() for problem in its_problems]
     raise_if_any(problems + ([] if skip_bad else file_problems))
     if not chosen and not bad and not plan.results:
+        other = f"; it has {by_suffix(passed_over)}" if passed_over else ""
+        fix = "save each slide as a tensor, SLIDE.pt" if passed_over else "name another folder"
         raise DataError(
-            [f"{folder}: holds no features; expected {', '.join(HDF5 + TENSORS)} files. Fix: name another folder."]
+            [f"{folder}: holds no features; expected {', '.join(HDF5 + TENSORS)} files{other}. Fix: {fix}."]
         )
 
     plan.results += [SlideResult(slide, case, at, "failed", " ".join(why)) for at, (slide, case, why) in bad.items()]
     plan.jobs = [_job(file) for file in chosen]
     plan.layouts = Counter(file.info.layout for file in chosen if file.info is not None)
     plan.notes = _notes(chosen, unused)
+    if passed_over:
+        plan.notes.append(f"passed over, as survq does not read such files: {by_suffix(passed_over)}")
     return plan
 
 
@@ -177,15 +187,15 @@ def source_of(file: Path, mpp: float | None) -> str:
     return json.dumps({"reader": READER_VERSION, "files": stats, **({} if mpp is None else {"mpp": mpp})})
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files below a folder that may hold features, in order of their names."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder.")
-    for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in COORDINATE_FOLDERS)
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in (*HDF5, *TENSORS, *UNSUPPORTED):
-                yield Path(path, name)
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files below a folder that may hold features; and others that may, but that survq does not read."""
+    files, others = list[Path](), list[Path]()
+    for path in walk(folder, without=COORDINATE_FOLDERS):
+        if path.suffix.lower() in (*HDF5, *TENSORS, *UNSUPPORTED):
+            files.append(path)
+        elif path.suffix.lower() in UNREAD and not path.name.endswith(COMPANIONS):
+            others.append(path)
+    return files, others
 
 
 def _is_stored(file: _File, index: pd.DataFrame, encoder: str | None) -> bool:

@@ -50,6 +50,11 @@ class Imported:
     def failed(self) -> list[SlideResult]:
         return [result for result in self.results if result.state == "failed"]
 
+    @property
+    def empty(self) -> bool:
+        """Whether no slide was imported, and none was there before."""
+        return not any(result.state in ("written", "found") for result in self.results)
+
     def summary(self) -> list[str]:
         """Lines for people."""
         written = [result for result in self.results if result.state == "written"]
@@ -57,6 +62,8 @@ class Imported:
         size = sum(result.bytes for result in written)
         layouts = ", ".join(f"{count} {layout}" for layout, count in self.plan.layouts.most_common())
         lines = [f"{self.cohort}: nothing new; {states['found']} slides already stored"]
+        if self.empty:
+            lines = [f"{self.cohort}: no slide was imported; {states['failed']} failed, {states['skipped']} skipped"]
         if written:
             lines = [
                 f"{self.cohort}: {len(written)} slides written, {sum(o.patches for o in written):,} patches, "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,23 @@ class Wanted:
     sample_types: tuple[str, ...] = PRIMARY
     slide_types: tuple[str, ...] = DIAGNOSTIC
 
+    def named(self, slide_id: str, name_of: Callable[[str], Name | None]) -> Name | None:
+        """The name of the slide with this id in its file name, its case spelt as in the cohort; None if unknown.
+
+        Raises DataError for ids that the cohort's tables cannot hold.
+        """
+        name = name_of(slide_id)
+        if name is None:
+            return None
+        if not usable_id(name.slide_id):
+            fix = "rename its file; expected printable text that starts with a letter or digit"
+            raise DataError([f"slide {name.slide_id[:80]!r}: cannot be an id. Fix: {fix}."])
+        return replace(name, case_id=self._spellings.get(composed(name.case_id), name.case_id))
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        return {composed(case): case for case in self.case_ids}
+
     def reason_against(self, name: Name | None) -> str | None:
         """Why a slide is skipped; None if it is not. `name` is None if the table lacks it."""
         if name is None:
@@ -48,11 +67,17 @@ class Wanted:
         return other_specimen(name.slide_id, self.sample_types, self.slide_types)
 
 
+def composed(text: str) -> str:
+    """Text in one of the two spellings of letters with marks: macOS writes ä as two characters, others as one."""
+    return unicodedata.normalize("NFC", text)
+
+
 def stem(file_name: str) -> str:
     """The slide id in a file name: TCGA-AA-0001-01Z-00-DX1.UUID.svs.h5 -> TCGA-AA-0001-01Z-00-DX1.UUID.
 
     Ids contain dots, so only known suffixes are removed.
     """
+    file_name = composed(file_name)
     for endings in (FILES, IMAGES, ("_patches",)):
         ending = next((end for end in endings if file_name.lower().endswith(end)), "")
         file_name = file_name[: len(file_name) - len(ending)]
@@ -101,7 +126,7 @@ class SlideTable:
             sizes = [None if np.isnan(size) else size for size in found]
         rows: dict[str, Name] = {}
         for line, case, slide, size in zip(table.index, table["case_id"], table["slide_id"], sizes, strict=True):
-            row = Name(stem(slide), case, size)
+            row = Name(stem(slide), composed(case), size)
             if rows.setdefault(row.slide_id.lower(), row) != row:
                 problems.append(
                     f"{file}:{line}: slide {slide[:80]!r} has other values in a row above. Fix: make its rows agree."

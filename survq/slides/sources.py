@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,10 +10,13 @@ from pathlib import Path
 
 from survq.data.feature_import import SlideResult
 from survq.data.problems import DataError, raise_if_any
+from survq.importing.folders import by_suffix, file_problem, walk
 from survq.importing.slide_names import Name, Wanted, stem
 from survq.slides.slide import SUFFIXES
-from survq.text import preview
+from survq.text import preview, readable
 
+UNREAD = (".vsi", ".dcm", ".isyntax", ".i2syntax", ".qptiff", ".zvi", ".lif", ".afi", ".jp2", ".j2k", ".btf", ".nd2")
+"""Whole-slide images that survq does not read."""
 SAMPLES, SAMPLE = 16, 65536  # number and bytes of the samples in a file's fingerprint
 
 
@@ -36,17 +38,14 @@ def find_files(folder: Path) -> list[Path]:
     Raises FileNotFoundError if there is no such folder, DataError if it holds no slides.
     """
     folder = folder.expanduser().absolute()  # workers may have another working directory
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of slides.")
-    files = sorted(
-        Path(where) / name
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    )
-    if not files:
-        raise DataError([f"{folder}: holds no slides; expected files ending in {', '.join(SUFFIXES)}."])
-    return files
+    files = list(walk(folder))
+    slides = sorted(file for file in files if file.suffix.lower() in (*SUFFIXES, *UNREAD))
+    if not slides:
+        other = f"; it has {by_suffix(files)}" if files else ""
+        raise DataError(
+            [f"{readable(folder)}: holds no slides; expected files ending in {', '.join(SUFFIXES)}{other}."]
+        )
+    return slides
 
 
 def name_sources(
@@ -59,15 +58,19 @@ def name_sources(
     named: list[tuple[Path, Name]] = []
     skipped: list[SlideResult] = []
     for file in files:
-        slide_id = stem(file.name)
+        slide_id, label = readable(stem(file.name)), readable(file)
         try:
-            name = name_of(slide_id)
+            if (unreadable := file_problem(file)) is not None:
+                raise DataError([f"{unreadable}."])
+            if file.suffix.lower() in UNREAD:
+                raise DataError([f"survq does not read {file.suffix} files. Fix: convert it to a tiled TIFF."])
+            name = wanted.named(slide_id, name_of)
         except DataError as error:
-            skipped.append(SlideResult(slide_id, "", str(file), "skipped", " ".join(error.problems)))
+            skipped.append(SlideResult(slide_id, "", label, "skipped", " ".join(error.problems)))
             continue
         if (reason := wanted.reason_against(name)) is not None:
             case_id = "" if name is None else name.case_id
-            skipped.append(SlideResult(slide_id, case_id, str(file), "skipped", reason))
+            skipped.append(SlideResult(slide_id, case_id, label, "skipped", reason))
         elif name is not None:
             named.append((file, name))
     by_id: dict[str, list[Path]] = {}
