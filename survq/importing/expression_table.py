@@ -83,7 +83,7 @@ def read_table(file: Path, cases: Collection[str], *, needed: Collection[str] | 
     in_header = [sample for sample in header if sample.case in cases]
     if in_header and reading.case_column is None and all(is_barcode(sample.name) for sample in in_header):
         return _read_columns_of_samples(table, cases, header, others, needed, reading)
-    rows = _samples_of_rows(table, cases, reading)
+    rows = _samples_of_rows(table, cases, reading, bool(in_header))
     if rows is not None and in_header and reading.case_column is None:
         raise DataError(
             [
@@ -106,7 +106,7 @@ def read_table(file: Path, cases: Collection[str], *, needed: Collection[str] | 
 
 
 def _samples_of_rows(
-    table: WideTable, cases: Collection[str], reading: Reading
+    table: WideTable, cases: Collection[str], reading: Reading, in_header: bool
 ) -> tuple[list[Sample], int, set[int]] | None:
     stated = (reading.case_column, reading.sample_column)
     candidates = candidate_columns(table.names, FIRST_COLUMNS, stated)
@@ -121,6 +121,7 @@ def _samples_of_rows(
         table.file,
         case_column=reading.case_column,
         sample_column=reading.sample_column,
+        in_header=in_header,
     )
 
 

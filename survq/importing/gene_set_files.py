@@ -158,7 +158,9 @@ def _without_index(rows: Rows) -> Rows:
     def counted(cells: Sequence[str]) -> bool:
         return bool(cells) and any(list(cells) == [str(n + start) for n in range(len(cells))] for start in (0, 1))
 
-    if len(rows) > 1 and counted([row[0] for _, row in rows[1:]]):
+    if len(rows) > 1 and counted([row[0] for _, row in rows]):
+        rows = [(line, row[1:]) for line, row in rows]
+    elif len(rows) > 1 and counted([row[0] for _, row in rows[1:]]):
         header = rows[0][1]
         short = max(len(row) for _, row in rows[1:]) > len(header)  # R writes no name for its row names
         rows = [(rows[0][0], header if short else header[1:]), *((line, row[1:]) for line, row in rows[1:])]

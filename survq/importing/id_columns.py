@@ -63,10 +63,12 @@ def samples_of_rows(
     *,
     case_column: str | None = None,
     sample_column: str | None = None,
+    in_header: bool = False,
 ) -> tuple[list[Sample], int, set[int]] | None:
     """The sample of each row, the column of the case, and all columns of ids; None if no column holds a case.
 
-    `columns` are the cells of the candidates. Raises DataError if the rule does not tell.
+    `columns` are the cells of the candidates; `in_header` tells that the header holds cases, so that mere numbers in a
+    column are none. Raises DataError if the rule does not tell.
     """
     case = _stated(names, case_column, "--case-column", file)
     sample = _stated(names, sample_column, "--sample-column", file)
@@ -77,7 +79,7 @@ def samples_of_rows(
     sure = [column for column in candidates if column in named or not all(cell.isdigit() for cell in hits[column])]
     if case is None:
         pool = named or sure if sample is None or sample not in candidates else [sample]
-        if not pool and not candidates:
+        if not pool and (in_header or not candidates):
             return None
         case = _agreed(pool, names, columns, candidates, file)
     elif not hits[case]:

@@ -123,9 +123,9 @@ class WideTable:
 
     def _text(self, cells: pa.Array) -> list[str]:
         found = [str(cell).strip() for cell in cells.to_pylist()]
-        if unclosed := next((cell for cell in found if "\n" in cell), None):
+        if odd := next((cell for cell in found if "\n" in cell or ('"' in cell and "\\" in cell)), None):
             raise DataError(
-                [f"{self.file}: a quote is not closed, first in {unclosed[:60]!r}. Fix: close or remove it."]
+                [f"{self.file}: a quote is not closed, or not doubled, in {odd[:60]!r}. Fix: write it as two quotes."]
             )
         return ["" if cell in self.missing else cell for cell in found]
 

@@ -50,6 +50,8 @@ def web():
     files = {
         SURVIVAL.format("BRCA"): survival(),
         SURVIVAL.format("COADREAD"): survival(),
+        SURVIVAL.format("LAML"): survival().replace(b"-01\t", b"-03\t"),
+        EXPRESSION["tcga"].format("LAML"): table("-03", "sample"),
         EXPRESSION["tcga"].format("BRCA"): table("-01", "sample", more=[f"{CASES[0]}-11"]),
         EXPRESSION["toil"]: table("-01", "sample", IDS, others),
         EXPRESSION["gdc"].format("BRCA"): table("-01A", "Ensembl_ID", IDS, [f"{CASES[0]}-11A"]),
@@ -120,6 +122,14 @@ def test_the_command(web, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path)) == ["BRCA", "raw"]
     assert main(["fetch", "xena", "BRCA", str(tmp_path), "--hub", f"{web.url}/download"]) == 0
     assert "existing labels kept" in capsys.readouterr().out
+
+
+def test_a_cohort_of_blood_samples(web, tmp_path, capsys):
+    arguments = ["fetch", "xena", "LAML", str(tmp_path), "--hub", web.url + "/download"]
+    assert main(arguments) == 65
+    assert "Fix: --sample-types 03 11." in capsys.readouterr().err
+    assert main([*arguments, "--sample-types", "03"]) == 0
+    assert len(Cohort.load(tmp_path, "LAML").cases) == len(CASES)
 
 
 def test_a_file_locked_by_another_process_exits_with_75(web, tmp_path, capsys):
