@@ -59,10 +59,10 @@ def decompress(file: Path, progress: OnBytes | None = None) -> Iterator[IO[bytes
                     yield cast(IO[bytes], _Bounded(cast(IO[bytes], unpacked), file))
             elif first.startswith(XZ):
                 with lzma.open(raw) as unxz:
-                    yield cast(IO[bytes], unxz)
+                    yield cast(IO[bytes], _Bounded(cast(IO[bytes], unxz), file))
             elif first.startswith(BZIP2):
                 with bz2.open(raw) as unbzip2:
-                    yield cast(IO[bytes], unbzip2)
+                    yield cast(IO[bytes], _Bounded(cast(IO[bytes], unbzip2), file))
             elif first.startswith(ZIP):
                 with zipfile.ZipFile(raw) as archive, archive.open(_only_member(archive, file)) as stream:
                     yield cast(IO[bytes], _Bounded(stream, file))

@@ -245,9 +245,9 @@ def test_what_is_no_number_is_refused(tmp_path, number):
         (outcomes, LABELS.replace("P", "="), "all 3 rows are like line 2: case id '=1'"),
         (values, "case_id,TP53,KRAS\nP1,1\nP2,3\nP3,3\n", "all 3 rows are like line 2: 2 cells; the header has 3"),
         (
-            values,
-            EXPRESSION.replace(".", ";").replace(",", "\t").replace(";", ",").replace("2", "2,0").replace("-", ""),
-            "",
+            values,  # R's write.csv2
+            "case_id;TP53;KRAS\nP1;1,5;-2,1\nP2;2,25;3,5\nP3;3,25;0,4\n",
+            r"all 3 rows have cells that are not numbers, first 'P1', 'TP53': '1,5' .* with a decimal point",
         ),
     ],
 )
