@@ -130,6 +130,8 @@ def read_expression(
     if kept is not None:
         values = values[[gene for gene in values if gene in kept]]
     values = values.sort_index()
+    if not values.shape[1] and kept is None:
+        raise DataError([f"{file}: has no column of numbers. Fix: use a table of expression."])
     if not values.shape[1]:
         raise DataError(
             [

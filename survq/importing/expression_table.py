@@ -240,7 +240,7 @@ def _read_columns_of_genes(
 def _holds_text(table: WideTable, column: int) -> bool:
     """Whether none of the first cells of a column is a number."""
     cells = [row[column] for row in table.first_rows if column < len(row) and row[column] not in table.missing]
-    return bool(cells) and not any(map(is_number, cells))
+    return bool(cells) and not any(is_number(cell.replace(",", ".")) for cell in cells)  # 1,5 is said, not passed over
 
 
 @dataclass
