@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from survq.output import unfailing_output
 
@@ -36,7 +40,7 @@ def exit_on_user_error(interrupted: str = "interrupted") -> Iterator[None]:
         except FileNotFoundError as error:
             exit_with(error, MISSING)
         except OSError as error:
-            exit_with(error, STORAGE)
+            exit_with(f"{error}{_space(error)}", STORAGE)
         except KeyboardInterrupt:
             exit_with(interrupted, 128 + (_received or signal.SIGINT))
 
@@ -45,6 +49,15 @@ def exit_with(message: object, code: int) -> None:
     """Print the message to stderr and end the program. Raises SystemExit."""
     print(f"survq: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _space(error: OSError) -> str:
+    """For a full disk, or a quota: what is free there, and what to do."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    folders = [folder for folder in Path(error.filename or os.curdir).absolute().parents if folder.is_dir()]
+    free = f"; {shutil.disk_usage(folders[0]).free:,} bytes are free in {folders[0]}" if error.filename else ""
+    return f"{free}. Fix: free space there, and run the same command again."
 
 
 _received: int = 0  # the signal that ends this process, if other than SIGINT

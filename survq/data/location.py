@@ -263,7 +263,8 @@ def atomic_folder(folder: Path, *, replacing: bool = False) -> Iterator[Path]:
     unfinished, aside = _hidden(folder), _hidden(folder)
     os.mkdir(unfinished)
     try:
-        yield unfinished
+        with _named(folder):
+            yield unfinished
         for path in (*unfinished.rglob("*"), unfinished):
             _sync(path)
         if replacing and folder.exists():
@@ -285,14 +286,26 @@ def _atomic_file(file: Path) -> Iterator[Path]:
     # not tempfile, which ignores the umask: the umask decides who may read the data of patients
     handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
-        yield unfinished
-        os.fsync(handle)
+        with _named(file):
+            yield unfinished
+            os.fsync(handle)
         unfinished.replace(file)
     except BaseException:
         unfinished.unlink()
         raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of writing names the file: the operating system does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def _hidden(path: Path) -> Path:

@@ -55,8 +55,8 @@ def locked(file: Path, what: object, fix: str, *, wait: bool = False) -> Iterato
             if not _is_same_file(file, handle.fileno()):
                 continue  # its last holder removed it after this process had opened it
             handle.truncate(0)
-            handle.write(_this_process())
-            handle.flush()
+            with suppress(OSError):  # a note for people; a full disk shows itself where it matters
+                os.write(handle.fileno(), _this_process().encode())
             try:
                 yield
             finally:

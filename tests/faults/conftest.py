@@ -10,7 +10,8 @@ from inputs import IDS, TIMES, half, matrix
 from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide, write_cohort
 
-sys.path.append(str(Path(__file__).parents[1] / "importing"))  # for feature_tools
+for folder in ("importing", "training"):  # for feature_tools and small_cohort
+    sys.path.append(str(Path(__file__).parents[1] / folder))
 
 
 @pytest.fixture(scope="module")
