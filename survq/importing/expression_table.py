@@ -51,7 +51,7 @@ class Reading:
         if self.gene_map is not None:
             return self.gene_map.symbol(name) or ""
         symbol = name.partition("|")[0].strip()
-        return "" if symbol in self.missing else symbol
+        return "" if symbol in self.missing or symbol == "case_id" else symbol  # the name of the ids' own column
 
 
 AS_FOUND = Reading()

@@ -90,6 +90,8 @@ def read_file(file: Path, known: Collection[str] = (), missing: Missing = MISSIN
 
 def _of_any_shape(rows: Rows, genes: Genes, file: Path) -> GeneSets:
     rows = _without_index(rows)
+    if not rows:
+        raise DataError([f"{file}: holds no gene sets."])
     if (sets := _membership(rows, genes, file) or _pairs(rows, genes, file)) is not None:
         return sets
     top, left = rows[0][1][1:], [row[0] for _, row in rows[1:]]
@@ -164,7 +166,8 @@ def _without_index(rows: Rows) -> Rows:
         header = rows[0][1]
         short = max(len(row) for _, row in rows[1:]) > len(header)  # R writes no name for its row names
         rows = [(rows[0][0], header if short else header[1:]), *((line, row[1:]) for line, row in rows[1:])]
-    if len(rows) > 1 and (counted(rows[0][1]) or (not rows[0][1][0] and counted(rows[0][1][1:]))):
+    header = rows[0][1]
+    if len(rows) > 1 and (counted(header) or (header[:1] == [""] and counted(header[1:]))):
         rows = rows[1:]
     return [(line, row) for line, row in rows if row]
 

@@ -245,11 +245,19 @@ def _code(cell: str) -> str:
 
 
 def _contradictions(table: pd.DataFrame, columns: Sequence[str], file: str) -> list[str]:
+    """A problem for each case whose rows differ in a column, or one for all if those of all cases do."""
     problems = []
-    repeated = table[table["case_id"].duplicated(keep=False)]
-    for case, rows in repeated.groupby("case_id"):
-        for column in columns:
-            if rows[column].nunique(dropna=False) > 1:
-                cells = ", ".join(f"{cell!r} in line {line}" for line, cell in rows[column].items())
-                problems.append(f"{file}: case {case!r}: {column} is {cells}. Fix: make its rows agree.")
+    by_case = table[table["case_id"].duplicated(keep=False)].groupby("case_id")
+    for column in columns:
+        differing = by_case[column].nunique(dropna=False)
+        differing = differing[differing > 1]
+        found = []
+        for case in differing.index:
+            given = by_case.get_group(case)[column].drop_duplicates()
+            cells = ", ".join(f"{cell!r} in line {line}" for line, cell in given.head(3).items())
+            found.append(f"{file}: case {case!r}: {column} is {cells}. Fix: make its rows agree.")
+            if len(differing) == by_case.ngroups > 2:
+                found = [f"{found[0][:-25]}; so it is for all {by_case.ngroups} cases. Fix: keep one row per case."]
+                break
+        problems += found
     return problems

@@ -139,6 +139,8 @@ class WideTable:
         with text_lines(self.file, self.form.above + 1 + self.skipped) as stream:
             lines = (line.decode("utf-8", "replace") for line in stream)
             for row in csv.reader(lines, delimiter=self.form.separator):
+                if len(row) <= text:  # said as a row of another length
+                    continue
                 rows += 1
                 before = len(problems)
                 for column, name in zip(numbers, names, strict=True):

@@ -222,3 +222,45 @@ def test_gene_sets(data):
         return
     read = {name: set(genes) for name, genes in zip(sets.names, sets.genes, strict=True)}
     assert read == {name: set(genes) for name, genes in zip(names, members, strict=True)}
+
+
+CELLS = [
+    *["case_id", "m", "d", "TP53", "KRAS", "P1", "P2", "1", "2", "0", "1.5", "NA", "", "#", "train", "val", "sample"],
+    *[
+        "TCGA-A1-0001",
+        "TCGA-A1-0001-11",
+        "gene",
+        "SET_A",
+        '"',
+        "é",
+        "inf",
+        "-",
+        "1e999",
+        "x y",
+        "sample_type",
+        "CDE_ID:1",
+    ],
+]
+STATED = Columns("stated", "case_id", ("m",), "d", "months", event=("1",), censored=("0",))
+READERS = [
+    lambda file: read_labels(file, columns=STATED),
+    lambda file: read_expression(file, ["P1", "P2", "1", "2", "TCGA-A1-0001"]),
+    read_file,
+    lambda file: read_splits(file.parent),
+]
+
+
+@quick
+@given(
+    st.lists(st.lists(st.sampled_from(CELLS), min_size=1, max_size=4), max_size=5),
+    st.sampled_from(SEPARATORS),
+    st.sampled_from(LINE_ENDS),
+    st.sampled_from(ENCODINGS),
+    st.sampled_from(READERS),
+)
+def test_nothing_but_a_sentence_comes_of_any_cells(rows, separator, end, encoding, read):
+    text = "".join(separator.join(row) + end for row in rows)
+    try:
+        read(in_file(text.encode(encoding), "splits_0.csv"))
+    except DataError as error:
+        assert all(len(problem) < 600 for problem in error.problems)

@@ -203,3 +203,12 @@ def test_added_columns_are_named(tmp_path):
     (tmp_path / "t.csv").write_text("id,x\nA,1\n")
     with pytest.raises(DataError, match=r"Fix: add '.*', or rename the columns that hold them"):
         read_labels(tmp_path / "t.csv")
+
+
+def test_a_table_of_visits_is_refused_in_one_sentence(tmp_path):
+    rows = [[f"P{number}", visit, 1] for number in range(50) for visit in (1, 2, 3)]
+    with pytest.raises(
+        DataError, match=r"case 'P0': survival_months is 1.0 in line 2, .* all 50 cases\. Fix:"
+    ) as error:
+        read(tmp_path, ["case_id", "survival_months", "censorship"], *rows)
+    assert len(error.value.problems) == 1
