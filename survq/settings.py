@@ -63,3 +63,13 @@ class StudySettings:
             problems.append(f"--cohorts lists {', '.join(repeated)} more than once")
         if problems:
             raise UsageError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class MapSettings(StudySettings):
+    """Options shared by the studies that show single cases."""
+
+    cases: tuple[str, ...] = ()
+    """Cases to show. If omitted: two per cohort, the most certain of a bad and of a good outcome."""
+    slides: Path | None = None
+    """Folder of the slide files, searched with its subfolders. If omitted: patches are drawn as squares."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -21,8 +21,9 @@ from survq import demo
 from survq.data.cohort import Cohort, load_cohorts
 from survq.data.location import Location, csv_bytes, replace_file
 from survq.data.problems import raise_if_any
-from survq.exits import exit_on_user_error, exit_with
+from survq.exits import UsageError, exit_on_user_error, exit_with
 from survq.reporting.configurations import index_table, short_labels
+from survq.reporting.figures import png
 from survq.reporting.report_material import ABOUT, SETTINGS, Material
 from survq.reporting.run_progress import Progress
 from survq.reporting.saved import save
@@ -31,9 +32,11 @@ from survq.reporting.study_tables import Trained
 from survq.reporting.tables import Table
 from survq.reporting.tensorboard import Board
 from survq.settings import StudySettings
-from survq.text import clock
+from survq.text import clock, file_name
 from survq.training.comparison import Comparison, compare, has_given_folds
 from survq.training.config import TrainConfig, hyperparameters_of
+from survq.training.ensemble import load_run
+from survq.training.fold import FittedFold
 from survq.training.queue import Grid, Monitor, RunQueue, Schedule
 from survq.training.record import Record
 from survq.training.results import Results
@@ -63,6 +66,34 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
         study.farewell()
         if study.missing:
             exit_with(f"{len(study.missing)} result(s) are missing; run the same command again to retry them.", 1)
+
+
+class TrainedQueries(NamedTuple):
+    """The finished run of a cohort."""
+
+    predictions: pd.DataFrame  # out of fold
+    folds: list[FittedFold]
+
+
+@contextmanager
+def open_query_study(settings: StudySettings, protocol: str) -> Iterator[tuple[Study, dict[str, TrainedQueries]]]:
+    """The common study of all figures and tables of trained queries, and SurvQ with the paper's settings by cohort.
+
+    They share the folder `results/trained_queries/`, so that SurvQ is trained once for all of them.
+    """
+    with open_study("trained_queries", replace(settings, keep_weights=True), protocol) as study:
+        if settings.seeds != 1:
+            raise UsageError(f"--seeds is {settings.seeds}; expected 1: one model per fold is shown")
+        study.require("histology", "genomics")
+        runs = []
+        for name, cohort in study.cohorts.items():
+            config = TrainConfig(hyperparameters=study.small(), interval_edges="cohort", **study.pace)
+            runs.append(Run(name, config, study.folds(cohort).folds))
+        trained = {}
+        for record in study.train(runs).finished:
+            assert record.predictions is not None
+            trained[record.cohort] = TrainedQueries(record.predictions, load_run(record.folder)[1])
+        yield study, trained
 
 
 @dataclass
@@ -194,6 +225,16 @@ class Study:
         """Write a table or a figure into the study's folder, and print its path."""
         for path in save(self.results.folder, name, content):
             print(f"  written   {path}")
+
+    def save_files(self, folder: Sequence[str], contents: Mapping[str, bytes | memoryview | Figure]) -> None:
+        """Write files, by name, into a subfolder of the study. All parts may hold ids: they become valid names."""
+        where = Location.at(self.results.folder.joinpath(*map(file_name, folder)))
+        encoded = {file_name(name): content for name, content in contents.items()}
+        where.write_files(
+            {n: png(content) if isinstance(content, Figure) else content for n, content in encoded.items()}
+        )
+        for name in encoded:
+            print(f"  written   {where / name}")
 
     def show_oracle(self) -> None:
         """Print the C-index of the true risk of simulated cohorts: the upper bound for models."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Sequence
 
 SHOWN = 20  # items of a long list
@@ -41,3 +43,11 @@ def shortened(text: str, limit: int = 500) -> str:
     """A text in one line, without half words."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[:limit].rsplit(" ", 1)[0] + " ..."
+
+
+def file_name(text: str) -> str:
+    """The text itself if it is a valid name of a visible file; else its valid characters and a hash."""
+    plain = re.sub(r"[^A-Za-z0-9+\-._]|^\.", "_", text)
+    if text == plain and len(text) <= 200:
+        return text
+    return f"{plain[:180]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

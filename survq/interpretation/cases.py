@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -31,7 +31,7 @@ def chosen_cases(predictions: pd.DataFrame, cohort: Cohort) -> list[str]:
 
 
 def cases_by_cohort(
-    asked: Sequence[str], predictions: dict[str, pd.DataFrame], cohorts: dict[str, Cohort]
+    asked: Sequence[str], predictions: Mapping[str, pd.DataFrame], cohorts: Mapping[str, Cohort]
 ) -> dict[str, list[str]]:
     """The cases to show of each cohort: those asked for, or those of `RULE` if none is.
 

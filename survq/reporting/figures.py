@@ -6,6 +6,7 @@ or marker.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 
@@ -157,6 +158,13 @@ def learning_curves_figure(epochs: Sequence[Epoch], title: str) -> Figure:
         axes.legend(frameon=False)
         _plain(axes)
     return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()
 
 
 def _plain(axes: Axes) -> None:

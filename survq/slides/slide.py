@@ -72,10 +72,13 @@ class Scan:
     def close(self) -> None:
         self._slide.close()
 
-    def patch(self, x: int, y: int) -> np.ndarray:
-        """(224, 224, 3), uint8: the patch whose top-left corner is at (x, y), in level-0 pixels."""
-        image = self._region(x, y, self.patch_size, self._patch_level, PATCH)
-        return np.asarray(image)
+    def patch(self, x: int, y: int, side: int | None = None) -> np.ndarray:
+        """(224, 224, 3), uint8: the patch whose top-left corner is at (x, y), in level-0 pixels.
+
+        `side`, of another tool's patches, is in level-0 pixels, too.
+        """
+        level = self._patch_level if side is None else self._slide.get_best_level_for_downsample(side / PATCH)
+        return np.asarray(self._region(x, y, side or self.patch_size, level, PATCH))
 
     @cached_property
     def _patch_level(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import pandas as pd
 
 from survq.data.folds import Fold, TimeIntervals
 from survq.data.problems import DataError
+from survq.text import file_name
 from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.identity import code_of, data_of, sha256_of
 
@@ -50,7 +50,7 @@ class Run:
         """The path of its results, below the runs of its study."""
         chosen = json.dumps([self.model, self.hyperparameters, self.training], sort_keys=True)
         name = f"{self.model}-seed{self.config.seed}-{sha256_of(chosen)[:8]}"
-        return "/".join(_file_name(part) for part in (self.cohort, *self.group.split("/"), name) if part)
+        return "/".join(file_name(part) for part in (self.cohort, *self.group.split("/"), name) if part)
 
     @property
     def weights_files(self) -> tuple[str, ...]:
@@ -101,9 +101,3 @@ def named_settings(model: str, hyperparameters: Mapping[str, Any], training: Map
     """
     own = {name if name not in training else f"hyperparameter {name}": v for name, v in hyperparameters.items()}
     return {"model": model, **own, **training}
-
-
-def _file_name(text: str) -> str:
-    """The text itself if it is a valid name of a visible file; else its valid characters and a hash."""
-    plain = re.sub(r"[^A-Za-z0-9+\-._]|^\.", "_", text)
-    return text if plain == text and len(text) <= 200 else f"{plain[:180]}-{sha256_of(text)[:12]}"
