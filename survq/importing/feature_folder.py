@@ -20,7 +20,7 @@ from survq.data.patch_sizes import MICROMETRES, PatchSize, other_sizes, stored_s
 from survq.data.problems import DataError, raise_if_any
 from survq.data.write import Slide, write_slide
 from survq.importing.feature_layouts import HDF5, TENSORS, FileInfo, inspect, read
-from survq.importing.folders import by_suffix, file_problem, walk
+from survq.importing.folders import by_suffix, file_problem, suffix_of, walk
 from survq.importing.patch_positions import coordinate_file
 from survq.importing.slide_names import Name, Wanted, stem
 from survq.text import preview, readable
@@ -191,7 +191,7 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files below a folder that may hold features; and others that may, but that survq does not read."""
     files, others = list[Path](), list[Path]()
     for path in walk(folder, without=COORDINATE_FOLDERS):
-        if path.suffix.lower() in (*HDF5, *TENSORS, *UNSUPPORTED):
+        if suffix_of(path) in (*HDF5, *TENSORS, *UNSUPPORTED):
             files.append(path)
         elif path.suffix.lower() in UNREAD and not path.name.endswith(COMPANIONS):
             others.append(path)

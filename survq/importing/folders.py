@@ -38,12 +38,25 @@ def _refuse(error: OSError) -> None:
     )
 
 
+PARTIAL = (".partial", ".part", ".crdownload", ".download", ".tmp", ".filepart", ".aria2")
+"""What programs that download or write a file add to its name until it is complete."""
+
+
+def suffix_of(file: Path) -> str:
+    """In small letters: the suffix of a file once it is complete."""
+    return Path(file.stem if file.suffix.lower() in PARTIAL else file.name).suffix.lower()
+
+
 def file_problem(file: Path) -> str | None:
     """Why a file cannot be read under its name; None if it can."""
     if not is_utf8(file):
         return f"{readable(file)}: its name is not UTF-8. Fix: rename it, or its folder, for example with convmv"
     if not file.exists():
         return f"{file}: is a link to a file that does not exist. Fix: repair or remove it"
+    if file.suffix.lower() in PARTIAL:
+        return f"{file}: is incomplete, by its name. Fix: complete or remove it"
+    if (lock := file.with_name(f"{file.name}.lock")).exists():
+        return f"{file}: is being written, says {lock.name} beside it. Fix: wait, or extract it again"
     return None
 
 

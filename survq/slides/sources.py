@@ -10,7 +10,7 @@ from pathlib import Path
 
 from survq.data.feature_import import SlideResult
 from survq.data.problems import DataError, raise_if_any
-from survq.importing.folders import by_suffix, file_problem, walk
+from survq.importing.folders import by_suffix, file_problem, suffix_of, walk
 from survq.importing.slide_names import Name, Wanted, stem
 from survq.slides.slide import SUFFIXES
 from survq.text import preview, readable
@@ -39,7 +39,7 @@ def find_files(folder: Path) -> list[Path]:
     """
     folder = folder.expanduser().absolute()  # workers may have another working directory
     files = list(walk(folder))
-    slides = sorted(file for file in files if file.suffix.lower() in (*SUFFIXES, *UNREAD))
+    slides = sorted(file for file in files if suffix_of(file) in (*SUFFIXES, *UNREAD))
     if not slides:
         other = f"; it has {by_suffix(files)}" if files else ""
         raise DataError(

@@ -147,6 +147,28 @@ def test_composed_and_decomposed_letters_are_equal(tmp_path, form, of):
         assert (found.slide_id, found.case_id) == ("Präparat Ö", spelt["cohort"])
 
 
+@pytest.mark.parametrize("ending", ["partial", "part", "crdownload", "tmp"])
+def test_files_that_are_incomplete_by_their_name_are_named(tmp_path, ending):
+    """The GDC's client downloads into SLIDE.svs.partial."""
+    features(tmp_path, name(0))
+    for kind in ("svs", "h5"):
+        (tmp_path / f"{name(1)}.{kind}.{ending}").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=rf"-0001-.*h5\.{ending}: is incomplete, by its name. Fix: complete or remove it"
+    ):
+        plan(tmp_path)
+    assert [job.slide_id for job in plan(tmp_path, skip_bad=True).jobs] == [name(0)]
+    (_, (skipped,)) = sources(tmp_path)
+    assert "svs" in skipped.file and "is incomplete, by its name" in skipped.reason
+
+
+def test_a_file_that_trident_is_writing_is_named(tmp_path):
+    file = features(tmp_path, name(0))
+    (tmp_path / f"{file.name}.lock").touch()
+    with pytest.raises(DataError, match=r"is being written, says .*pt.lock beside it. Fix: wait, or extract it again"):
+        plan(tmp_path)
+
+
 def test_slides_that_are_not_read_are_named(tmp_path):
     for ending in ("vsi", "dcm", "isyntax", "QPTIFF"):
         (tmp_path / f"{name(1)}.{ending}").write_bytes(b"x")

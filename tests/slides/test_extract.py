@@ -264,7 +264,7 @@ def test_an_empty_and_a_missing_folder_are_refused(tmp_path, data, tiny):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no slides; expected files ending in \.svs"):
         extract(tmp_path / "empty", data, "X", tiny, iter)
-    with pytest.raises(FileNotFoundError, match="no such folder of slides"):
+    with pytest.raises(FileNotFoundError, match="absent: no such folder"):
         extract(tmp_path / "absent", data, "X", tiny, iter)
     with pytest.raises(DataError, match=r"no cohort 'Y'.*Fix"):
         extract(tmp_path / "empty", data, "Y", tiny, iter)
