@@ -119,7 +119,9 @@ def _what_would_do(cases: pd.DataFrame, k: int, seed: int) -> str:
     )
 
 
-def fold_problems(folds: Sequence[Fold], cases: pd.DataFrame) -> list[str]:
+def fold_problems(
+    folds: Sequence[Fold], cases: pd.DataFrame, fix: str = "use fewer folds, or move cases between them"
+) -> list[str]:
     """Problems of folds that cannot be trained (no training event) or evaluated (no comparable pair of held-out cases).
 
     Two cases are comparable if one died and the other lived longer, or was censored at the same time.
@@ -138,7 +140,7 @@ def fold_problems(folds: Sequence[Fold], cases: pd.DataFrame) -> list[str]:
         together = (held_out["time"] == deaths.min()) & ~held_out["event"]
         if not (longer | together).any():
             problems.append(f"{name}: no two of its {len(held_out)} held-out cases can be compared: no C-index.")
-    return [f"{problem} Fix: use fewer folds, or move cases between them." for problem in problems]
+    return [f"{problem} Fix: {fix}." for problem in problems]
 
 
 def _refuse_unusable(folds: list[Fold]) -> None:

@@ -95,11 +95,11 @@ def read_table(file: Path, cases: Collection[str], *, needed: Collection[str] | 
         return _read_columns_of_genes(table, cases, *rows, needed, reading)
     if in_header:
         return _read_columns_of_samples(table, cases, header, others, needed, reading)
-    first = [cell for cell in table.first_rows[0] if cell[:1].isalpha()] if table.first_rows else []
+    first = [cell for cell in table.first_rows[0] if cell] if table.first_rows else []
     raise DataError(
         [
             f"{file}: none of its rows or columns is a case of this cohort. Its header has "
-            f"{preview(table.names[1:], 2)}; its first row has {preview(first) or 'no id'}; the cohort has "
+            f"{preview(table.names[1:], 2)}; its first row has {preview(first, 2) or 'no id'}; the cohort has "
             f"{preview(sorted(cases), 2)}. Fix: use the same case ids."
         ]
     )

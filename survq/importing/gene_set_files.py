@@ -30,11 +30,12 @@ from survq.importing.text_table import read_sheet
 from survq.text import preview
 
 SYMBOL = re.compile(r"[A-Z][A-Z0-9]{1,11}(-[A-Z0-9]{1,8}){0,2}|C\d+orf\d+")
+LIKE_GENES = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,19}")  # of mouse, or in small letters
 WEIGHT = re.compile(r"(.+),-?\d+(\.\d+)?")  # of Enrichr's GMT: TP53,1.0
 LIST = re.compile(r"[\s,;|/]+")
 OF_SETS = {
     *("pathway", "pathways", "pathwayname", "geneset", "genesets", "genesetname", "set", "setname", "gsname", "term"),
-    *("termname", "signature", "signaturename", "module", "group", "category", "family"),
+    *("termname", "signature", "signaturename", "module", "group", "category", "family", "name"),
 }
 OF_GENES = {
     *("gene", "genes", "genesymbol", "genesymbols", "symbol", "symbols", "hgncsymbol", "humangenesymbol", "hugosymbol"),
@@ -51,11 +52,12 @@ class Genes:
     """What is a gene: one of the known, or what is written like a symbol."""
 
     known: frozenset[str] = frozenset()
+    written: re.Pattern[str] = SYMBOL
 
     def share(self, cells: Iterable[str]) -> float:
         """The share of these cells that are genes; 0 without cells."""
         cells = [cell for cell in cells if cell]
-        found = sum(cell in self.known or SYMBOL.fullmatch(cell) is not None for cell in cells)
+        found = sum(cell in self.known or self.written.fullmatch(cell) is not None for cell in cells)
         return found / len(cells) if cells else 0.0
 
     def share_of_known(self, cells: Sequence[str]) -> float:
@@ -64,7 +66,8 @@ class Genes:
     @classmethod
     def of(cls, rows: Rows, known: Collection[str]) -> Genes:
         held = {cell for _, row in rows for cell in row}
-        return cls(frozenset(held.intersection(known)))
+        genes = cls(frozenset(held.intersection(known)))
+        return genes if genes.share(held) > 0.2 else cls(genes.known, LIKE_GENES)
 
 
 def read_file(file: Path, known: Collection[str] = (), missing: Missing = MISSING) -> GeneSets:
@@ -108,6 +111,9 @@ def _of_any_shape(rows: Rows, genes: Genes, file: Path) -> GeneSets:
         raise DataError([f"{file}: {names} may be names of sets or genes, so its shape is unclear. {AS_GMT}."])
     by_tabs = file.suffix.lower() != ".csv" and _has_tabs(file)
     in_rows = in_top > 0.5 if (in_top > 0.5) != (in_left > 0.5) else by_tabs
+    body = [cell for _, row in rows[1:] for cell in row[1:]]
+    if max(in_top, in_left) == 0 and genes.share(body) > 0.5 and len(rows[0][1]) > 1:  # `pathway, gene1, gene2` on top
+        rows, in_rows = rows[1:], True
     if not in_rows:
         body = [cell for _, row in rows[2:] for cell in row]
         described = len(rows) > 2 and genes.share(rows[1][1]) == 0 and genes.share(body) > 0.5
@@ -175,7 +181,7 @@ def _without_index(rows: Rows) -> Rows:
 def _gmt(rows: Rows, genes: Genes, file: Path) -> GeneSets:
     second = [row[1] for _, row in rows if len(row) > 2 and row[1]]
     stems = {re.sub(r"\d+", "", cell) for cell in second}
-    if genes.share(second) > 0.5 and len(stems) > len(second) / 2:  # not ids such as WP1 and WP2
+    if Genes(genes.known).share(second) > 0.5 and len(stems) > len(second) / 2:  # not ids such as WP1 and WP2
         raise DataError(
             [
                 f"{file}: its second column holds genes, such as {preview(second, 2)}, where GMT has a description. "
@@ -283,7 +289,12 @@ def _distinct(cells: Iterable[str]) -> tuple[str, ...]:
 
 
 def _named_unlike_genes(sets: GeneSets, genes: Genes, file: Path) -> GeneSets:
-    """Raises DataError if most sets have the names of genes: the shape was found wrongly."""
+    """Raises DataError if most sets are named like genes, or a set has none: the shape was found wrongly."""
+    for name, members in zip(sets.names, sets.genes, strict=True):
+        if not any(LIKE_GENES.fullmatch(gene) or gene in genes.known for gene in members):
+            raise DataError(
+                [f"{file}: read as a set {name[:60]!r} of {preview(members)}, which are no genes. {AS_GMT}."]
+            )
     held = genes.known.union(*sets.genes)
     like = [name for name in sets.names if name in held]
     if len(like) > len(sets) / 2:

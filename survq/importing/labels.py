@@ -233,15 +233,15 @@ def _events(cells: pd.Series, columns: Columns, missing: Missing, file: Path) ->
     }
     present = sum(code in meaning or code not in missing for code in codes)
     tail = f"; expected {preview(columns.event)} for an event, {preview(columns.censored)} for a censored case"
-    problems = by_row(file, wrong, present, tail, "correct it, or state the coding")
+    problems = by_row(file, wrong, present, tail, "correct it, or state --event-values and --censored-values")
     return codes.map(lambda code: meaning.get(code)).astype(object).rename(cells.name), problems
 
 
 def _code(cell: str) -> str:
-    """The code in a cell: 1, 1.0 and cBioPortal's `1:DECEASED` are the same."""
+    """The code in a cell: 1, 1.0, true and cBioPortal's `1:DECEASED` are the same."""
     if match := re.fullmatch(r"([01]):.*|(-?\d+)\.0*", cell):
         return match[1] or match[2]
-    return cell.lower()
+    return {"true": "1", "false": "0"}.get(cell.lower(), cell.lower())
 
 
 def _contradictions(table: pd.DataFrame, columns: Sequence[str], file: str) -> list[str]:

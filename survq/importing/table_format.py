@@ -3,7 +3,7 @@
 encoding     UTF-8 or, with a byte order mark, UTF-16; lines end in any way
 above        lines that start with `#` stand above the header, unless the last of them is the header itself; so do the
              two lines of a GCT file
-separators   tab, comma, semicolon, bar or blank: the first that gives all lines as many cells as the header
+separators   tab, comma, semicolon, bar or blank: the one that gives all lines as many cells as the header
 row names    R writes no name for them, so its header is one cell short
 """
 
@@ -163,12 +163,20 @@ def _is_header(header: list[str], rows: list[list[str]], needed: Collection[str]
 
 
 def _separator(lines: Sequence[str]) -> str:
+    """The separator that gives all lines as many cells as the header, or R's one more; of several the one with the most
+    cells, a blank only without any other.
+    """
     counts = {mark: [len(_cells(line, mark) or ()) for line in lines] for mark in SEPARATORS}
-    for mark, (header, *rows) in counts.items():
-        if header > 1 and (set(rows) <= {header} or set(rows) == {header + 1}):
-            return mark
-        if header == 1 and rows and set(rows) == {2}:  # R's header of one column
-            return mark
+    fits = {
+        mark: header
+        for mark, (header, *rows) in counts.items()
+        if header > 1 and (set(rows) <= {header} or set(rows) == {header + 1})
+    }
+    if fits:
+        return max(fits, key=lambda mark: (mark != " ", fits[mark]))
+    of_one_column = [mark for mark, (header, *rows) in counts.items() if header == 1 and set(rows) == {2}]
+    if of_one_column:  # and R's row names
+        return of_one_column[0]
     return next((mark for mark in SEPARATORS[:3] if counts[mark][0] > 1), ",")
 
 

@@ -51,7 +51,9 @@ def compare(cohort: Cohort, models: Sequence[str], settings: StudySettings) -> C
     A model that cannot be applied to the cohort is ignored. Raises UsageError if the requested folds are impossible,
     and DataError if a fold has too few events for training or evaluation.
     """
+    fix = "use fewer folds, or move cases between them"
     if cohort.splits is None or not has_given_folds(cohort, settings):
+        fix = "use fewer folds (--folds), or only models that can read all cases"
         folds = make_folds(cohort.cases, settings.folds or FOLDS, settings.repeats)
     elif settings.repeats == 1:
         folds = given_folds(cohort.splits, list(cohort.cases.index))
@@ -61,7 +63,7 @@ def compare(cohort: Cohort, models: Sequence[str], settings: StudySettings) -> C
             f"--folds {FOLDS} to make new folds, or omit --repeats."
         )
     comparison = common_folds(cohort, folds, models)
-    problems = fold_problems(comparison.folds, cohort.cases)
+    problems = fold_problems(comparison.folds, cohort.cases, fix)
     raise_if_any([f"cohort {cohort.name}: {problem}" for problem in problems])
     return comparison
 

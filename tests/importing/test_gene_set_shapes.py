@@ -147,3 +147,32 @@ def test_the_cures_work(tmp_path):
 def test_known_genes_tell_names_that_are_written_like_genes(tmp_path, text, expected):
     """Genes of other collections, and of expression in the data folder."""
     assert read(write(tmp_path, "t.csv", text), known={"TP53", "BRCA1", "KRAS", "PTEN"}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "name,description,genes\nSET_A,x,TP53 BRCA1\nSET_B,y,KRAS\n",
+            {"SET_A": ("TP53", "BRCA1"), "SET_B": ("KRAS",)},
+        ),
+        ("pathway,gene1,gene2\nSET_A,TP53,BRCA1\nSET_B,KRAS,\n", {"SET_A": ("TP53", "BRCA1"), "SET_B": ("KRAS",)}),
+        ("what,a b,c d\nSET_A,TP53,BRCA1\nSET_B,KRAS,\n", {"SET_A": ("TP53", "BRCA1"), "SET_B": ("KRAS",)}),
+        ("SET_A,SET_B\nTrp53,Kras\nBrca1,Pten\n", {"SET_A": ("Trp53", "Brca1"), "SET_B": ("Kras", "Pten")}),
+        ("SET_A,Trp53,Brca1\nSET_B,Kras,Pten\n", {"SET_A": ("Trp53", "Brca1"), "SET_B": ("Kras", "Pten")}),
+        ("set a,tp53,brca1\nset b,kras,pten\n", {"set a": ("tp53", "brca1"), "set b": ("kras", "pten")}),
+        (
+            "id,set_name,x\n1,SET_A,TP53\n2,SET_A,BRCA1\n3,SET_B,KRAS\n",
+            {"SET_A": ("TP53", "BRCA1"), "SET_B": ("KRAS",)},
+        ),
+    ],
+)
+def test_headers_and_genes_of_other_kinds(tmp_path, text, expected):
+    assert read(write(tmp_path, "t.csv", text)) == expected
+
+
+def test_cells_that_are_no_genes_are_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"read as a set 'b' of 'x y', 'some text', which are no genes. Fix: save it as GMT"
+    ):
+        read(write(tmp_path, "t.csv", "SET_A,b\nTP53,x y\nBRCA1,some text\n"))
