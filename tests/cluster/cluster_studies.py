@@ -29,12 +29,12 @@ class Started:
         with self._said:
             self._said.notify_all()
 
-    def until(self, text: str, seconds: float = 270) -> None:
+    def until(self, text: str, seconds: float = 500) -> None:
         with self._said:
             self._said.wait_for(lambda: text in self.output or self.process.poll() is not None, seconds)
             assert text in self.output, self.output
 
-    def ended(self, code: int = 0, seconds: float = 270) -> str:
+    def ended(self, code: int = 0, seconds: float = 500) -> str:
         """All that it printed. Asserts its exit code."""
         assert self.process.wait(seconds) == code, self.output
         self._reader.join(20)
@@ -43,7 +43,7 @@ class Started:
 
 def up(hosts: Hosts) -> None:
     """`ray up`, and both hosts in the cluster."""
-    done = hosts.run(0, "cd checkout && ray up -y --no-config-cache cluster/local.yaml", timeout=280)
+    done = hosts.run(0, "cd checkout && ray up -y --no-config-cache cluster/local.yaml", timeout=500)
     assert done.returncode == 0, done.stdout[-3000:]
     hosts.wait_for(lambda: "/2.0 CPU" in hosts.run(1, ". ~/.bashrc; ray status").stdout, 90, "both hosts to join")
 

@@ -55,6 +55,6 @@ def given_machines(hosts) -> Hosts:
 def alone(hosts) -> Path:
     """The results of the study on one host, under a private Ray."""
     command = f"cd ~/checkout && PYTHONPATH=. python {SCRIPT} {FLAGS} --cpus 2 --results /shared/alone"
-    done = hosts.run(1, command, timeout=280)
+    done = hosts.run(1, command, timeout=500)
     assert done.returncode == 0 and "ray on this machine: 2 CPUs" in done.stdout, done.stdout
     return hosts.state / "shared" / "alone"

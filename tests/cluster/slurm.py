@@ -120,10 +120,10 @@ class Slurm:
         file = self.home / "survq" / f"survq-{job}.log"
         return file.read_text() if file.exists() else ""
 
-    def until(self, job: int, text: str, seconds: float = 270) -> None:
+    def until(self, job: int, text: str, seconds: float = 500) -> None:
         self.hosts.wait_for(lambda: text in self.log(job), seconds, f"{text!r} in the log of the job: {self.log(job)}")
 
-    def ended(self, job: int, seconds: float = 270) -> str:
+    def ended(self, job: int, seconds: float = 500) -> str:
         """Its last state."""
         deadline = time.monotonic() + seconds
         while (state := self.state(job)).split()[0] in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):

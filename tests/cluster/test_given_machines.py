@@ -88,7 +88,7 @@ def test_a_dropped_connection_is_continued_by_the_same_command(given_machines, a
 def test_with_tmux_a_study_does_not_need_the_connection(given_machines, alone):
     submit(given_machines, "tmux", how="--tmux").ended()
     last = results(given_machines, "tmux") / "query_counts" / "tables" / "differences.csv"
-    given_machines.wait_for(last.exists, 270, "the study to end")
+    given_machines.wait_for(last.exists, 500, "the study to end")
     assert same(results(given_machines, "tmux"), alone) == 5
 
 

@@ -42,7 +42,7 @@ def test_two_jobs_on_the_same_nodes_at_once(slurm, alone):
     jobs = {name: slurm.submit(f"{SCRIPT} {FLAGS} --results {name}", "--nodes=2") for name in ("left", "right")}
     assert len({slurm.state(job).split()[0] for job in jobs.values()} & {"PENDING", "RUNNING"}) >= 1
     for name, job in jobs.items():
-        assert slurm.ended(job, 500) == "COMPLETED 0:0", slurm.log(job)
+        assert slurm.ended(job) == "COMPLETED 0:0", slurm.log(job)
         assert same(results(slurm, name), alone) == 5
 
 
