@@ -32,7 +32,7 @@ def check_companions(file: Path, shape: tuple[int, int]) -> None:
             raise other_number(file, shape, other, count)
         agrees = True
     twin = _twin(file)
-    if agrees or twin is None or twin.suffix != ".pt" or twin.exists():
+    if agrees or twin is None or file.parent.name != "h5_files" or twin.exists():
         return
     if any(twin.parent.glob("*.pt")):
         fix = f"extract it again, as it was probably interrupted, or move {twin.parent} away"

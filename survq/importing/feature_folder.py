@@ -274,9 +274,7 @@ def _incompatible_files(chosen: Sequence[_File], index: pd.DataFrame) -> list[tu
     infos = {slide: (file.encoder, file.info) for slide, file in by_slide.items() if file.info is not None}
     kinds = {slide: FeatureKind(encoder, info.width) for slide, (encoder, info) in infos.items()}
     reasons = incompatible(index, kinds)
-    sizes = {
-        slide: PatchSize.of(i.patch_size, i.magnification, by_slide[slide].name.mpp) for slide, (_, i) in infos.items()
-    }
+    sizes = {slide: _size(file) for slide, file in by_slide.items()}
     known = {slide: size for slide, size in sizes.items() if size is not None and slide not in reasons}
     reasons |= other_sizes(stored_sizes(index), known)
     located = [slide for slide, (_, info) in infos.items() if info.located]
@@ -287,6 +285,16 @@ def _incompatible_files(chosen: Sequence[_File], index: pd.DataFrame) -> list[tu
                 f"or skip it with --skip-bad"
             )
     return [(by_slide[slide], reason) for slide, reason in sorted(reasons.items())]
+
+
+def _size(file: _File) -> PatchSize | None:
+    """The physical size of the patches of a slide; what level 0 says of it goes before what the tool says."""
+    assert file.info is not None
+    size = PatchSize.of(file.info.patch_size, file.info.magnification, file.name.mpp)
+    stated = file.info.micrometres and PatchSize(file.info.micrometres, nominal=True)
+    if size is None or not stated:
+        return size or stated or None
+    return stated if PatchSize(size.side, nominal=True).like(stated) else size
 
 
 def _notes(chosen: Sequence[_File], unused: Sequence[str]) -> list[str]:

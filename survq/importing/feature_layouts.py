@@ -56,7 +56,8 @@ class FileInfo:
     certain: bool  # whether the file itself states the encoder
     located: bool  # whether it will have coordinates in level-0 pixels
     patch_size: int | None  # level-0 pixels
-    magnification: float | None = None  # of level 0
+    magnification: float | None  # of level 0
+    micrometres: float | None  # side of a patch, where the tool states it
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def inspect(file: Path, mpp: float | None = None) -> FileInfo | None:
             located=positions.located,
             patch_size=positions.patch_size,
             magnification=positions.magnification,
+            micrometres=positions.micrometres,
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from survq.data.patch_sizes import MICROMETRES
 from survq.data.problems import DataError
 from survq.importing.slide_names import stem
 from survq.importing.untrusted import RETRY_HINT, dataset, number, read_json, refusal, text
@@ -25,6 +26,7 @@ class Positions:
     coordinates: np.ndarray | None = None  # (patch, 2), int32: top-left corner in level-0 pixels; None if not loaded
     patch_size: int | None = None  # level-0 pixels
     magnification: float | None = None
+    micrometres: float | None = None  # side of a patch, where the tool states it
 
 
 def coordinate_file(file: Path) -> Path | None:
@@ -58,7 +60,8 @@ def stored_positions(
     if size is None and (nearby := coordinate_file(file)) is not None:
         size = _read_positions(nearby, load=False).patch_size
     magnification = number(attributes.get("level0_magnification"))
-    return Positions(True, _whole_pixels(file, coordinates[()]) if load else None, size, magnification)
+    pixels = _whole_pixels(file, coordinates[()]) if load else None
+    return Positions(True, pixels, size, magnification, _stated_side(attributes))
 
 
 def positions_nearby(file: Path, shape: tuple[int, int], load: bool) -> Positions:
@@ -100,7 +103,7 @@ def _read_positions(file: Path, load: bool) -> Positions:
             attributes = dict(coordinates.attrs)
             pixels = _whole_pixels(file, coordinates[()]) if load else None
             magnification = number(attributes.get("level0_magnification"))
-            return Positions(True, pixels, _patch_size(attributes), magnification)
+            return Positions(True, pixels, _patch_size(attributes), magnification, _stated_side(attributes))
     except DataError:
         raise
     except Exception as error:  # zip, HDF5 and JSON readers raise different errors
@@ -120,10 +123,10 @@ def _from_micrometres(
         scale = size = 256.0
         scale /= 224
     if scale is None or mpp is None:
-        return Positions()
+        return Positions(micrometres=size)
     side = None if size is None else round(size / mpp)
     pixels = _whole_pixels(file, np.round(corners[()].astype(np.float64) * (scale / mpp))) if load else None
-    return Positions(True, pixels, side)
+    return Positions(True, pixels, side, micrometres=size)
 
 
 def _stride(corners: np.ndarray) -> float:
@@ -163,3 +166,9 @@ def _patch_size(attributes: Mapping) -> int | None:
     if size is None or downsample is None or number(attributes.get("custom_downsample")) not in (None, 1.0):
         return None
     return round(size * downsample)
+
+
+def _stated_side(attributes: Mapping) -> float | None:
+    """Side of a patch in micrometres, by TRIDENT's pixels and magnification of patches."""
+    size, magnification = number(attributes.get("patch_size")), number(attributes.get("target_magnification"))
+    return MICROMETRES * size / magnification if size and magnification else None

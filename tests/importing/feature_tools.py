@@ -90,7 +90,9 @@ def clam(results: Path, slide: str, features: np.ndarray, coords: np.ndarray, do
 MICRONS = 256.0  # side of STAMP's tiles
 
 
-def stamp(folder: Path, slide: str, features: np.ndarray, microns: np.ndarray, version: str = "2.4.0") -> Path:
+def stamp(
+    folder: Path, slide: str, features: np.ndarray, microns: np.ndarray, version: str = "2.4.0", side: float = MICRONS
+) -> Path:
     """Current files have `unit` and `tile_size_um`; 2.0: `tile_size`; older: neither, and 224 means 256 micrometres."""
     folder = folder / "uni-1a2b3c4d"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +106,7 @@ def stamp(folder: Path, slide: str, features: np.ndarray, microns: np.ndarray, v
         if version == "2.0.0":
             store.attrs["tile_size"] = MICRONS
         elif version != "historic":
-            store.attrs.update({"tile_size_um": MICRONS, "tile_size_px": 224, "feat_type": "tile", "code_hash": "1a2b"})
+            store.attrs.update({"tile_size_um": side, "tile_size_px": 224, "feat_type": "tile", "code_hash": "1a2b"})
     return folder / f"{slide}.h5"
 
 

@@ -340,6 +340,26 @@ def test_the_table_gives_the_scale_of_clams_patches(tmp_path, store):
     assert SlideStore(store).index["magnification"].tolist() == pytest.approx([51.4, 43.9, 39.6, 40.0])
 
 
+@pytest.mark.parametrize("with_table", [False, True])
+def test_tiles_of_stamp_of_another_size_are_refused(tmp_path, store, with_table):
+    for number in range(4):
+        tools.stamp(
+            tmp_path / "x", slide(number), random_features(), grid() * 1.0, side=224.0 if number == 3 else 256.0
+        )
+    table = SlideTable([Name(slide(n), "TCGA-AA-0000", mpp) for n, mpp in enumerate((0.25, 0.25, 0.5, 0.5))])
+    (problem,) = problems_of(tmp_path / "x", store, **({"name_of": table} if with_table else {}))
+    assert f"{slide(3)}.h5: its patches are 224 micrometres wide; those of most others are 256. Fix: ext" in problem
+
+
+def test_trident_states_the_size_of_patches_where_the_magnification_is_unknown(source, store):
+    def forget(store):
+        store["coords"].attrs.update({"level0_magnification": "None", "target_magnification": 10})
+
+    tools.edit(features_of(source) / f"{slide(2)}.h5", forget)
+    (problem,) = problems_of(source, store)
+    assert f"{slide(2)}.h5: its patches are 224 micrometres wide; those of most others are 112. Fix: ext" in problem
+
+
 def test_sizes_that_cannot_be_compared_are_said(tmp_path, store):
     for number in range(2):
         tools.clam(tmp_path / "clam", slide(number), random_features(), grid(), downsample=1.0 + number)
