@@ -77,7 +77,7 @@ def test_good_slides_are_written_and_bad_ones_listed(ray_session, tmp_path, data
     assert f"{name(2)}: no tissue found. Fix: " in output
     assert f"{name(3)}: cannot be opened" in output
     assert f"{name(4)}: no data for 15 seconds. Fix: " in output
-    assert "TCGA-ZZ-0000-01Z: its case is not one of the cohort" in output
+    assert "TCGA-ZZ-0000-01Z: the case is not in cases.parquet" in output
     index = SlideStore(data / "X" / "features").index
     assert set(index.index) == {name(0), name(1)}
     assert f"{index['patches'].sum():,} patches" in output
