@@ -198,8 +198,8 @@ def _complete(values: pd.DataFrame, drop: bool, file: Path) -> tuple[pd.DataFram
     fix = "Fix: fill in the values, or leave such genes out with --drop-incomplete-genes."
     if len(incomplete) == values.shape[1]:
         cases = values.index[~finite.any(axis=1)]
-        of = f"{preview(cases)} have no values at all" if len(cases) else f"none of {len(incomplete)} genes is complete"
-        raise DataError([f"{file}: {of}. Fix: fill in the values, or leave out the cases."])
+        of = f"no gene has a finite number for {preview(cases)}" if len(cases) else "no gene has a number for all cases"
+        raise DataError([f"{file}: {of}. Fix: fill in the values, or leave out these cases."])
     if drop:
         return values.drop(columns=incomplete), incomplete
     problems = [

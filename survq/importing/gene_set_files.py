@@ -76,10 +76,10 @@ def read_file(file: Path, known: Collection[str] = (), missing: Missing = MISSIN
     Raises FileNotFoundError; DataError with every set that is not valid, or with the shape that was seen.
     """
     file = Path(file)
-    rows = _rows(file, missing)
+    endings = {ending.lower() for ending in file.suffixes}
+    rows = _rows(file, missing, named=".gmt" in endings)
     if not rows:
         raise DataError([f"{file}: holds no gene sets."])
-    endings = {ending.lower() for ending in file.suffixes}
     genes = Genes.of(rows, known)
     if ".gmt" in endings:
         sets = _gmt(rows, genes, file)
@@ -123,7 +123,8 @@ def _of_any_shape(rows: Rows, genes: Genes, file: Path) -> GeneSets:
     return _named_unlike_genes(_named(rows, file, 2 if described else 1), genes, file)
 
 
-def _rows(file: Path, missing: Missing) -> Rows:
+def _rows(file: Path, missing: Missing, named: bool) -> Rows:
+    """The cells of a file, "" where missing; `named` tells that each line starts with a name, whatever it is."""
     if is_workbook(file):
         lines = read_sheet(file)
     else:
@@ -138,7 +139,7 @@ def _rows(file: Path, missing: Missing) -> Rows:
             raise DataError([f"{file}:{reader.line_num}: is not valid CSV ({error}). {AS_GMT}."]) from error
     rows: Rows = []
     for line, cells in lines:
-        row = [_cell(cell, missing) for cell in cells]
+        row = [cell.strip() if named and place == 0 else _cell(cell, missing) for place, cell in enumerate(cells)]
         while row and not row[-1]:
             row.pop()
         if row and not (row[0].startswith("#") and not rows):

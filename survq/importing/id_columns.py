@@ -91,9 +91,7 @@ def samples_of_rows(
         )
     agreeing = [column for column in sure if _difference(columns[case], columns[column]) is None and column != case]
     kinds = _kinds(case, sample, agreeing, names, columns, file)
-    named_by = (
-        sample if sample is not None else max([case, *agreeing], key=lambda column: _states_types(columns[column]))
-    )
+    named_by = sample if sample is not None else _naming(case, agreeing, names, columns)
     samples = [
         Sample(row, case_of(cell), kind, columns[named_by][row] or cell)
         for row, (cell, kind) in enumerate(zip(columns[case], kinds, strict=True))
@@ -101,6 +99,13 @@ def samples_of_rows(
     of_types = {column for column in columns if plain(names[column]) in OF_TYPES}
     others = {column for column in columns if plain(names[column]) in OF_CASES | OF_SAMPLES}
     return samples, case, {case, named_by, *agreeing, *of_types, *others}
+
+
+def _naming(case: int, agreeing: Sequence[int], names: Sequence[str], columns: Mapping[int, Sequence[str]]) -> int:
+    """The column that tells the samples of a case apart."""
+    stating = [column for column in (case, *agreeing) if any(sample_type(cell) for cell in columns[column])]
+    named = [column for column in columns if plain(names[column]) in OF_SAMPLES]
+    return [*stating, *named, case][0]
 
 
 def _stated(names: Sequence[str], column: str | None, option: str, file: object) -> int | None:
@@ -147,10 +152,6 @@ def _difference(one: Sequence[str], other: Sequence[str]) -> int | None:
     """The first row in which two columns name different cases; None if there is none."""
     pairs = enumerate(zip(one, other, strict=True))
     return next((row for row, (this, that) in pairs if this and that and case_of(this) != case_of(that)), None)
-
-
-def _states_types(cells: Sequence[str]) -> bool:
-    return any(sample_type(cell) is not None for cell in cells)
 
 
 def _kinds(

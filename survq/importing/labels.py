@@ -188,8 +188,11 @@ def _nothing_left(file: Path, endpoint: Endpoint, rows: int, dropped: Mapping[st
 
 
 def _sample_types(table: pd.DataFrame, case_column: str) -> pd.Series:
-    """The sample type of each row by its barcode, else by a column of sample types; or None."""
+    """The sample type of each row by its barcode, else by columns of samples and of sample types; or None."""
     kinds = table[case_column].map(sample_type)
+    for column in table:
+        if plain(column).startswith(("sampleid", "samplebarcode", "samplesubmitterid", "bcrsamplebarcode")):
+            kinds = kinds.where(kinds.notna(), table[column].map(sample_type))
     for column in table:
         if plain(column) in OF_TYPES:
             kinds = kinds.where(kinds.notna(), table[column].map(sample_type_named))

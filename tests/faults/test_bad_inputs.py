@@ -150,7 +150,7 @@ EXPRESSION = [
     Bad(28, "transposed", lambda d: d.expression(tsv(matrix().T)), 0, "C: expression of 24 cases, 6 of the"),
     Bad(29, "counts", lambda d: d.expression(tsv(matrix() * 1000)), 0, "not on a log scale, or outliers"),
     Bad(30, "blank value", lambda d: cell(d, None), 65, "expression.tsv: gene 'B': not a finite number for 'CASE-00'"),
-    Bad(30, "only blanks", lambda d: d.expression(tsv(matrix() * np.nan)), 65, "have no values at all"),
+    Bad(30, "only blanks", lambda d: d.expression(tsv(matrix() * np.nan)), 65, "no gene has a finite number for"),
     Bad(
         31, "both infinities", lambda d: d.expression(tsv(matrix(infinities))), 65, "gene 'B': not a finite number for"
     ),

@@ -132,6 +132,8 @@ def test_the_kept_one_of_several_samples_is_named(tmp_path):
     note = "1 cases have several rows or columns, the first was kept: 'TCGA-A1-0001-01B before TCGA-A1-0001-01A'"
     assert note in expression.notes
     assert expression.source["kept_of_several"] == {TCGA[0]: "TCGA-A1-0001-01B"}
+    expression = read(tmp_path, "sample patient TP53 / P1-b P1 9 / P1-a P1 1", OWN)
+    assert expression.source["kept_of_several"] == {"P1": "P1-b"}
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,10 @@ def test_other_shapes_are_refused_by_name(tmp_path, what):
     assert all(len(problem) < 400 for problem in error.value.problems)
 
 
+def test_a_set_may_have_any_name(tmp_path):
+    assert read(write(tmp_path, "t.gmt", "none\t\tTP53\nNA\t\tKRAS\n")) == {"none": ("TP53",), "NA": ("KRAS",)}
+
+
 def test_the_cures_work(tmp_path):
     cured = "WNT\t\tTP53\tBRCA1\nEMT\t\tKRAS\tPTEN\n"
     assert read(write(tmp_path, "t.gmt", cured)) == {"WNT": ("TP53", "BRCA1"), "EMT": ("KRAS", "PTEN")}

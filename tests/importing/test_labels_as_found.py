@@ -90,6 +90,12 @@ def test_a_column_of_sample_types_counts_as_a_barcode_does(tmp_path):
     assert outcomes(labels) == {"A": (10, True)} and labels.dropped == {"B": "no sample of type 01"}
 
 
+def test_a_column_of_samples_counts_as_the_ids_do(tmp_path):
+    header = ["PATIENT_ID", "SAMPLE_ID", "OS_STATUS", "OS_MONTHS"]
+    rows = [["TCGA-A1-0001", "TCGA-A1-0001-01", "LIVING", 5], ["TCGA-A1-0002", "TCGA-A1-0002-06", "LIVING", 5]]
+    assert read(tmp_path, header, *rows).dropped == {"TCGA-A1-0002": "no sample of type 01"}
+
+
 TIMES = [["TCGA-A1-0001", "Dead", 300, "'--"], ["TCGA-A1-0002", "Alive", "'--", 45], ["TCGA-A1-0003", "Dead", "", 90]]
 EXPECTED = {"TCGA-A1-0001": (10, True), "TCGA-A1-0002": (1.5, False)}
 

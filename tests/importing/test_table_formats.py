@@ -263,7 +263,7 @@ def test_a_table_of_missing_values_is_refused_without_warnings(tmp_path):
     (tmp_path / "t").write_text("case_id,TP53,KRAS\nP1,NA,NA\nP2,NA,NA\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(DataError, match=r"t: 'P1', 'P2' have no values at all\. Fix: fill in the values"):
+        with pytest.raises(DataError, match=r"t: no gene has a finite number for 'P1', 'P2'\. Fix: fill in the values"):
             values(tmp_path / "t")
 
 
