@@ -18,9 +18,11 @@ import tyro
 from survq.exits import UsageError
 from survq.reporting.figures import kaplan_meier_figure
 from survq.reporting.nested_table import nested_table
+from survq.reporting.search_figure import search_figure
 from survq.settings import StudySettings
 from survq.study import Study, open_study
 from survq.training.config import model_problems
+from survq.tuning.findings import agreement, best_so_far, chosen_minus_default, importance, verdict
 from survq.tuning.search import (
     Search,
     Searches,
@@ -44,7 +46,8 @@ class SearchSettings(StudySettings):
 
     Each outer fold has its own search on inner folds of its training cases. The search selects the simplest setting
     within one standard error of the best (of SurvQ: the one with the fewest queries), and the epoch. That setting is
-    trained on all training cases and evaluated on the outer fold once. Trials above the median loss are stopped early.
+    trained on all training cases and evaluated on the outer fold once. So is the default setting, for comparison.
+    Trials above the median loss are stopped early.
     """
 
     model: str = "survq"
@@ -82,6 +85,7 @@ def main(settings: SearchSettings) -> None:
                     inner_folds=settings.inner_folds,
                     seeds=settings.seeds,
                     keep_weights=settings.keep_weights,
+                    beside_default=True,
                 )
         print(f"  {trials} trials in each of {len(searches)} searches\n")
         schedule = Searches(searches)
@@ -117,6 +121,20 @@ def report(study: Study, searches: Sequence[Search], seeds: int) -> None:
         predictions = outer_predictions([search for search in searches if search.cohort.name == name])
         if predictions is not None:
             study.save(f"kaplan_meier_{name}", kaplan_meier_figure(predictions, f"{name}, nested search"))
+    show_findings(study, searches, seeds)
+
+
+def show_findings(study: Study, searches: Sequence[Search], seeds: int) -> None:
+    """Print and save whether choosing helped, whether the outer searches agree, and which settings mattered."""
+    differences, importances, best = chosen_minus_default(searches, seeds), importance(searches), best_so_far(searches)
+    for row in differences.itertuples():
+        print(f"  {row.cohort}, seed {row.seed}: {verdict(row.difference, row.low, row.high)}")
+    for name in study.cohorts:
+        print(f"  {name}: {agreement([search for search in searches if search.cohort.name == name])}")
+        own = (table[table["cohort"] == name] for table in (best, importances))
+        study.save(f"searches_{name}", search_figure(*own, f"{name}, nested search"))
+    study.save("chosen_minus_default", differences)
+    study.save("importance", importances)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def _residual(values: Float[np.ndarray, " row"], given: list[np.ndarray]) -> Flo
 
 def _cosine(first: Float[np.ndarray, " row"], second: Float[np.ndarray, " row"]) -> float:
     scale = np.sqrt((first**2).sum() * (second**2).sum())
-    return float(first @ second / scale) if scale > 0 else 0.0
+    return float(first @ second / scale) if scale > 1e-9 * len(first) else 0.0  # below, nothing but rounding is left
 
 
 def _within(folds: list[np.ndarray], random: np.random.Generator) -> np.ndarray:

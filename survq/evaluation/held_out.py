@@ -100,11 +100,11 @@ class HeldOut:
         """Where the risk groups are divided, in words."""
         return f"the median risk of the {'training' if self.has_cuts else 'held-out'} cases of their fold"
 
-    @property
+    @cached_property
     def tau(self) -> float:
         return float(self.outcomes["time"].quantile(TAU))
 
-    @property
+    @cached_property
     def median_event_time(self) -> float:
         """NaN without events."""
         return float(self.outcomes.loc[self.outcomes["event"].astype(bool), "time"].median())
@@ -182,11 +182,11 @@ def held_out_metrics(method: HeldOut, draws: pd.DataFrame | None = None) -> pd.D
 
 
 def _by_fold(method: HeldOut, draws: pd.DataFrame) -> list[tuple]:
-    at = method.median_event_time
+    at, drawn = method.median_event_time, np.ascontiguousarray(draws.to_numpy(float).T)
     found: dict[str, list[np.ndarray | Score]] = {name: [] for name in ("c_index", "uno_c", "auc", "ibs", "reference")}
     for fold in method.folds:
         risk, time, event = fold.arrays
-        weight, won = draws.loc[fold.cases["case_id"]].to_numpy().T, outranked(risk)
+        weight, won = drawn[:, draws.index.get_indexer(fold.cases["case_id"])], outranked(risk)
         undefined = undefined_concordance(time, event)
         pairs = {"c_index": Score.undefined(undefined) if undefined else comparable_pairs(time, event).astype(float)}
         untrained = Score.undefined(NO_TRAINING) if fold.training.empty else None

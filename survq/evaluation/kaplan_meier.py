@@ -41,12 +41,10 @@ def risk_groups(predictions: pd.DataFrame, cuts: Mapping[tuple[int, int], float]
     (repeated cross-validation) is still one case: it is high if it was high in more than half of the repeats.
     """
     check_predictions(predictions)
-    if cuts is None:
-        cut = predictions.groupby(["repeat", "fold"])["risk"].transform("median").to_numpy(float)
-    else:
-        folds = predictions[["repeat", "fold"]].itertuples(index=False)
-        cut = np.array([cuts[int(repeat), int(fold)] for repeat, fold in folds])
-    votes = predictions.assign(high=predictions["risk"] > cut).groupby("case_id", sort=True)
+    risk, high = predictions["risk"].to_numpy(float), np.empty(len(predictions), bool)
+    for (repeat, fold), rows in predictions.groupby(["repeat", "fold"]).indices.items():
+        high[rows] = risk[rows] > (np.median(risk[rows]) if cuts is None else cuts[int(repeat), int(fold)])
+    votes = predictions[["case_id", "time", "event"]].assign(high=high).groupby("case_id", sort=True)
     cases = votes.agg(time=("time", "first"), event=("event", "first"), high=("high", "mean")).reset_index()
     return cases.assign(event=cases["event"].astype(bool), high=cases["high"] > 0.5)
 

@@ -123,12 +123,12 @@ def outranked(risk: Float[np.ndarray, " case"]) -> Float[np.ndarray, "first seco
 
 
 def weighted_share(
-    weight: Int[np.ndarray, "resample case"],
+    weight: Int[np.ndarray, "resample case"] | Float[np.ndarray, "resample case"],
     pairs: Float[np.ndarray, "first second"],
     won: Float[np.ndarray, "first second"],
 ) -> Float[np.ndarray, " resample"]:
     """The share of `pairs` that is won, in each resample: sum w_i w_j pairs_ij won_ij / sum w_i w_j pairs_ij."""
-    w = weight.astype(float)
+    w = weight.astype(float, copy=False)
     with np.errstate(invalid="ignore"):
         return ((w @ (pairs * won)) * w).sum(axis=1) / ((w @ pairs) * w).sum(axis=1)
 

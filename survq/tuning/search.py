@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import pandas as pd
@@ -75,6 +75,14 @@ class Trial:
         )
 
 
+@dataclass(frozen=True)
+class Refit:
+    """A setting that is trained on all training cases of the outer fold: the chosen one, or the default beside it."""
+
+    role: Literal["chosen", "default"]
+    seed: int
+
+
 @dataclass
 class Search:
     """The search for one outer fold. It uses only the training cases of this fold.
@@ -92,10 +100,12 @@ class Search:
     keep_weights: bool = False  # of the chosen settings, trained on all training cases
     trials: list[Trial] = field(default_factory=list)  # started trials
     refits: dict[int, Record | None] = field(default_factory=dict)  # by seed: the chosen setting on the outer fold
+    beside_default: bool = False  # whether the first trial's setting is evaluated on the outer fold, too
+    defaults: dict[int, Record | None] = field(default_factory=dict)  # by seed: its results
     abandoned: bool = False
 
-    def next(self) -> tuple[Run, Trial | int] | None:
-        """The next run with its trial, or with the seed of a refit."""
+    def next(self) -> tuple[Run, Trial | Refit] | None:
+        """The next run, with its trial or refit."""
         if self.abandoned:
             return None
         if len(self.trials) < min(self.trials_wanted, self._known_generation()):
@@ -106,14 +116,28 @@ class Search:
             seed = len(self.refits)
             self.refits[seed] = None
             config = replace(self.chosen.config, epochs=self.chosen.best.epoch, seed=seed)
-            return Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen", self.keep_weights), seed
+            run = Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen", self.keep_weights)
+            return run, Refit("chosen", seed)
+        if self.outer and self._searched and len(self.defaults) < self._default_seeds:
+            seed = len(self.defaults)
+            self.defaults[seed] = None
+            run = Run(self.cohort.name, replace(self.first_config, seed=seed), (self.outer,), f"{self.name}/default")
+            return run, Refit("default", seed)
         return None
+
+    @property
+    def _default_seeds(self) -> int:
+        return self.seeds if self.beside_default and self.chosen is not None else 0
 
     @property
     def exhausted(self) -> bool:
         if self.abandoned:
             return True
-        return self._searched and (not self.outer or self.chosen is None or len(self.refits) == self.seeds)
+        return self._searched and (
+            not self.outer
+            or self.chosen is None
+            or (len(self.refits) == self.seeds and len(self.defaults) == self._default_seeds)
+        )
 
     @property
     def best(self) -> Trial | None:
@@ -146,14 +170,14 @@ class Search:
 
     @property
     def total(self) -> int:
-        return self.trials_wanted + (self.seeds if self.outer else 0)
+        return self.trials_wanted + (self.seeds * (1 + self.beside_default) if self.outer else 0)
 
     @property
     def remaining_epochs(self) -> int:
         """An upper bound of the number of epochs of all runs that have not started."""
         if self.exhausted:
             return 0
-        waiting = self.trials_wanted - len(self.trials) + (self.seeds - len(self.refits) if self.outer else 0)
+        waiting = self.total - len(self.trials) - len(self.refits) - len(self.defaults)
         return waiting * self.first_config.epochs
 
     @property
@@ -227,7 +251,7 @@ class Searches:
     def __init__(self, searches: Sequence[Search]):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.searches = list(searches)
-        self._running: dict[str, tuple[Search, Trial | int]] = {}  # by path: the trial, or the seed of a refit
+        self._running: dict[str, tuple[Search, Trial | Refit]] = {}  # by path
 
     def next(self) -> Run | None:
         # those that are furthest behind come first: a few that are left at the end cannot fill a cluster
@@ -246,8 +270,10 @@ class Searches:
         search, role = self._running[run.path]
         if isinstance(role, Trial):
             role.record = record
+        elif role.role == "chosen":
+            search.refits[role.seed] = record
         else:
-            search.refits[role] = record
+            search.defaults[role.seed] = record
 
     def on_failed(self, run: Run) -> None:
         # later trials would depend on the missing result
@@ -290,7 +316,7 @@ class Searches:
         search, role = self._running[path]
         prefix = f"{search.cohort.name} {search.model} {search.name}"
         if not isinstance(role, Trial):
-            return f"{prefix} chosen" + (f", seed {role}" if search.seeds > 1 else "")
+            return f"{prefix} {role.role}" + (f", seed {role.seed}" if search.seeds > 1 else "")
         values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in role.params.items())
         return f"{prefix} trial {role.number}: {', '.join(values)}"
 
@@ -305,6 +331,7 @@ def nested_searches(
     seeds: int = 1,
     seed: int = 0,
     keep_weights: bool = False,
+    beside_default: bool = False,
 ) -> list[Search]:
     """One search per outer fold. Inner folds divide its training cases, stratified by event and site as all folds.
 
@@ -317,7 +344,8 @@ def nested_searches(
         except DataError as error:
             problems += [f"cohort {cohort.name}, inside outer fold {fold.index}: {line}" for line in error.problems]
             continue
-        searches.append(Search(cohort, fold, tuple(inner), space, trials, seeds, seed, keep_weights))
+        search = Search(cohort, fold, tuple(inner), space, trials, seeds, seed, keep_weights)
+        searches.append(replace(search, beside_default=beside_default))
         problems += searches[-1].problems()
     raise_if_any(problems)
     return searches
@@ -371,7 +399,16 @@ def outer_records(searches: Sequence[Search], seed: int = 0) -> list[Record]:
 
 def outer_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame | None:
     """Their predictions, each case once per repeat; None if a run is missing: the others could be optimistic."""
-    records = outer_records(searches, seed)
+    return _together(searches, outer_records(searches, seed))
+
+
+def default_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame | None:
+    """Those of the default setting on the same outer folds; None if a run is missing."""
+    records = [search.defaults.get(seed) for search in searches]
+    return _together(searches, [record for record in records if record is not None and record.state == "finished"])
+
+
+def _together(searches: Sequence[Search], records: Sequence[Record]) -> pd.DataFrame | None:
     if not searches or len(records) < len(searches):
         return None
     return pd.concat([record.predictions for record in records], ignore_index=True)

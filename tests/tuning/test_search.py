@@ -13,10 +13,12 @@ import torch
 from survq.data.cohort import Cohort
 from survq.data.folds import make_folds
 from survq.models import MODELS
+from survq.reporting.search_figure import search_figure
 from survq.simulation.data_folder import write_simulated
 from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.queue import RunQueue
 from survq.training.results import Results
+from survq.tuning.findings import agreement, best_so_far, chosen_minus_default, importance, verdict
 from survq.tuning.search import (
     GENERATION,
     Searches,
@@ -59,9 +61,9 @@ def bags(cohort) -> dict:
     return cohort.bags()
 
 
-def make_queue(cohort, folder, outer=None, seeds=1) -> RunQueue:
+def make_queue(cohort, folder, outer=None, seeds=1, **options) -> RunQueue:
     outer = outer or make_folds(cohort.cases, 3)
-    search = Searches(nested_searches(cohort, outer, SPACE, trials=TRIALS, inner_folds=2, seeds=seeds))
+    search = Searches(nested_searches(cohort, outer, SPACE, trials=TRIALS, inner_folds=2, seeds=seeds, **options))
     return RunQueue(search, Results(folder), {cohort.name: cohort})
 
 
@@ -71,7 +73,7 @@ def undisturbed(cohort, bags, tmp_path_factory):
     from survq.training.loop import train_folds
 
     folder = tmp_path_factory.mktemp("undisturbed")
-    queue = make_queue(cohort, folder)
+    queue = make_queue(cohort, folder, beside_default=True)
     work(queue, bags, lambda waiting: waiting[0], train_folds)
     return queue.schedule.searches, folder
 
@@ -109,6 +111,43 @@ def test_every_outer_fold_evaluates_the_choice_of_its_training_cases_once(cohort
     predictions = outer_predictions(searches)
     assert sorted(predictions["case_id"]) == sorted(cohort.cases.index)
     assert trials_table(searches).groupby("search")["chosen"].sum().tolist() == [1, 1, 1]
+
+
+def test_the_default_setting_is_evaluated_on_the_same_outer_folds(undisturbed):
+    searches, _ = undisturbed
+    for search in searches:
+        (record,) = search.defaults.values()
+        assert record.group == f"{search.name}/default" and len(record.epochs) == EPOCHS
+        assert record.hyperparameters["histology_queries"] == 8 and record.training["learning_rate"] == 2e-3
+        assert set(record.predictions["case_id"]) == set(search.outer.validation)
+    c_index = np.mean([[r.refits[0].c_index, r.defaults[0].c_index] for r in searches], axis=0)
+    (row,) = chosen_minus_default(searches, seeds=1).itertuples()
+    assert row.difference == pytest.approx(c_index[0] - c_index[1]) and row.low <= row.difference <= row.high
+    assert chosen_minus_default(searches, seeds=2)["seed"].tolist() == [0], "the second seed is missing"
+
+
+def test_what_the_searches_found(undisturbed, tmp_path):
+    searches, _ = undisturbed
+    best, found = best_so_far(searches), importance(searches)
+    for search, own in best.groupby("search"):
+        assert len(own) == TRIALS and own["c_index"].is_monotonic_increasing
+        inner = next(one for one in searches if one.name == search)
+        assert own["c_index"].max() == inner.best.best.mean_c_index
+    assert found.groupby("search")["importance"].sum().tolist() == pytest.approx([1] * found["search"].nunique())
+    assert set(found["setting"]) == set(SPACE.first)
+    search_figure(best, found, "TINY").savefig(tmp_path / "figure.png")
+    search_figure(best, found[:0], "TINY").savefig(tmp_path / "empty.png")
+    text = agreement(searches)
+    numbers = [search.chosen.number for search in searches]
+    assert text.startswith(f"{numbers.count(0)} of 3 outer searches chose the default setting; ")
+    assert all(name in text for name in SPACE.first)
+
+
+def test_whether_choosing_helped_is_said():
+    assert verdict(0.02, 0.01, 0.03).endswith("+0.020 [+0.010, +0.030]: choosing helped")
+    assert verdict(0.02, -0.01, 0.03).endswith("no difference beyond chance")
+    assert verdict(-0.02, -0.03, 0.01).endswith("made it worse, though not beyond chance")
+    assert verdict(-0.02, -0.03, -0.01).endswith("made it worse")
 
 
 def test_the_first_trial_is_the_known_setting_and_some_trials_stop_early(undisturbed):
