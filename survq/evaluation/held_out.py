@@ -10,7 +10,7 @@ a case that was held out in several repeats has the mean of its predictions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,7 +34,7 @@ from survq.evaluation.predicted_survival import (
 )
 from survq.evaluation.restricted_mean import restricted_mean_difference
 from survq.evaluation.score import Score
-from survq.evaluation.significance import draw_patients, interval_of, outranked, weighted_share
+from survq.evaluation.significance import draw_patients, interval_of, outranked, weighted_pairs
 from survq.evaluation.uno import uno_pairs
 
 TAU = 0.8  # quantile of the training times up to which Uno's C and Brier scores look
@@ -169,31 +169,56 @@ class HeldOutFold:
         return self.training["time"].to_numpy(float), self.training["event"].to_numpy(bool)
 
 
-def held_out_metrics(method: HeldOut, draws: pd.DataFrame | None = None) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class FoldPairs:
+    """What ranking needs to know of a fold besides the risks: methods of the same cases and folds share it."""
+
+    weight: Float[np.ndarray, "resample case"]
+    pairs: Mapping[str, Float[np.ndarray, "first second"] | Score]  # by metric; or why it is undefined
+    total: Mapping[str, Float[np.ndarray, " resample"]]  # of the pairs of each metric, weighted
+
+    @classmethod
+    def of(cls, fold: HeldOutFold, draws: pd.DataFrame, median_event_time: float) -> FoldPairs:
+        _, time, event = fold.arrays
+        weight = np.ascontiguousarray(draws.loc[fold.cases["case_id"]].to_numpy(float).T)
+        undefined = undefined_concordance(time, event)
+        untrained = Score.undefined(NO_TRAINING) if fold.training.empty else None
+        pairs = {
+            "c_index": Score.undefined(undefined) if undefined else comparable_pairs(time, event).astype(float),
+            "uno_c": untrained or uno_pairs(time, event, fold.censoring, fold.tau),
+            "auc": untrained or auc_pairs(time, event, fold.censoring, median_event_time),
+        }
+        total = {name: weighted_pairs(weight, one) for name, one in pairs.items() if not isinstance(one, Score)}
+        return cls(weight, pairs, total)
+
+
+def fold_pairs(method: HeldOut) -> list[FoldPairs]:
+    """The pairs of every fold, with 1000 resamples of the patients."""
+    draws = draw_patients(method.predictions, 1000, 0)
+    return [FoldPairs.of(fold, draws, method.median_event_time) for fold in method.folds]
+
+
+def held_out_metrics(method: HeldOut, shared: Sequence[FoldPairs] | None = None) -> pd.DataFrame:
     """One row per metric of METRICS: metric, value, low, high (95 %), folds (where it is defined) and reason.
 
     Intervals: patient bootstrap for ranking and Brier scores, Greenwood's for calibration by thirds and months gained,
-    none for p values. `reason` says why a value, or that of some folds, does not exist. `draws` are those of
-    `draw_patients`, if they are at hand.
+    none for p values. `reason` says why a value, or that of some folds, does not exist. `shared` are the `fold_pairs`
+    of another method with the same rows in the same order up to its predictions, if they are at hand.
     """
-    draws = draw_patients(method.predictions, 1000, 0) if draws is None else draws
-    rows = [*_by_fold(method, draws), *_pooled(method)]
+    rows = [*_by_fold(method, shared or fold_pairs(method)), *_pooled(method)]
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "folds", "reason"])
 
 
-def _by_fold(method: HeldOut, draws: pd.DataFrame) -> list[tuple]:
-    at, drawn = method.median_event_time, np.ascontiguousarray(draws.to_numpy(float).T)
+def _by_fold(method: HeldOut, shared: Sequence[FoldPairs]) -> list[tuple]:
     found: dict[str, list[np.ndarray | Score]] = {name: [] for name in ("c_index", "uno_c", "auc", "ibs", "reference")}
-    for fold in method.folds:
-        risk, time, event = fold.arrays
-        weight, won = drawn[:, draws.index.get_indexer(fold.cases["case_id"])], outranked(risk)
-        undefined = undefined_concordance(time, event)
-        pairs = {"c_index": Score.undefined(undefined) if undefined else comparable_pairs(time, event).astype(float)}
+    for fold, known in zip(method.folds, shared, strict=True):
+        won, weight = outranked(fold.arrays[0]), known.weight
+        for name, one in known.pairs.items():
+            with np.errstate(invalid="ignore"):
+                found[name].append(
+                    one if isinstance(one, Score) else weighted_pairs(weight, one * won) / known.total[name]
+                )
         untrained = Score.undefined(NO_TRAINING) if fold.training.empty else None
-        pairs["uno_c"] = untrained or uno_pairs(time, event, fold.censoring, fold.tau)
-        pairs["auc"] = untrained or auc_pairs(time, event, fold.censoring, at)
-        for name, one in pairs.items():
-            found[name].append(one if isinstance(one, Score) else weighted_share(weight, one, won))
         terms = untrained or (Score.undefined(NO_HAZARDS) if fold.edges is None else fold.brier())
         for name, position in (("ibs", 0), ("reference", 1)):
             found[name].append(terms if isinstance(terms, Score) else weight @ terms[position] / weight.sum(axis=1))

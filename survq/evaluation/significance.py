@@ -130,7 +130,14 @@ def weighted_share(
     """The share of `pairs` that is won, in each resample: sum w_i w_j pairs_ij won_ij / sum w_i w_j pairs_ij."""
     w = weight.astype(float, copy=False)
     with np.errstate(invalid="ignore"):
-        return ((w @ (pairs * won)) * w).sum(axis=1) / ((w @ pairs) * w).sum(axis=1)
+        return weighted_pairs(w, pairs * won) / weighted_pairs(w, pairs)
+
+
+def weighted_pairs(
+    weight: Float[np.ndarray, "resample case"], pairs: Float[np.ndarray, "first second"]
+) -> Float[np.ndarray, " resample"]:
+    """sum w_i w_j pairs_ij, in each resample."""
+    return ((weight @ pairs) * weight).sum(axis=1)
 
 
 def interval_of(values: Float[np.ndarray, " resample"]) -> Interval:

@@ -16,6 +16,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 DPI = 120
+LONG = 36  # letters of a cell that gets room on a small screen
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 NUMBER = re.compile(r"[<>]?\s?[-−–]?\d")
 STYLE = """
@@ -37,7 +38,8 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-
 th, td { padding: .42rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
   white-space: pre-line; }
 th { background: var(--tint); font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
-td.b { font-weight: 650; } td.n { text-align: right; white-space: pre; } th.n { text-align: right; }
+td.b { font-weight: 650; } td.t { min-width: 15rem; }
+td.n { text-align: right; white-space: pre; } th.n { text-align: right; }
 .caption { color: var(--soft); font-size: .86rem; }
 figure { margin: 1rem 0; text-align: center; } img { max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .86rem; text-align: left; }
@@ -180,7 +182,8 @@ def _html_of(block: Block) -> str:
 
 
 def _cell(tag: str, text: str, numeric: bool) -> str:
-    kinds = " ".join(["n"] * numeric + ["b"] * isinstance(text, Strong))
+    long = tag == "td" and max(map(len, text.splitlines()), default=0) > LONG
+    kinds = " ".join(["n"] * numeric + ["b"] * isinstance(text, Strong) + ["t"] * long)
     return f'<{tag} class="{kinds}">{escape(text)}</{tag}>' if kinds else f"<{tag}>{escape(text)}</{tag}>"
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from survq.evaluation.held_out import HeldOut, held_out_metrics
-from survq.evaluation.significance import draw_patients
+from survq.evaluation.held_out import HeldOut, fold_pairs, held_out_metrics
 from survq.reporting.configurations import brief, differing
 from survq.training.record import Record
 
@@ -74,15 +73,13 @@ def methods_of(records: Sequence[Record]) -> list[Method]:
 
 def metrics_table(methods: Sequence[Method]) -> pd.DataFrame:
     """One row per method and metric (see `held_out_metrics`): COLUMNS."""
-    tables, drawn = [], {}
+    tables: list[pd.DataFrame] = []
+    cases, shared = pd.DataFrame(), None
     for method in methods:
-        predictions = method.held_out.predictions
-        keys = predictions.sort_values(["repeat", "fold", "case_id"]).drop_duplicates("case_id")
-        # methods of the same folds share their resampled patients
-        folds = (tuple(keys["case_id"]), tuple(keys["repeat"]), tuple(keys["fold"]))
-        if folds not in drawn:
-            drawn = {folds: draw_patients(predictions, 1000, 0)}
-        found = held_out_metrics(method.held_out, drawn[folds])
+        own = method.held_out.predictions[["case_id", "repeat", "fold", "time", "event"]]
+        if not own.equals(cases):
+            cases, shared = own, fold_pairs(method.held_out)
+        found = held_out_metrics(method.held_out, shared)
         tables.append(found.assign(cohort=method.cohort, method=method.name, seed=method.seed)[COLUMNS])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
 

@@ -39,6 +39,8 @@ def asked(material: Material) -> list[Block]:
             "own cases and averaged; intervals resample patients within folds."
         )
     )
+    if not rows:
+        return blocks
     return [*blocks, Grid(["setting", "value"], rows, "Settings that are off or empty are not listed.")]
 
 

@@ -63,5 +63,8 @@ def _cell(text: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, float):
-        return "–" if pd.isna(value) else f"{value:.4g}"
+        if pd.isna(value):
+            return "–"
+        size = abs(value)
+        return f"{value:.0e}" if 0 < size < 0.001 else f"{value:.0f}" if size >= 1000 else f"{value:.3f}"
     return str(value)

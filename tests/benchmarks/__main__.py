@@ -26,6 +26,7 @@ from . import (
     numerics,
     parity,
     pathway_branch,
+    reports,
     scheduling,
     training,
 )
@@ -54,6 +55,7 @@ BENCHMARKS: dict[tuple[str, ...], Benchmark] = {
     tuple(f"{kind}_{what}" for kind in ("grid", "search") for what in ("growth", "driver", "resume")): driver.driver,
     tuple(f"growth_{what}" for what in growth.WHAT): growth.growth,
     ("growth_memory",): growth.memory,
+    ("report_seconds",): reports.report,
     ("import_speed", "import_trident", "import_clam"): importing.speed,
     ("import_memory",): importing.memory,
 }
