@@ -20,13 +20,12 @@ def walk(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
         raise FileNotFoundError(f"{readable(folder)}: no such folder.")
     if not is_utf8(folder):
         raise DataError([f"{readable(folder)}: the name of the folder is not UTF-8. Fix: rename it."])
-    seen: set[tuple[int, int]] = set()
+    seen: set[str] = set()
     for path, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        stat = os.stat(path)
-        if (stat.st_dev, stat.st_ino) in seen:
+        if (real := os.path.realpath(path)) in seen:  # not by inode: some network disks have none
             folders.clear()
             continue
-        seen.add((stat.st_dev, stat.st_ino))
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in without)
         yield from (Path(path, name) for name in sorted(files) if not name.startswith("."))
 
