@@ -5,19 +5,16 @@ Most take a minute: `pytest -m faults tests/distributed/test_faults.py`.
 
 from __future__ import annotations
 
-import os
 import random
-import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
+from history import History, check_same
 from test_ray_runs import run_all
-from test_studies import ROOT, command, finished
+from test_studies import command
 
 from survq.data.shared_bags import share_bags
 from survq.training.loop import train_folds
@@ -80,76 +77,30 @@ def test_a_run_whose_process_always_dies_fails_and_the_others_finish(tmp_path, c
 # drivers that are killed
 
 
-class History:
-    """What the drivers of a study said, and what they left behind. A finished run is never lost and never repeated."""
-
-    def __init__(self, study: str, tiny_folder: Path, results: Path):
-        self.results = results
-        more = ["--trials", "2", "--inner-folds", "2"] if study == "search" else []
-        self.arguments = command(study, tiny_folder, results, "--checkpoint-minutes", "0", *more)
-        self.seen: dict[str, tuple[int, str]] = {}
-        self.kills = 0
-
-    def run(self, until: float = 1e9, *numbers: signal.Signals) -> int:
-        """Run the same command, and send the signals after `until` seconds. Returns the exit code."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
-        with (self.results / "said").open("w+") as said:
-            driver = subprocess.Popen(self.arguments, env=environment, stdout=said, stderr=subprocess.STDOUT)
-            for number in numbers:
-                try:
-                    driver.wait(until)
-                except subprocess.TimeoutExpired:
-                    driver.send_signal(number)
-                    self.kills += number == signal.SIGKILL
-                until = 1.0  # the next signal follows soon
-            code = driver.wait(400)
-            said.seek(0)
-            self.check(said.read())
-        return code
-
-    def check(self, said: str) -> None:
-        now = finished(self.results)
-        assert self.seen.items() <= now.items(), "a finished run was lost or trained again"
-        acknowledged = max((int(count) for count in re.findall(r"^ +(\d+) of \d+ done", said, re.M)), default=0)
-        assert len(now) >= acknowledged, f"{acknowledged} runs were said to be done, {len(now)} are on disk:\n{said}"
-        self.seen = now
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        return {file.name: pd.read_csv(file) for file in self.results.glob("*/tables/*.csv")}
-
-
-def same(ours: dict[str, pd.DataFrame], theirs: dict[str, pd.DataFrame]) -> None:
-    assert set(ours) == set(theirs) and ours
-    for name, table in theirs.items():
-        pd.testing.assert_frame_equal(ours[name], table, check_exact=True, obj=name)
+def history_of(study: str, tiny_folder: Path, results: Path) -> History:
+    more = ["--trials", "2", "--inner-folds", "2"] if study == "search" else []
+    return History(command(study, tiny_folder, results, "--checkpoint-minutes", "0", *more), results)
 
 
 @pytest.fixture(scope="module", params=["query_counts", "search"])
 def undisturbed(request, tiny_folder, tmp_path_factory):
     """A study, the tables of an undisturbed run of it, and how long that takes."""
-    history, start = History(request.param, tiny_folder, tmp_path_factory.mktemp("undisturbed")), time.monotonic()
+    history, start = history_of(request.param, tiny_folder, tmp_path_factory.mktemp("undisturbed")), time.monotonic()
     assert history.run() == 0
     return request.param, history.tables(), time.monotonic() - start
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(1500)
-def test_ten_kills_at_random_moments_change_no_table(undisturbed, tiny_folder, tmp_path):
+@pytest.mark.timeout(1800)
+def test_a_study_killed_at_ten_random_moments_has_the_same_tables(undisturbed, tiny_folder, tmp_path):
     study, expected, takes = undisturbed
-    chance, kills, studies, history = random.Random(study), 0, 0, None
-    while kills < 10 or history is not None:
-        if history is None:
-            (folder := tmp_path / str(studies)).mkdir()
-            history, studies = History(study, tiny_folder, folder), studies + 1
-        wanted = [signal.SIGKILL] if kills < 10 else []
-        before = history.kills
-        code = history.run(chance.uniform(0, takes), *wanted)
-        kills += history.kills - before
-        if code == 0:
-            same(history.tables(), expected)
-            assert not list(folder.rglob("*.unfinished")) and not list(folder.glob("*/checkpoints"))
-            history = None
-    print(f"{study}: {kills} kills, {studies} studies, all with the same tables; undisturbed {takes:.0f} s")
+    history, chance = history_of(study, tiny_folder, tmp_path), random.Random(study)
+    while history.kills < 10 and history.run(chance.uniform(0, takes / 3), signal.SIGKILL) != 0:
+        pass
+    assert history.kills == 10 or history.seen
+    assert history.run() == 0
+    check_same(history.tables(), expected)
+    assert not list(tmp_path.rglob("*.unfinished")) and not list(tmp_path.glob("*/checkpoints"))
 
 
 @pytest.mark.faults
@@ -161,7 +112,7 @@ def test_signals_in_a_row_lose_nothing(undisturbed, tiny_folder, tmp_path, sigin
     study, expected, takes = undisturbed
     if study == "search":
         pytest.skip("one kind of study suffices")
-    history = History(study, tiny_folder, tmp_path)
+    history = history_of(study, tiny_folder, tmp_path)
     assert history.run(0.7 * takes, *numbers) in (-signal.SIGKILL, 128 + numbers[0], 0)
     assert history.run() == 0
-    same(history.tables(), expected)
+    check_same(history.tables(), expected)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from history import finished
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,12 +27,6 @@ def run(arguments: list[str], timeout: float = 300, **variables: str) -> subproc
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | variables
     environment["PYTHONPATH"] = str(ROOT)
     return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
-def finished(results: Path) -> dict[str, tuple[int, str]]:
-    """Inode and content of each report. A run that is trained again would have another inode."""
-    reports = (p for p in results.rglob("report.json") if not any(part.startswith(".") for part in p.parts))
-    return {str(path.relative_to(results)): (path.stat().st_ino, path.read_text()) for path in reports}
 
 
 CANARY = "canary-1f0c"

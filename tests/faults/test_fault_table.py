@@ -14,12 +14,12 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     "F2 driver killed": (
         "distributed/test_studies.py::test_a_study_killed_three_times_ends_with_the_same_table",
-        "distributed/test_faults.py::test_ten_kills_at_random_moments_change_no_table",
+        "faults/test_killed_drivers.py::test_ten_kills_at_random_moments_change_no_table",
         "training/test_results.py::test_a_killed_writer_leaves_complete_records_or_none",
     ),
     "F3 driver of a search killed": (
         "tuning/test_search.py::test_the_result_does_not_depend_on_order_parallelism_and_kills",
-        "distributed/test_faults.py::test_ten_kills_at_random_moments_change_no_table",
+        "faults/test_killed_drivers.py::test_ten_kills_at_random_moments_change_no_table",
     ),
     "F4 driver killed before the first result": (
         "distributed/test_studies.py::test_a_study_killed_three_times_ends_with_the_same_table",
