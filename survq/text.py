@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 SHOWN = 20  # items of a long list
@@ -25,6 +26,11 @@ def preview(names: Iterable[object], limit: int = 3) -> str:
 def readable(text: object) -> str:
     """Text that can always be printed and stored: bytes of a path that are not UTF-8 become escapes."""
     return str(text).encode(errors="backslashreplace").decode()
+
+
+def composed(text: str) -> str:
+    """Text in one of the two spellings of letters with marks: macOS writes ä as two characters, others as one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def is_utf8(path: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from survq.data.patch_sizes import BELIEVABLE, believable
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import usable_id
 from survq.importing.text_table import numbers, read_text_table
-from survq.text import preview
+from survq.text import composed, preview
 
 FILES = (".h5", ".hdf5", ".pt", ".pth")
 IMAGES = (
@@ -65,11 +64,6 @@ class Wanted:
         if name.case_id not in self.case_ids:
             return "the case is not in cases.parquet"
         return other_specimen(name.slide_id, self.sample_types, self.slide_types)
-
-
-def composed(text: str) -> str:
-    """Text in one of the two spellings of letters with marks: macOS writes ä as two characters, others as one."""
-    return unicodedata.normalize("NFC", text)
 
 
 def stem(file_name: str) -> str:

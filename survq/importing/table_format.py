@@ -21,7 +21,7 @@ from typing import IO, cast
 
 from survq.data.problems import DataError
 from survq.importing.decompress import OnBytes, decompress, refuse_other_formats
-from survq.text import preview
+from survq.text import composed, preview
 
 SEPARATORS = ("\t", ",", ";", "|", " ")
 LINES = 6  # rows below the header that are looked at
@@ -112,8 +112,9 @@ def text_lines(file: Path, skip: int = 0, progress: OnBytes | None = None) -> It
 
 
 def decoded(content: bytes, file: Path) -> str:
+    """A line as text, its letters composed. Raises DataError if it is not UTF-8."""
     try:
-        return content.decode("utf-8")
+        return composed(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError([f"{file}: is not UTF-8 text ({error.reason}). Fix: save it as UTF-8."]) from error
 

@@ -16,7 +16,7 @@ from survq.data.problems import DataError, raise_if_any
 from survq.importing.decompress import is_workbook, most_bytes, too_large
 from survq.importing.missing import MISSING, Missing
 from survq.importing.table_format import decoded, format_of, is_number, text_lines
-from survq.text import preview
+from survq.text import composed, preview
 
 MOST_ROWS, MOST_CELLS = 1 << 20, 1 << 28  # of a table that is held in memory
 SHEET = "TCGA-CDR"  # of the eight sheets in the workbook of Liu et al. (Cell 2018)
@@ -120,7 +120,7 @@ def read_sheet(file: Path) -> list[tuple[int, list[str]]]:
         )
     # a row of any number may follow, and those before it would be filled up
     rows = enumerate(sheet.iter_rows(max_row=min(sheet.max_row or MOST_ROWS, MOST_ROWS), values_only=True), start=1)
-    return [(line, ["" if cell is None else str(cell).strip() for cell in row]) for line, row in rows]
+    return [(line, ["" if cell is None else composed(str(cell).strip()) for cell in row]) for line, row in rows]
 
 
 def numbers(cells: pd.Series, file: object, missing: Missing = MISSING) -> tuple[pd.Series, list[str]]:

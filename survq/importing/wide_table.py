@@ -20,7 +20,7 @@ from survq.importing.decompress import OnBytes
 from survq.importing.missing import MISSING, Missing
 from survq.importing.table_format import BLOCK, Format, format_of, is_number, text_lines
 from survq.importing.text_table import by_row
-from survq.text import preview
+from survq.text import composed, preview
 
 Part = TypeVar("Part")
 
@@ -122,7 +122,7 @@ class WideTable:
         return [of_block(cells, values) for cells, values in self.columns(text, numbers, progress)]
 
     def _text(self, cells: pa.Array) -> list[str]:
-        found = [str(cell).strip() for cell in cells.to_pylist()]
+        found = [composed(str(cell).strip()) for cell in cells.to_pylist()]
         if odd := next((cell for cell in found if "\n" in cell or ('"' in cell and "\\" in cell)), None):
             raise DataError(
                 [f"{self.file}: a quote is not closed, or not doubled, in {odd[:60]!r}. Fix: write it as two quotes."]
