@@ -59,7 +59,11 @@ if [ "$SLURM_NNODES" -gt 1 ]; then
   [ "${SLURM_MEM_PER_NODE:-0}" = 0 ] || node+=("--object-store-memory=$((SLURM_MEM_PER_NODE * 400000))")
   # shellcheck disable=SC2016 # the nodes expand it
   srun --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c '
-    end() { kill -KILL $ray; pkill -KILL -f "$RAY_TMPDIR/"; rm -rf "$RAY_TMPDIR"; exit; } # `ray stop` takes 30 s
+    end() { # `ray stop` takes 30 s, and would end Ray of other jobs
+      { kill -KILL $ray; wait $ray; pkill -KILL -f "$RAY_TMPDIR/"; } 2>/dev/null
+      rm -rf "$RAY_TMPDIR"
+      exit
+    }
     trap end TERM
     mkdir -p -m 700 "$RAY_TMPDIR"
     if [ "$SLURM_NODEID" = 0 ]; then
