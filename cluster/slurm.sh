@@ -25,7 +25,10 @@ trap 'again=yes; stop' USR1 # the time is nearly up. Not TERM, which scancel sen
 trap 'again=; stop' TERM
 
 finish() { # finish CODE: Ray ends on all nodes of this job, and its files with it; other jobs' stay
-  [ -z "$nodes" ] || { kill -TERM "$nodes"; wait "$nodes"; } 2>/dev/null
+  if [ -n "$nodes" ]; then # not by a signal to srun, which would kill the step before it has cleaned up
+    scancel --signal=TERM "$SLURM_JOB_ID.$(cat "$RAY_TMPDIR/step")" || kill -TERM "$nodes"
+    wait "$nodes"
+  fi 2>/dev/null
   rm -rf "$RAY_TMPDIR"
   if [ -n "$again" ] && [ "$1" = 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
     echo "survq: the time is up, job $SLURM_JOB_ID goes back into the queue"
@@ -67,6 +70,7 @@ if [ "$SLURM_NNODES" -gt 1 ]; then
     trap end TERM
     mkdir -p -m 700 "$RAY_TMPDIR"
     if [ "$SLURM_NODEID" = 0 ]; then
+      echo "$SLURM_STEP_ID" >"$RAY_TMPDIR/step"
       where="--head --node-ip-address=${RAY_ADDRESS%:*} --port=${RAY_ADDRESS#*:} --include-dashboard=false"
     else
       where=--address=$RAY_ADDRESS
