@@ -22,7 +22,7 @@ from survq.reporting.search_figure import search_figure
 from survq.settings import StudySettings
 from survq.study import Study, open_study
 from survq.training.config import model_problems
-from survq.tuning.findings import agreement, best_so_far, chosen_minus_default, importance, verdict
+from survq.tuning.findings import best_so_far, chosen_minus_default, importance
 from survq.tuning.search import (
     Search,
     Searches,
@@ -128,9 +128,8 @@ def show_findings(study: Study, searches: Sequence[Search], seeds: int) -> None:
     """Print and save whether choosing helped, whether the outer searches agree, and which settings mattered."""
     differences, importances, best = chosen_minus_default(searches, seeds), importance(searches), best_so_far(searches)
     for row in differences.itertuples():
-        print(f"  {row.cohort}, seed {row.seed}: {verdict(row.difference, row.low, row.high)}")
+        print(f"  {row.cohort}, seed {row.seed}: {row.in_words}")
     for name in study.cohorts:
-        print(f"  {name}: {agreement([search for search in searches if search.cohort.name == name])}")
         own = (table[table["cohort"] == name] for table in (best, importances))
         study.save(f"searches_{name}", search_figure(*own, f"{name}, nested search"))
     study.save("chosen_minus_default", differences)

@@ -66,5 +66,5 @@ def _shown(value: object) -> str:
         if pd.isna(value):
             return "–"
         size = abs(value)
-        return f"{value:.0e}" if 0 < size < 0.001 else f"{value:.0f}" if size >= 1000 else f"{value:.3f}"
+        return f"{value:.0f}" if size >= 1000 else f"{value:.3f}" if size >= 0.1 or size == 0 else f"{value:.2g}"
     return str(value)

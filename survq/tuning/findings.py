@@ -19,8 +19,8 @@ from survq.tuning.search import Search, default_predictions, outer_predictions
 def chosen_minus_default(searches: Sequence[Search], seeds: int) -> pd.DataFrame:
     """The C-index of the chosen settings minus that of the default one on the outer folds, a row per cohort and seed.
 
-    Columns: cohort, model, seed, difference, low, high (95 %, paired bootstrap of patients). The default is the first
-    trial's setting with all its epochs, trained on the same cases. Seeds with a missing run have no row.
+    Columns: cohort, model, seed, difference, low, high (95 %, paired bootstrap of patients), in_words. The default is
+    the first trial's setting with all its epochs, trained on the same cases. Seeds with a missing run have no row.
     """
     rows = []
     for name in dict.fromkeys(search.cohort.name for search in searches):
@@ -29,8 +29,9 @@ def chosen_minus_default(searches: Sequence[Search], seeds: int) -> pd.DataFrame
             chosen, default = outer_predictions(own, seed), default_predictions(own, seed)
             if chosen is not None and default is not None:
                 found = bootstrap_difference(chosen, default)
-                rows.append((name, own[0].model, seed, found.estimate, found.low, found.high))
-    return pd.DataFrame(rows, columns=["cohort", "model", "seed", "difference", "low", "high"])
+                values = found.estimate, found.low, found.high
+                rows.append((name, own[0].model, seed, *values, f"{verdict(*values)}; {agreement(own)}"))
+    return pd.DataFrame(rows, columns=["cohort", "model", "seed", "difference", "low", "high", "in_words"])
 
 
 def verdict(difference: float, low: float, high: float) -> str:
