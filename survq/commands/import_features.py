@@ -40,7 +40,7 @@ class ImportFeatures:
     slide_types: Annotated[tuple[str, ...], arg(metavar="XX ...")] = ("DX",)
     """Slide types to import, by the TCGA barcode: DX diagnostic; TS, BS, MS frozen sections."""
     skip_bad: bool = False
-    """Skip and list files that are empty, truncated or unlike the others."""
+    """Skip and list files that are empty, incomplete, copies or unlike the others."""
 
     def run(self) -> int:
         from survq.importing.patch_features import import_features

@@ -34,7 +34,7 @@ class PatchSize(NamedTuple):
         if not pixels or not (magnification or mpp):
             return None
         if magnification:
-            return cls(pixels * MICROMETRES / magnification, nominal=magnification == round(magnification))
+            return cls(pixels * MICROMETRES / magnification, nominal=float(magnification).is_integer())
         return cls(pixels * (mpp or 0))
 
     def like(self, other: PatchSize) -> bool:

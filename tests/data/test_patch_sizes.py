@@ -26,6 +26,12 @@ def test_slides_of_one_size_are_not_worth_a_look(tmp_path):
     assert notes(tmp_path, [(448, 40), (224, 20), (491, 40), (443, 40), (1120, 100), (None, 40), (448, None)]) == []
 
 
+@pytest.mark.parametrize("odd", [float("inf"), float("nan"), -1.0, 0.0])
+def test_magnifications_that_are_no_numbers_end_no_check(tmp_path, odd):
+    found = notes(tmp_path, [(448, 40), (448, 40), (448, odd)])
+    assert len(found) == (odd in (float("inf"), -1.0))
+
+
 def test_other_sizes_are_named(tmp_path):
     assert notes(tmp_path, [(448, 40)] * 4 + [(448, 20), (224, 40)]) == [
         "X: 2 slides have patches of another size in micrometres: 'S4', 'S5'; "
