@@ -10,7 +10,7 @@ import pandas as pd
 from survq.text import preview
 
 LONGEST = 600  # months; fifty years of follow-up suggest days
-MOST_EVENTS = 0.6  # of the cases; cohorts of TCGA have 7 to 35 % by disease-specific survival
+MANY, MOST = 0.5, 0.8  # of the cases have an event; in cohorts of TCGA 7 to 45 % do
 
 _MONTH = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _DATE = re.compile(
@@ -25,9 +25,11 @@ def outcome_hints(cases: pd.DataFrame) -> list[str]:
     events, longest = int(cases["event"].sum()), cases["time"].max()
     if longest > LONGEST:
         hints.append(f"the longest time is {longest:,.0f} months ({longest / 12:.0f} years). Is it in days?")
-    if events > MOST_EVENTS * len(cases):
+    times = cases.groupby("event")["time"].median()
+    events_last = times.get(True, 0) > times.get(False, float("inf"))  # follow-up of the living lasts longer, mostly
+    if events > MOST * len(cases) or (events > MANY * len(cases) and events_last):
         share = f"{events} of {len(cases)} cases ({events / len(cases):.0%}) have an event"
-        hints.append(f"{share}. Is the coding reversed?")
+        hints.append(f"{share}{', later than the others end' if events_last else ''}. Is the coding reversed?")
     return hints
 
 

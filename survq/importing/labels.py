@@ -27,7 +27,7 @@ from survq.data.cohort_files import cohort_folder, update_cohort
 from survq.data.hints import outcome_hints
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
-from survq.data.tables import usable_id
+from survq.data.tables import cases_problems, usable_id
 from survq.importing.clinical import read_covariates
 from survq.importing.decompress import sha256
 from survq.importing.id_columns import OF_TYPES, plain
@@ -80,6 +80,7 @@ def import_labels(
         require_types=bool(types),
         missing=missing,
     )
+    raise_if_any(cases_problems(labels.cases.reset_index(names="case_id"), str(file)))
     dropped = update_cohort(folder, {"labels": labels.source}, cases=labels.cases, dropped=labels.dropped)
     return labels, dropped
 
@@ -236,15 +237,17 @@ def _events(cells: pd.Series, columns: Columns, missing: Missing, file: Path) ->
     }
     present = sum(code in meaning or code not in missing for code in codes)
     tail = f"; expected {preview(columns.event)} for an event, {preview(columns.censored)} for a censored case"
-    problems = by_row(file, wrong, present, tail, "correct it, or state --event-values and --censored-values")
+    problems = by_row(
+        file, wrong, present, tail, "correct it, or state the coding with --event-values and --censored-values"
+    )
     return codes.map(lambda code: meaning.get(code)).astype(object).rename(cells.name), problems
 
 
 def _code(cell: str) -> str:
-    """The code in a cell: 1, 1.0, true and cBioPortal's `1:DECEASED` are the same."""
+    """The code in a cell: 1, 1.0 and cBioPortal's `1:DECEASED` are the same."""
     if match := re.fullmatch(r"([01]):.*|(-?\d+)\.0*", cell):
         return match[1] or match[2]
-    return {"true": "1", "false": "0"}.get(cell.lower(), cell.lower())
+    return cell.lower()
 
 
 def _contradictions(table: pd.DataFrame, columns: Sequence[str], file: str) -> list[str]:

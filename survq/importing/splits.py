@@ -124,8 +124,10 @@ def read_splits(
         }
         read = _read_files
     if not tables:
+        held = preview(sorted(path.name for path in source.iterdir())) or "nothing"
         raise FileNotFoundError(
-            f"{source}: holds no splits; expected splits_0.csv, ... or folders *k=0/ with train.csv and test.csv."
+            f"{source}: holds no splits but {held}; expected splits_0.csv, ... or folders *k=0/ with train.csv and "
+            f"test.csv. Fix: name the files so."
         )
     rows: dict[tuple[int, int, str, str], str] = {}
     problems: list[str] = []

@@ -186,8 +186,8 @@ def test_progression_free_survival_of_cbioportal(tmp_path, header, rows):
 
 
 def test_reversed_coding_and_days_are_asked_about(real_data, tmp_path):
-    """On real cohorts, with 31 and 12 % events: as they are, nothing is asked; reversed, or with days, it is."""
-    for name in ("blca", "coadread"):
+    """On real cohorts, with 31 and 7 % events: as they are, nothing is asked; reversed, or with days, it is."""
+    for name in ("blca", "brca"):
         table = pd.read_csv(real_data / f"survpath/datasets_csv/metadata/tcga_{name}.csv", index_col=0)
         for change, question in (
             (lambda table: table, None),
@@ -209,6 +209,14 @@ def test_added_columns_are_named(tmp_path):
     (tmp_path / "t.csv").write_text("id,x\nA,1\n")
     with pytest.raises(DataError, match=r"Fix: add '.*', or rename the columns that hold them"):
         read_labels(tmp_path / "t.csv")
+
+
+def test_a_problem_of_the_outcome_names_the_file_of_the_user(tmp_path, tree):
+    write_csv(tmp_path / "t.csv", [["case_id", "survival_months", "censorship"], ["A", 3, 1], ["B", 4, 1]])
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match=r"t\.csv: no case has an event") as error:
+        import_labels(tmp_path / "t.csv", Location.at(tmp_path / "data"), "NEW", endpoint="OS")
+    assert "parquet" not in str(error.value) and tree(tmp_path) == before
 
 
 def test_a_table_of_visits_is_refused_in_one_sentence(tmp_path):

@@ -308,8 +308,3 @@ def test_semicolons_go_before_the_commas_of_decimals(tmp_path):
     (tmp_path / "t").write_text("case_id;survival_months;censorship\nP1;10,5;1\nP2;3,25;0\n")
     with pytest.raises(DataError, match=r"all 2 rows are like line 2: survival_months '10,5'; .* with a decimal point"):
         outcomes(tmp_path / "t")
-
-
-def test_true_is_1(tmp_path):
-    (tmp_path / "t").write_text(LABELS.replace(",0", ",FALSE").replace(",1\n", ",True\n"))
-    assert outcomes(tmp_path / "t") == OUTCOMES
