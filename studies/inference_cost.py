@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 
 from survq.data.cohort import Cohort, InputSpec, cohort_names
-from survq.data.location import replace_file
+from survq.data.location import Location, replace_file
 from survq.data.problems import DataError
 from survq.evaluation.cost import hardware, milliseconds, peak_memory, random_case
 from survq.exits import exit_on_user_error
@@ -57,6 +57,7 @@ class InferenceCost:
 
 def main(settings: InferenceCost) -> None:
     with exit_on_user_error():
+        Location.at(settings.results)  # refuses a bucket
         specs = sizes_of_cohorts(settings.data, settings.cohorts) if settings.data else {"paper": PAPER_SIZES}
         for name, spec in specs.items():
             compare(name, spec, settings)
