@@ -65,10 +65,10 @@ def sample_type(barcode: str) -> str | None:
 
 
 def sample_type_named(text: str) -> str | None:
-    """The code of a sample type in a column of sample types: 01, 1, Primary Tumor; None for other text."""
+    """The code of a sample type in a column of sample types: 01, 01A, 1, Primary Tumor; None for other text."""
     name = text.strip().lower()
-    if name.isdigit():
-        return name.zfill(2) if name.zfill(2) in SAMPLE_TYPES else None
+    if code := re.fullmatch(r"(\d{1,2})[a-z]?", name):
+        return code[1].zfill(2) if code[1].zfill(2) in SAMPLE_TYPES else None
     codes = {other: code for code, other in SAMPLE_TYPES.items()}
     return codes.get(name) or OTHER_NAMES.get(name)
 

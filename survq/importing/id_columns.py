@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from survq.data.barcodes import case_of, sample_type, sample_type_named
+from survq.data.barcodes import case_of, is_barcode, sample_type, sample_type_named
 from survq.data.problems import DataError
 from survq.importing.missing import MISSING
 from survq.text import preview
@@ -27,6 +27,7 @@ OF_SAMPLES = {
     *("sample", "sampleid", "samplename", "samplebarcode", "samplesubmitterid", "bcrsamplebarcode", "barcode", "id"),
     *("tumorsamplebarcode", "tumorsampleid", "tcgabarcode", "aliquot", "aliquotbarcode", "slide", "slideid"),
 }
+_CODE = re.compile(r"(\d{2}[A-Z]?)?")  # the sample's part of a barcode in a column of its own
 OF_TYPES = {"sampletype", "sampletypeid", "sampletypecode", "tissuetype", "tumornormal"}
 
 
@@ -163,13 +164,22 @@ def _kinds(
     file: object,
 ) -> list[str | None]:
     """The sample type of each row, or None."""
+    in_tcga = any(is_barcode(cell) for cell in columns[case])
     stating = [column for column in ([sample] if sample is not None else [case, *agreeing]) if column is not None]
-    named = [column for column in columns if plain(names[column]) in OF_TYPES]
+    named = [
+        column
+        for column, cells in columns.items()
+        if plain(names[column]) in OF_TYPES
+        or (plain(names[column]) in OF_SAMPLES and all(_CODE.fullmatch(cell) for cell in cells))
+    ]
     found: list[dict[int, str]] = []
     for row in range(len(columns[case])):
         kinds = {column: kind for column in stating if (kind := sample_type(columns[column][row])) is not None}
         kinds = kinds or {
-            column: kind for column in named if (kind := sample_type_named(columns[column][row])) is not None
+            column: kind
+            for column in named
+            if (kind := sample_type_named(columns[column][row])) is not None
+            and (in_tcga or plain(names[column]) in OF_TYPES)
         }
         if len(set(kinds.values())) > 1:
             raise DataError(

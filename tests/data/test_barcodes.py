@@ -42,7 +42,16 @@ def test_one_rule_of_sample_types():
     ("text", "code"),
     [
         *[("Primary Tumor", "01"), ("Solid Tissue Normal", "11"), ("Metastatic", "06"), ("Primary", "01")],
-        *[("1", "01"), ("01", "01"), ("11", "11"), ("77", None), ("blue", None), ("", None)],
+        *[
+            ("1", "01"),
+            ("01", "01"),
+            ("11", "11"),
+            ("11A", "11"),
+            ("01b", "01"),
+            ("77", None),
+            ("blue", None),
+            ("", None),
+        ],
     ],
 )
 def test_names_of_sample_types(text, code):

@@ -55,6 +55,8 @@ def values(expression) -> dict:
         ),
         ("x y TP53 / TCGA-A1-0001 TCGA-A1-0001-11A 0.1 / TCGA-A1-0001 TCGA-A1-0001-01A 9.9", TCGA, {TCGA[0]: 9.9}),
         ("_ TP53 / TCGA.A1.0001.11A 0.1 / TCGA.A1.0001.01A 9.9", TCGA, {TCGA[0]: 9.9}),
+        ("case_id sample TP53 / TCGA-A1-0001 11A 0.1 / TCGA-A1-0001 01A 9.9", TCGA, {TCGA[0]: 9.9}),
+        ("case_id sample TP53 / P1 11 0.1 / P2 12 9.9", OWN, {"P1": 0.1, "P2": 9.9}),
         ("gene TCGA-A1-0001-11A TCGA-A1-0001-01A / TP53 0.1 9.9", TCGA, {TCGA[0]: 9.9}),
         ("gene TCGA.A1.0001.11A TCGA.A1.0001.01A / TP53 0.1 9.9", TCGA, {TCGA[0]: 9.9}),
         ("gene 3 1 2 / TP53 3.0 1.0 2.0", NUMBERS, {"1": 1, "2": 2, "3": 3}),
