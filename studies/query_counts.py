@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import tyro
 
 from survq.demo import oracle
+from survq.reporting.curve import alone_table, compared_at, curve_figure, curve_table
 from survq.reporting.differences import differences
 from survq.reporting.figures import kaplan_meier_figure, learning_curves_figure, query_count_figure
 from survq.reporting.study_tables import study_table
@@ -19,6 +20,7 @@ from survq.reporting.tables import PAPER_COHORTS, published
 from survq.settings import StudySettings
 from survq.study import open_study
 from survq.training.config import TrainConfig
+from survq.training.ensemble import curve_of
 from survq.training.record import Record
 from survq.training.run import Run
 
@@ -32,6 +34,8 @@ PUBLISHED = {  # BRCA, BLCA, COADREAD, HNSC, STAD, average
     (300, 256): "0.751 ± 0.082, 0.673 ± 0.057, 0.764 ± 0.119, 0.677 ± 0.051, 0.687 ± 0.036, 0.710",
     (300, 64): "0.800 ± 0.039, 0.679 ± 0.045, 0.807 ± 0.098, 0.649 ± 0.052, 0.646 ± 0.010, 0.716",
 }
+CHECKS = [(4, 4), (32, 32), (300, 128)]  # of --curve, trained alone
+CURVE_PROTOCOL = "one nested training per fold; fixed settings, last epoch, interval edges from the whole cohort"
 PROTOCOL = "paper (fixed settings, last epoch reported, interval edges from the whole cohort)"
 
 
@@ -43,8 +47,14 @@ class QueryCounts(StudySettings):
     from the whole cohort). No setting is selected by its result.
     """
 
+    curve: bool = False
+    """All numbers of queries from one training per fold: SurvQ with nested queries, beside three of them trained alone.
+    It has residual blocks, which the paper's SurvQ has not."""
+
 
 def main(settings: QueryCounts) -> None:
+    if settings.curve:
+        return curve(settings)
     with open_study("query_counts", settings, PROTOCOL) as study:
         runs = []
         for name, cohort in study.cohorts.items():
@@ -82,6 +92,31 @@ def main(settings: QueryCounts) -> None:
                 study.save(f"learning_curves_{record.cohort}", learning_curves_figure(record.epochs, record.cohort))
         if len(gains):
             study.save("differences", gains)
+
+
+def curve(settings: QueryCounts) -> None:
+    """C-index by both numbers of queries, from one nested training per fold."""
+    with open_study("query_counts_curve", settings, CURVE_PROTOCOL) as study:
+        study.require("histology", "genomics")
+        alone = [{"histology_queries": h, "genomic_queries": g, "block": "residual"} for h, g in CHECKS]
+        runs = []
+        for name, cohort in study.cohorts.items():
+            folds = study.folds(cohort).folds
+            for chosen in ({"nested_queries": True}, *alone):
+                config = TrainConfig("survq", chosen | study.small(), interval_edges="cohort", **study.pace)
+                runs.append(Run(name, config, folds))
+        trained = study.train(runs)
+        for name in study.cohorts:
+            records = [record for record in trained.finished if record.cohort == name]
+            nested = [record for record in records if record.hyperparameters["nested_queries"]]
+            checks = alone_table({counts_of(record): record for record in records if record not in nested})
+            for record in nested:
+                table = curve_table(curve_of(record))
+                print(f"\n{name}: C-index with nested queries, and trained with these numbers alone\n")
+                print(f"{compared_at(table, checks).to_string(index=False, float_format='{:.3f}'.format)}\n")
+                study.save(f"curve_{name}", table)
+                study.save(f"curve_{name}", curve_figure(table, checks, name))
+        study.show_oracle()
 
 
 def counts_of(record: Record) -> tuple[int, int]:

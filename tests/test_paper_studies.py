@@ -145,3 +145,20 @@ def test_unknown_cases_and_several_seeds_are_refused(study, capsys):
     with pytest.raises(SystemExit):
         study("query_maps", seeds=2)
     assert "--seeds is 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # 10 s: eight trainings and a bootstrap of the curve
+def test_the_curve_of_query_counts(study, results):
+    printed = study("query_counts", curve=True)
+    folder = results / "query_counts_curve"
+    table = pd.read_csv(folder / "tables/curve_TINY.csv").set_index(["histology_queries", "genomic_queries"])
+    assert len(table) == 10 * 8 and table["c_index"].between(0, 1).all()
+    edges = table.dropna()
+    assert len(edges) == 10 + 8 - 1
+    assert (edges["low"] <= edges["c_index"]).all() and (edges["c_index"] <= edges["high"]).all()
+    records = [read_record(path) for path in folder.glob("runs/*/*")]
+    assert len(records) == 4
+    (nested,) = [record for record in records if record.hyperparameters["nested_queries"]]
+    assert table["c_index"][300, 128] == pytest.approx(nested.c_index)
+    assert "trained with these numbers alone" in printed
+    assert (folder / "figures/curve_TINY.png").stat().st_size > 20_000

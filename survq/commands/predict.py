@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +29,8 @@ class Predict:
     """Data folder with the cases to predict, or its bucket URI."""
     cohort: str
     """Cohort in the data folder."""
+    queries: Annotated[tuple[int, int] | None, arg(metavar="H G")] = None
+    """Of a run with nested queries: use only the first H histology and G genomic queries."""
     output: Path | None = None
     """File of the predictions, .csv or .parquet. If omitted: predictions-<COHORT>.csv in the current folder."""
 
@@ -38,12 +40,15 @@ class Predict:
         from survq.evaluation.concordance import concordance_index
         from survq.exits import UsageError
         from survq.text import preview
-        from survq.training.ensemble import ENSEMBLE, load_run, predict
+        from survq.training.ensemble import ENSEMBLE, curve_of, load_run, of_size, predict
 
         output = self.output or Path(f"predictions-{self.cohort}.csv")
         if output.suffix not in (".csv", ".parquet"):
             raise UsageError(f"--output {output}: expected a file name ending in .csv or .parquet.")
         record, folds = load_run(self.run_folder.expanduser())
+        if self.queries is not None:
+            held_out, folds = of_size(curve_of(record), folds, self.queries)
+            record = replace(record, predictions=held_out)
         cohort = Cohort.load(self.data, self.cohort)
         predictions = predict(record, folds, cohort, cohort.bags())
 

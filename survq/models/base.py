@@ -107,6 +107,9 @@ class SurvivalModel(nn.Module):
     pretraining_epochs: int = 0
     """Epochs of `pretraining_loss` before training. They do not count as training epochs."""
 
+    nested: bool = False
+    """Whether the model contains smaller ones, with fewer of its `sizes`; see `predictions_by_size`."""
+
     condense: Callable[[Tensor], Tensor] | None = None
     """Optional map of a case's patches (patch, feature) to a smaller tensor (row, any width), without gradient. The
     output replaces the patches in the model's batches. It is called once per case and fold, after `prepare`."""
@@ -176,4 +179,8 @@ class SurvivalModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
+        raise NotImplementedError
+
+    def predictions_by_size(self, batch: Batch) -> Mapping[tuple[int, ...], Prediction]:
+        """The predictions of the models that this one contains, itself included, by their `sizes`. Only if `nested`."""
         raise NotImplementedError

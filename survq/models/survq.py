@@ -41,6 +41,9 @@ class SurvQ(SurvivalModel):
         block: "plain" is attention as in the equations; "residual" adds residual, norm and heads, and is required for a
             depth above 1. None: plain up to a depth of 1, residual above.
         heads: number of heads of residual blocks.
+        nested_queries: each training step uses only the first queries of each modality, a number of them drawn from
+            `prefixes`. The queries become ordered by importance, and one training gives a model for each number of them
+            (Rippel et al., 2014, nested dropout). Needs residual blocks.
         learnable_queries: False freezes the queries at their initial values (Table 4).
         patch_dropout, pathway_dropout: dropout rates of the patch MLP and of the pathways' SNNs.
 
@@ -71,14 +74,16 @@ class SurvQ(SurvivalModel):
         width: int = 256,
         block: Literal["plain", "residual"] | None = None,
         heads: int = 4,
+        nested_queries: bool = False,
         learnable_queries: bool = True,
         patch_dropout: float = 0.2,
         pathway_dropout: float = 0.25,
     ):
         super().__init__()
-        block = block or ("plain" if depth <= 1 else "residual")
-        _check(histology_queries, genomic_queries, depth, block, spec)
+        block = block or ("plain" if depth <= 1 and not nested_queries else "residual")
+        _check(histology_queries, genomic_queries, depth, block, nested_queries, spec)
         self.spec = spec
+        self.nested = nested_queries
         self.Q_h: nn.Parameter | None = None
         self.Q_g: nn.Parameter | None = None
 
@@ -122,8 +127,25 @@ class SurvQ(SurvivalModel):
         genomics = [self._genomics(batch, kept)] if self.spec.pathways else []
         histology = [self._histology(batch, kept)] if self.spec.patch_features else []
         modalities = histology + genomics
+        if self.nested and self.training:
+            modalities = [_first(tokens, _drawn(prefixes(tokens.tokens.shape[1]))) for tokens in modalities]
         z = self._mixed(modalities, kept) if self.mix else _mean_of_tokens(modalities)
         return Prediction(self.hazard(z), attention=None if kept is None else AttentionMaps(**kept))
+
+    def predictions_by_size(self, batch: Batch) -> Mapping[tuple[int, ...], Prediction]:
+        """Of nested queries: by the numbers of histology and of genomic queries; 0 for a modality that is not read.
+
+        The queries of a modality do not see each other before fusion, so that patches and pathways are read once.
+        """
+        assert self.nested
+        histology = self._histology(batch, None) if self.spec.patch_features else None
+        genomics = self._genomics(batch, None) if self.spec.pathways else None
+        found: dict[tuple[int, ...], Prediction] = {}
+        for h in prefixes(histology.tokens.shape[1]) if histology else [0]:
+            for g in prefixes(genomics.tokens.shape[1]) if genomics else [0]:
+                cut = [_first(tokens, n) for tokens, n in ((histology, h), (genomics, g)) if tokens is not None]
+                found[h, g] = Prediction(self.hazard(self._mixed(cut, None)))
+        return found
 
     def _histology(self, batch: Batch, kept: dict | None) -> Tokens:
         """Q_h' of each case (1); without queries the mean of X_h, which represents all patches."""
@@ -194,6 +216,25 @@ class Tokens(NamedTuple):
     number: Int[Tensor, " case"]
 
 
+def prefixes(queries: int) -> list[int]:
+    """The numbers of queries at which nested ones are trained and evaluated: powers of two, and all.
+
+    >>> prefixes(12)
+    [1, 2, 4, 8, 12]
+    """
+    return [2**power for power in range(queries.bit_length()) if 2**power < queries] + [queries]
+
+
+def _drawn(numbers: Sequence[int]) -> int:
+    """One of the numbers, by PyTorch's random stream, which a training step seeds."""
+    return numbers[int(torch.randint(len(numbers), ()))]
+
+
+def _first(tokens: Tokens, count: int) -> Tokens:
+    """The first tokens of a modality."""
+    return Tokens(tokens.tokens[:, :count], tokens.number.clamp(max=count))
+
+
 def _mean_of_tokens(modalities: list[Tokens]) -> Float[Tensor, "case width"]:
     """The mean over the tokens of all modalities. A mean that represents n tokens has the weight n."""
     means = torch.stack([tokens.mean(dim=1) for tokens, _ in modalities])  # (modality, case, width)
@@ -201,7 +242,7 @@ def _mean_of_tokens(modalities: list[Tokens]) -> Float[Tensor, "case width"]:
     return (means * numbers).sum(dim=0) / numbers.sum(dim=0)
 
 
-def _check(histology_queries: int, genomic_queries: int, depth: int, block: str, spec: InputSpec) -> None:
+def _check(histology_queries: int, genomic_queries: int, depth: int, block: str, nested: bool, spec: InputSpec) -> None:
     if min(histology_queries, genomic_queries, depth) < 0:
         raise ValueError("Numbers of queries and depth are 0 or more.")
     if depth > 1 and block == "plain":
@@ -209,5 +250,7 @@ def _check(histology_queries: int, genomic_queries: int, depth: int, block: str,
     without = (spec.patch_features and not histology_queries) or (spec.pathways and not genomic_queries)
     if depth and without:
         raise ValueError("Self-attention mixes queries: with 0 queries of a modality set depth=0.")
+    if nested and (block == "plain" or not depth):
+        raise ValueError('nested_queries needs block="residual" and a depth of 1 or more.')
     if block not in ("plain", "residual"):
         raise ValueError(f'block={block!r}; expected "plain" or "residual".')

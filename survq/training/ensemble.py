@@ -10,20 +10,24 @@ of the fold's held-out cases with a lower risk (ties count one half). The ensemb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from survq.data.batch import Bags
 from survq.data.clinical import clinical_values
 from survq.data.cohort import Cohort
 from survq.data.problems import DataError, raise_if_any
+from survq.models import MODELS
 from survq.text import preview
 from survq.training.fold import FittedFold, digest_of
 from survq.training.fold_file import read_fold
-from survq.training.record import UNREADABLE, Record, read_record
+from survq.training.record import CURVE, UNREADABLE, Record, read_record
 
 ENSEMBLE = "ensemble"
 OUT_OF_RANGE = 0.1  # largest fraction of genes with a median outside of the training cases' range
@@ -43,6 +47,40 @@ def load_run(folder: Path) -> tuple[Record, list[FittedFold]]:
     for name in files:
         record.read(name)  # checks every byte
     return record, [read_fold(folder / name)[0] for name in files]
+
+
+def curve_of(record: Record) -> pd.DataFrame:
+    """Held-out predictions of a nested run by its sizes. Raises DataError if the run is not nested."""
+    if CURVE not in record.report.files:
+        raise DataError([f"{record.folder}: has no nested queries. Fix: train it with nested_queries=True."])
+    return pq.ParquetFile(io.BytesIO(record.read(CURVE))).read().to_pandas()
+
+
+def of_size(
+    curve: pd.DataFrame, folds: Sequence[FittedFold], sizes: Sequence[int]
+) -> tuple[pd.DataFrame, list[FittedFold]]:
+    """The models of these `sizes` that nested models contain, and their held-out predictions.
+
+    Raises DataError if the curve lacks these sizes.
+    """
+    names = list(type(folds[0].model).sizes)
+    own = curve[(curve[names] == list(sizes)).all(axis=1)]
+    if own.empty:
+        has = [",".join(map(str, row)) for row in curve[names].drop_duplicates().to_numpy().tolist()]
+        asked = ",".join(map(str, sizes))
+        raise DataError([f"the run has no {asked}; it has {', '.join(has)}. Fix: choose one of them."])
+    return own, [_smaller(fold, dict(zip(names, sizes, strict=True))) for fold in folds]
+
+
+def _smaller(fold: FittedFold, sizes: Mapping[str, int]) -> FittedFold:
+    """The model with the first rows of each parameter that depends on the sizes."""
+    config = replace(fold.config, hyperparameters={**fold.config.hyperparameters, **sizes})
+    model = MODELS[config.model](fold.spec, **config.hyperparameters)
+    weights = fold.model.state_dict()
+    model.load_state_dict(
+        {name: weights[name][: len(own)] if own.dim() else weights[name] for name, own in model.state_dict().items()}
+    )
+    return replace(fold, config=config, model=model.eval())
 
 
 def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:

@@ -41,7 +41,21 @@ class FittedFold:
         """One row per case: case_id, repeat, fold, event, interval, risk, nll and the hazard of each interval."""
         self.model.eval()
         with autocast(batch.time.device):
-            prediction = self.model(batch)
+            return self._table(batch, self.model(batch))
+
+    @torch.no_grad()
+    def predict_by_size(self, batch: Batch) -> pd.DataFrame:
+        """`predict` of each model that a nested model contains, with a column for each of its `sizes`."""
+        self.model.eval()
+        with autocast(batch.time.device):
+            found = self.model.predictions_by_size(batch)
+        names = type(self.model).sizes
+        tables = [
+            self._table(batch, one).assign(**dict(zip(names, sizes, strict=True))) for sizes, one in found.items()
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _table(self, batch: Batch, prediction: Prediction) -> pd.DataFrame:
         logits = prediction.logits.double()
         prediction = Prediction(logits.where(logits.isfinite(), torch.nan), prediction.case)
         hazards = prediction.hazards.cpu().numpy()

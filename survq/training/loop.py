@@ -19,8 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from survq.data.batch import Bags, BagsByDtype
+from survq.data.batch import Bags, BagsByDtype, Batch
 from survq.data.cohort import Cohort
+from survq.data.location import parquet
 from survq.data.problems import DataError
 from survq.data.streams import generator, torch_seed
 from survq.evaluation.concordance import concordance_index
@@ -31,6 +32,7 @@ from survq.training.checkpoints import Checkpoints, History
 from survq.training.fold import autocast, patch_dtype
 from survq.training.fold_file import fold_content
 from survq.training.learner import SURVIVAL, FoldLearner, learning_rate
+from survq.training.record import CURVE
 from survq.training.run import Run
 from survq.training.sampling import epoch_batches
 from survq.training.share import Share
@@ -111,6 +113,9 @@ def train_folds(
     summaries = share.by_fold([_summary(learner) for learner in learners])
     mine = {one.fitted.file: fold_content(one.fitted) for one in learners} if keep_weights and share.part == 0 else {}
     files = {name: content for of_one in share.gather(mine) for name, content in of_one.items()}
+    if learners[0].model.nested:
+        by_size = _evaluate(learners, cohort, bags, share, predict=lambda one, batch: one.fitted.predict_by_size(batch))
+        files[CURVE] = bytes(parquet(by_size))
     details = {
         "parameters": sum(parameter.numel() for parameter in learners[0].model.parameters()),
         "device": device.type,
@@ -211,6 +216,7 @@ def _evaluate(
     bags: Bags,
     share: Share,
     cases: Callable[[FoldLearner], Collection[str]] = attrgetter("validation"),
+    predict: Callable[[FoldLearner, Batch], pd.DataFrame] = FoldLearner.predict,
 ) -> pd.DataFrame:
     """The predictions of all folds of the run, each for its `cases`: by default, those that it held out."""
     rows = []
@@ -220,7 +226,7 @@ def _evaluate(
         for chunk in (mine[start : start + size] for start in range(0, len(mine), size)):
             patches = _load(list(filter(learner.needs_patches, chunk)), bags, learner)
             batch = learner.table.batch(chunk, [learner.bag(case, patches) for case in chunk])
-            rows.append(learner.predict(batch))
+            rows.append(predict(learner, batch))
     predictions = pd.concat([table for tables in share.gather(rows) for table in tables], ignore_index=True)
     predictions.insert(3, "time", cohort.cases["time"].loc[predictions["case_id"]].to_numpy(float))  # not rounded
     return predictions.sort_values(["repeat", "fold", "case_id"], ignore_index=True)

@@ -24,6 +24,7 @@ from survq.training.run import named_settings
 from survq.training.typed_json import parse, to_json
 
 CONFIG, REPORT, PREDICTIONS = "config.json", "report.json", "predictions.parquet"
+CURVE = "curve.parquet"  # of nested models: held-out predictions of each size
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 """The errors that reading a damaged record may raise."""
 
