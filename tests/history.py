@@ -59,6 +59,6 @@ class History:
 
 
 def check_same(ours: dict[str, pd.DataFrame], theirs: dict[str, pd.DataFrame]) -> None:
-    assert set(ours) == set(theirs) and ours
+    assert ours and set(ours) == set(theirs), f"tables {sorted(ours)} instead of {sorted(theirs)}"
     for name, table in theirs.items():
         pd.testing.assert_frame_equal(ours[name], table, check_exact=True, obj=name)
