@@ -19,7 +19,8 @@ SUBSPACE = 0.99  # share of the variance that the principal subspace explains at
 TABLE_6 = (
     "Original: the share of the variance of the tokens X in their principal subspace, the fewest principal components "
     f"with {SUBSPACE:.0%} of it. In subspace: the share of the variance of what the queries read, A X, in the same "
-    "subspace. Kept: the variance of A X in the subspace, in units of that of X. Tokens are encoded patches and "
+    "subspace. Kept: the variance of A X in the subspace, in units of that of X; above 1 where queries prefer "
+    "tokens that vary more than the others. Tokens are encoded patches and "
     "pathways of held-out cases; each case has the same weight; means over folds."
 )
 MODALITIES = {  # of a SurvQ: its encoder, its attention, its queries
