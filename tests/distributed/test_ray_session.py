@@ -41,6 +41,7 @@ def test_a_study_waits_for_given_machines_and_counts_them(ray_session, monkeypat
         "local.cluster.node: {min_workers: 1, max_workers: 1, resources: {}, node_config: {}}}}"
     )
     monkeypatch.setattr(module, "BOOTSTRAP", tmp_path / "bootstrap.yaml")
+    _, cpus, _ = module.resources()
     module.await_nodes(minutes=0.01)
     assert capsys.readouterr().out == "", "a private Ray ignores the file of a cluster"
     monkeypatch.setattr(module, "ON_CLUSTER", True)
@@ -49,7 +50,7 @@ def test_a_study_waits_for_given_machines_and_counts_them(ray_session, monkeypat
     waiting, going_on = capsys.readouterr().out.splitlines()
     assert waiting.startswith("ray: waiting for 1 of 2 nodes")
     assert going_on.startswith("ray: 1 of 2 nodes have not come")
-    assert module.resources() == (1, 8, 0), "the machine that may still come is taken to be like the first"
+    assert module.resources() == (1, 2 * cpus, 0), "the machine that may still come is taken to be like the first"
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     module.await_nodes(minutes=0.01)
-    assert capsys.readouterr().out == "" and module.resources() == (1, 4, 0), "the file is of another cluster"
+    assert capsys.readouterr().out == "" and module.resources() == (1, cpus, 0), "the file is of another cluster"
