@@ -1,6 +1,6 @@
 """The ten security checks of the reliability design, where no other test has them. Each was seen to fail on a plant.
 
-A, B: tests/distributed/test_security.py   C: tests/test_cluster.py   F: tests/reporting/test_report.py   I: tests/
+A, B: tests/distributed/test_token.py   C: tests/test_cluster.py   F: tests/reporting/test_report.py   I: tests/
 test_lock_file.py   D: also tests/importing/test_malformed_features.py, tests/training/test_ensemble.py
 """
 
@@ -54,7 +54,7 @@ def test_names_from_users_files_are_never_formulas_in_a_table(template, tmp_path
         desk.write(f"features/{name}.pt", "not a tensor")
     table = desk.write("slides.csv", slides_table())
     (desk.folder / "features" / f"{IDS[0]}-01Z-00-DX1.h5").unlink()  # so that no slide is left, and Ray does not start
-    assert run(desk.features("--cases", table), capsys)[0] == 0
+    assert run(desk.features("--cases", table), capsys)[0] == 65
     listed = {file.name for file in Path(desk.data).rglob("*.csv")}
     assert listed == {"dropped.csv", "skipped.csv", "coverage.csv"}
     for name in ("dropped.csv", "skipped.csv"):
@@ -63,7 +63,7 @@ def test_names_from_users_files_are_never_formulas_in_a_table(template, tmp_path
     assert formulas(Path(desk.data)) == []
     before = {file: file.read_bytes() for file in Path(desk.data).rglob("*.csv")}
     assert run(desk.splits(*splits), capsys)[0] == 0  # names are the same again when they are read
-    assert run(desk.features("--cases", table), capsys)[0] == 0
+    assert run(desk.features("--cases", table), capsys)[0] == 65
     assert before == {file: file.read_bytes() for file in Path(desk.data).rglob("*.csv")}
 
 

@@ -163,5 +163,5 @@ def test_changed_code_is_reported_by_its_module(study, monkeypatch):
 def test_requested_folds_change_the_description_of_a_run(small, tmp_path):
     write_cohort(tmp_path, "X", **small)
     cohort = Cohort.load(tmp_path, "X")
-    one, other = (Run("X", TrainConfig(), tuple(make_folds(cohort.cases, k))) for k in (3, 4))
+    one, other = (Run("X", TrainConfig(), tuple(make_folds(cohort.cases, k))) for k in (2, 3))
     assert one.path == other.path and one.describe(cohort.parts) != other.describe(cohort.parts)
