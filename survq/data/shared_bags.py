@@ -69,7 +69,7 @@ def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,
         return SharedBags({}, kept)
     settings = {"folder": cohort.features, "dtypes": [_name(dtype) for dtype in kept]}
     blocks = _read_on_all_nodes(by_case, settings) if seen_by_all_nodes(cohort) else _read_here(by_case, settings)
-    row = ray.remote(num_cpus=0)(_case_and_problems)  # block order is not guaranteed
+    row = ray.remote(_case_and_problems)  # block order is not guaranteed
     rows = ray.get([row.remote(block) for block in blocks])
     raise_if_any([problem for _, problems in rows for problem in problems])
     return SharedBags({case: block for (case, _), block in zip(rows, blocks, strict=True)}, kept)
