@@ -36,11 +36,17 @@ def test_the_hottest_patches_are_planted_ones(shown):
     assert hottest >= 0.85 and everywhere < 0.5
 
 
-def test_leaving_out_finds_the_planted_pathway(setting, shown):
+OTHER = "a pathway without effect has the largest gradient of this model, in all 88 held-out cases, too"
+
+
+@pytest.mark.parametrize(
+    "values",
+    ["pathway_occlusion", pytest.param("pathway_gradient", marks=pytest.mark.xfail(strict=True, reason=OTHER))],
+)
+def test_the_planted_pathway_is_found(setting, shown, values):
     (planted,) = read_simulation(setting.cohort.folder)["planted_pathways"]
-    for values, most in (("pathway_occlusion", 1), ("pathway_gradient", 3)):
-        mean = np.mean([getattr(trained, values) for trained, _, _ in shown], axis=0)
-        assert planted in [shown[0][0].pathways[place] for place in mean.argsort()[::-1][:most]], values
+    mean = np.mean([getattr(trained, values) for trained, _, _ in shown], axis=0)
+    assert shown[0][0].pathways[int(mean.argmax())] == planted
 
 
 def test_occlusion_is_the_risk_without_the_patches(setting):
