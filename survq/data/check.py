@@ -20,6 +20,7 @@ from survq.data.hints import gene_name_hints, outcome_hints
 from survq.data.location import Location
 from survq.data.patch_sizes import size_notes
 from survq.data.problems import DataError
+from survq.data.seal import seal_problem
 from survq.data.tables import Tables, read_tables
 from survq.data.write import blank_patches
 from survq.text import preview
@@ -57,7 +58,7 @@ class FolderCheck:
 
 
 def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | None = None) -> FolderCheck:
-    """Check every cohort of a data folder. `deep` also reads all features and verifies their checksums.
+    """Check every cohort of a data folder. `deep` also reads all features and verifies the checksums of their files.
 
     Raises FileNotFoundError if there is no such folder; all other problems are returned.
     """
@@ -80,7 +81,10 @@ def check(root: str | Path | Location, deep: bool = False, progress: OnSlide | N
         cohort = _check_cohort(root / name, name, tables, gene_sets)
         cohort.problems[:0] = problems
         for row in tables.slides.to_dict("records") if deep else ():
-            cohort.problems += _slide_problems(root / name / "features", row)
+            found = _slide_problems(root / name / "features", row)
+            if not found and row["row_group"] == 0 and (problem := seal_problem(file_of(root / name, row))):
+                found.append(problem)
+            cohort.problems += found
             done += 1
             if progress is not None:
                 progress(done, slides)

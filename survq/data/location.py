@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import mmap
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ MOST_ROWS, MOST_CELLS = 10**7, 1 << 31  # of a table in a data folder
 SCHEMES = {"gcs": "gs"}  # pyarrow's name of a filesystem -> scheme of its URIs, where they differ
 FORMULA = ("=", "+", "-", "@", "\t")  # the first characters by which a spreadsheet knows a formula
 UNFINISHED = ".unfinished"  # suffix of the hidden names of files being written
+
+Seal = Callable[[memoryview], tuple[int, bytes]]
+"""See `Location.writing`."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +94,30 @@ class Location:
         return sorted(name for name in names if not name.startswith((".", "_")))
 
     @contextmanager
-    def writing(self) -> Iterator[pa.NativeFile]:
-        """A stream into this file. The file appears under its name only when complete; parent folders are created."""
+    def writing(self, seal: Seal | None = None) -> Iterator[pa.NativeFile]:
+        """A stream into this file. The file appears under its name only when complete; parent folders are created.
+
+        `seal` gets the complete content, and returns a position and the bytes to put there.
+        """
         if self.local is None:  # an error while streaming into a bucket would leave a partial file
-            content = pa.BufferOutputStream()
-            yield content
+            output = pa.BufferOutputStream()
+            yield output
+            content = memoryview(output.getvalue())
+            position, replaced = seal(content) if seal else (0, b"")
             with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(content.getvalue())
+                for part in (content[:position], replaced, content[position + len(replaced) :]):
+                    stream.write(part)
             return
         self.local.parent.mkdir(parents=True, exist_ok=True)
-        with _atomic_file(self.local) as unfinished, pa.OSFile(str(unfinished), "wb") as stream:
-            yield stream
+        with _atomic_file(self.local) as unfinished:
+            with pa.OSFile(str(unfinished), "wb") as stream:
+                yield stream
+            if seal:
+                with unfinished.open("r+b") as file:
+                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
+                        position, replaced = seal(content)
+                    file.seek(position)
+                    file.write(replaced)
 
     def write(self, content: bytes | memoryview) -> None:
         with self.writing() as stream:

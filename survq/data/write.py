@@ -19,6 +19,7 @@ from survq.data.gene_sets import GeneSets, collection_path
 from survq.data.location import Location, atomic_folder, created_folder, csv_bytes, parquet
 from survq.data.lock import locked
 from survq.data.problems import raise_if_any
+from survq.data.seal import UNSEALED, seal
 from survq.data.tables import Tables, cohort_name_problems, join_problems, slides_problems, valid_tables
 from survq.text import preview
 
@@ -136,8 +137,12 @@ def write_slide(folder: str | Path | Location, slide: Slide, source: str = "") -
     # Features do not compress, and plain bytes can be memory-mapped. Statistics of a single value are useless, and
     # computing them takes longer than everything else.
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with file.writing() as stream, pq.ParquetWriter(stream, table.schema, write_page_checksum=True, **plain) as writer:
+    with (
+        file.writing(seal) as stream,
+        pq.ParquetWriter(stream, table.schema, write_page_checksum=True, **plain) as writer,
+    ):
         writer.write_table(table)
+        writer.add_key_value_metadata(UNSEALED)
     return file
 
 

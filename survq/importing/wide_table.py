@@ -20,7 +20,7 @@ from survq.importing.decompress import OnBytes
 from survq.importing.missing import MISSING, Missing
 from survq.importing.table_format import BLOCK, Format, format_of, is_number, text_lines
 from survq.importing.text_table import by_row
-from survq.text import composed, preview
+from survq.text import composed, preview, shortened
 
 Part = TypeVar("Part")
 
@@ -184,4 +184,4 @@ def _second_header(form: Format, file: Path, missing: Missing) -> int:
 
 def _reason(error: Exception) -> str:
     """The message without the row that pyarrow shows, as it holds data of a patient."""
-    return str(error).split(": ")[0].split("\n")[0][:120]
+    return shortened(str(error).split(": ")[0].split("\n")[0], 120)

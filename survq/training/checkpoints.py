@@ -9,7 +9,6 @@ The newest complete checkpoint is used; older ones are removed when it is comple
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from survq.training.fold import FittedFold
 from survq.training.fold_file import fold_content, read_fold
 from survq.training.learner import FoldLearner
 from survq.training.share import Share
+from survq.training.typed_json import parse, read_sealed, sealed_json
 
 MANIFEST = "checkpoint.json"
 LARGEST_SHARE = 0.01  # of the training time that may be spent on writing checkpoints
@@ -71,8 +71,9 @@ class Checkpoints:
         all_written = share.gather((share.folds, written))  # a barrier: all files are on the disk
         if share.part == 0 and share.folds == min(folds for folds, _ in all_written):
             checksums = {file: sha256 for _, files in all_written for file, sha256 in files.items()}
-            content = {"pretraining": history.pretraining, "epochs": history.epochs, "sha256": checksums}
-            replace_file(folder / MANIFEST, json.dumps(content, default=asdict).encode())
+            pretraining, epochs = list(map(asdict, history.pretraining)), list(map(asdict, history.epochs))
+            content = {"pretraining": pretraining, "epochs": epochs, "files": checksums}
+            replace_file(folder / MANIFEST, sealed_json(content))
             for other in self.folder.iterdir():
                 if other.is_dir() and other != folder:
                     shutil.rmtree(other, ignore_errors=True)
@@ -100,15 +101,15 @@ def _read(
     manifest: Path, learners: Sequence[FoldLearner]
 ) -> tuple[History, list[tuple[FittedFold, dict[str, Tensor]]]]:
     """A checkpoint's history, and for each learner its fold and all tensors of its file."""
-    content = json.loads(manifest.read_bytes())
+    content = read_sealed(manifest)
     folds = []
     for learner in learners:
         file = manifest.parent / learner.fitted.file
-        if hashlib.sha256(file.read_bytes()).hexdigest() != content["sha256"][file.name]:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != content["files"][file.name]:
             raise ValueError(f"{file} does not match its checksum")
         folds.append(read_fold(file))
     history = History(
-        pretraining=[PretrainingEpoch(**epoch) for epoch in content["pretraining"]],
-        epochs=[Epoch(**epoch) for epoch in content["epochs"]],
+        pretraining=[parse(PretrainingEpoch, epoch) for epoch in content["pretraining"]],
+        epochs=[parse(Epoch, epoch) for epoch in content["epochs"]],
     )
     return history, folds

@@ -18,6 +18,7 @@ from survq.data.expression import ExpressionScale
 from survq.data.folds import TimeIntervals
 from survq.data.problems import DataError
 from survq.models import MODELS, SurvivalModel
+from survq.text import shortened
 from survq.training.config import TrainConfig
 from survq.training.fold import FittedFold
 from survq.training.tensor_file import read_tensor_file, tensor_file
@@ -66,7 +67,7 @@ def read_fold(file: Path) -> tuple[FittedFold, dict[str, Tensor]]:
     try:
         return _fold(tensors, description), tensors
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shortened(str(error), 200)
         problem = f"{file}: does not contain the model that it describes ({type(error).__name__}: {reason})."
         raise DataError([f"{problem} Fix: restore the file, or train the run again."]) from error
 

@@ -21,7 +21,7 @@ from survq.evaluation.epochs import Epoch
 from survq.text import preview
 from survq.training.report import FileCheck, Report
 from survq.training.run import named_settings
-from survq.training.typed_json import parse, to_json
+from survq.training.typed_json import parse, read_sealed
 
 CONFIG, REPORT, PREDICTIONS = "config.json", "report.json", "predictions.parquet"
 CURVE = "curve.parquet"  # of nested models: held-out predictions of each size
@@ -95,13 +95,7 @@ def read_record(folder: Path) -> Record:
 
     Raises one of UNREADABLE if it is damaged.
     """
-    content = json.loads((folder / REPORT).read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError(f"{REPORT} is not a report")
-    sha256 = content.pop("sha256")
-    if hashlib.sha256(to_json(content)).hexdigest() != sha256:
-        raise ValueError(f"{REPORT} does not match its checksum")
-    report: Report = parse(Report, content)
+    report: Report = parse(Report, read_sealed(folder / REPORT))
     config = json.loads(_checked(folder / CONFIG, report.files[CONFIG]))
     predictions = None
     if PREDICTIONS in report.files:

@@ -25,7 +25,7 @@ from survq.data.lock import locked
 from survq.text import preview
 from survq.training.record import CONFIG, REPORT, UNREADABLE, Record, read_record
 from survq.training.report import FileCheck, Report
-from survq.training.typed_json import to_json
+from survq.training.typed_json import sealed_json, to_json
 
 DAMAGED, STALE = ".damaged-", ".stale-"
 NAMESPACES = {"hyperparameters": "hyperparameters ", "training": "training settings ", "data": "", "code": "code of "}
@@ -92,8 +92,7 @@ class Results:
             with atomic_folder(folder) as unfinished:
                 content = {CONFIG: to_json(config), **(files or {})}
                 checks = {name: _write(unfinished / name, data) for name, data in content.items()}
-                content = asdict(replace(report, files=checks))
-                _write(unfinished / REPORT, to_json(content | {"sha256": hashlib.sha256(to_json(content)).hexdigest()}))
+                _write(unfinished / REPORT, sealed_json(asdict(replace(report, files=checks))))
         except OSError:
             if not folder.exists():
                 raise

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from survq.data.problems import DataError
+from survq.text import shortened
 
 DESCRIPTION = "survq"  # the key of the description in the header
 
@@ -26,13 +27,14 @@ def read_tensor_file(file: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the description of the file at a path. Raises DataError if it is not such a file."""
     try:
         with safe_open(str(file), framework="pt") as content:
-            description = json.loads((content.metadata() or {})[DESCRIPTION])
+            description = json.loads((content.metadata() or {}).get(DESCRIPTION, "null"))
             if not isinstance(description, dict):
                 raise ValueError("its description is not a JSON object")
             return {name: content.get_tensor(name) for name in content.keys()}, description  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError([f"{file}: not a tensor file of survq ({reason}). Fix: train the run again."]) from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DataError(
+            [f"{file}: not a tensor file of survq ({shortened(str(error), 200)}). Fix: train the run again."]
+        ) from error
 
 
 def flattened(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -5,11 +5,13 @@ JSON has no NaN: an undefined number is written as null, and read as NaN if the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -18,6 +20,24 @@ def to_json(content: Any) -> bytes:
     """A dataclass or plain data as the bytes of a JSON file. Equal content has equal bytes."""
     plain = asdict(content) if is_dataclass(content) and not isinstance(content, type) else content
     return json.dumps(_without_nan(plain), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def sealed_json(content: Mapping[str, Any]) -> bytes:
+    """Plain data as the bytes of a JSON file with its own checksum."""
+    return to_json({**content, "sha256": hashlib.sha256(to_json(content)).hexdigest()})
+
+
+def read_sealed(file: Path) -> dict[str, Any]:
+    """The content of a file of `sealed_json`. Raises ValueError unless each byte is as written."""
+    written = file.read_bytes()
+    try:
+        content = json.loads(written)
+        del content["sha256"]
+        if sealed_json(content) == written:
+            return content
+    except (ValueError, KeyError, TypeError):
+        pass  # is no JSON, or has no checksum
+    raise ValueError(f"{file.name} does not match its checksum")
 
 
 def parse(kind: Any, value: Any) -> Any:
