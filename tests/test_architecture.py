@@ -24,7 +24,7 @@ LAYERS = (
 
 WITH_RAY = {
     *("ray_session.py", "data/shared_bags.py", "importing/patch_features.py", "slides/pipeline.py"),
-    *("training/ray_runs.py", "training/distributed.py"),
+    *("training/ray_runs.py", "training/distributed.py", "training/shared_cohorts.py"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Patch features in Ray's object store: read once per study through Ray Data, shared by all its trials."""
+"""Patch features in Ray's object store: read once for all runs of a cohort, through Ray Data."""
 
 from __future__ import annotations
 
@@ -69,8 +69,7 @@ def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,
         return SharedBags({}, kept)
     settings = {"folder": cohort.features, "dtypes": [_name(dtype) for dtype in kept]}
     blocks = _read_on_all_nodes(by_case, settings) if seen_by_all_nodes(cohort) else _read_here(by_case, settings)
-    row = ray.remote(_case_and_problems)  # block order is not guaranteed
-    rows = ray.get([row.remote(block) for block in blocks])
+    rows = _cases_and_problems(blocks)  # block order is not guaranteed
     raise_if_any([problem for _, problems in rows for problem in problems])
     return SharedBags({case: block for (case, _), block in zip(rows, blocks, strict=True)}, kept)
 
@@ -95,10 +94,18 @@ def _sees(folder: Path, files: set[str]) -> bool:
 
 
 def _read_on_all_nodes(by_case: list[dict], settings: dict) -> list[ray.ObjectRef]:
+    cpus = resources()[1]
     with quiet_data_context(target_max_block_size=1):  # one block per row, hence one object per case
-        tasks = min(len(by_case), 4 * resources()[1])
+        tasks = min(len(by_case), 4 * cpus)
         cases = ray.data.from_items(by_case, override_num_blocks=tasks)
-        read = cases.map_batches(_read_case, batch_size=1, batch_format="pyarrow", fn_kwargs=settings).materialize()
+        read = cases.map_batches(
+            _read_case,
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_kwargs=settings,
+            num_cpus=0,  # trials of other cohorts may hold all of them
+            compute=ray.data.TaskPoolStrategy(size=min(tasks, cpus)),
+        ).materialize()
     return [block for bundle in read.iter_internal_ref_bundles() for block in bundle.block_refs]
 
 
@@ -118,6 +125,13 @@ def _read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.T
         cells = {dtype: pa.nulls(1, pa.large_binary()) for dtype in dtypes}
         read, problems = pa.table({"case_id": cases["case_id"], "patches": [0], **cells}), json.dumps(error.problems)
     return read.append_column(PROBLEMS, pa.array([problems], pa.string()))
+
+
+def _cases_and_problems(blocks: list[ray.ObjectRef]) -> list[tuple[str, list[str]]]:
+    task, at_once = ray.remote(num_cpus=0)(_case_and_problems), resources()[1]
+    groups = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
+    # one group after the other: Ray starts a process for every waiting task that needs no CPU
+    return [row for group in groups for row in ray.get([task.remote(block) for block in group])]
 
 
 def _case_and_problems(table: pa.Table) -> tuple[str, list[str]]:

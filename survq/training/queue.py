@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -55,6 +56,10 @@ class Schedule(Protocol):
         """The possible numbers of folds per run."""
 
     @property
+    def cohorts(self) -> Collection[str]:
+        """The cohorts of all runs that have not started."""
+
+    @property
     def configs(self) -> Sequence[TrainConfig]:
         """The settings of its runs; of a search, whose others are not known in advance, some of them."""
 
@@ -64,17 +69,23 @@ class Schedule(Protocol):
 
 
 class Grid:
-    """A fixed list of runs, without early stopping."""
+    """A fixed list of runs, without early stopping. Those of a cohort come together, as they share its features."""
 
     def __init__(self, runs: Sequence[Run]):
-        self._waiting = list(runs)
+        order = list(dict.fromkeys(run.cohort for run in runs))
+        self._waiting = deque(sorted(runs, key=lambda run: order.index(run.cohort)))
+        self.cohorts = Counter(run.cohort for run in runs)
         self.total = len(runs)
         self.fold_counts = {len(run.folds) for run in runs}
         self.configs = [run.config for run in runs]
         self.is_fixed = True
 
     def next(self) -> Run | None:
-        return self._waiting.pop(0) if self._waiting else None
+        if not self._waiting:
+            return None
+        run = self._waiting.popleft()
+        self.cohorts -= Counter([run.cohort])  # without those of which none is left
+        return run
 
     @property
     def exhausted(self) -> bool:
@@ -125,7 +136,7 @@ class RunQueue:
         self._epochs: dict[str, list[Epoch]] = {}
         self._pretraining: dict[str, list[PretrainingEpoch]] = {}
         self._prefetched: Run | None = None
-        self._running: set[str] = set()  # paths
+        self._running: dict[str, Run] = {}  # by path
 
     def has_work(self) -> bool:
         """Whether a run has to be trained. If not, no machine is needed."""
@@ -141,7 +152,7 @@ class RunQueue:
             needed = run.weights_files if run.keep_weights else ()
             record = self.results.find(run.path, self._describe(run), needed, self._notify)
             if record is None:
-                self._running.add(run.path)
+                self._running[run.path] = run
                 self._broadcast(lambda monitor: monitor.on_started(run.path, run.config.epochs))
                 return run
             self._finish(run, record, found=True)
@@ -159,6 +170,11 @@ class RunQueue:
     def done(self) -> bool:
         """Whether all runs have ended."""
         return self.exhausted and not self._running
+
+    @property
+    def cohorts_in_use(self) -> set[str]:
+        """The cohorts of runs that have started and not ended, or have not started."""
+        return {*self.schedule.cohorts, *(run.cohort for run in self._running.values())}
 
     def is_running(self, run: Run) -> bool:
         """Whether a run has started and not ended."""
@@ -192,7 +208,7 @@ class RunQueue:
     def end(self, run: Run, outcome: RunOutcome) -> None:
         """Write the record of a run. A failed run has no record."""
         if outcome.state == "failed":
-            self._running.discard(run.path)
+            self._running.pop(run.path, None)
             self.failures[run.path] = outcome.details["reason"]
             self.schedule.on_failed(run)
             self._broadcast(lambda monitor: monitor.on_failed(run.path, outcome.details["reason"]))
@@ -204,7 +220,7 @@ class RunQueue:
         self._finish(run, record, found=False)
 
     def _finish(self, run: Run, record: Record, *, found: bool) -> None:
-        self._running.discard(run.path)
+        self._running.pop(run.path, None)
         self.records[run.path] = record
         self.schedule.on_finished(run, record)
         self._broadcast(lambda monitor: monitor.on_finished(run.path, record, found=found))

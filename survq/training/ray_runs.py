@@ -24,10 +24,10 @@ from survq.training.distributed import release_workers, train_over_workers, work
 from survq.training.loop import RunOutcome, best_device, train_folds
 from survq.training.queue import RunQueue
 from survq.training.run import Run
+from survq.training.shared_cohorts import Board, SharedCohorts
 
 # isort: split
 from ray import tune
-from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -36,7 +36,7 @@ RETRIES = 2  # of a trial whose process died; errors of a model are not retried
 
 def execute(
     queue: RunQueue,
-    bags: Mapping[str, Bags],
+    shared: SharedCohorts,
     resources: TrialResources,
     *,
     checkpoint_minutes: float = 10.0,
@@ -44,16 +44,16 @@ def execute(
 ) -> None:
     """Train all runs of the queue, as many at a time as the resources allow.
 
-    Raises the errors of the queue, and KeyboardInterrupt if a signal stopped Tune.
+    Raises the errors of the queue and of reading features, and KeyboardInterrupt if a signal stopped Tune.
     """
     # Tune requires a folder for its state; survq never reads it
     scratch = tempfile.mkdtemp(prefix="survq-tune-")
-    scheduler = _Scheduler(queue)
+    scheduler, searcher = _Scheduler(queue), _Searcher(queue, shared)
     try:
         trial = tune.with_parameters(
             _trial,
             cohorts=queue.cohorts,
-            bags=dict(bags),
+            bags=shared.board,
             resources=resources,
             checkpoint_minutes=checkpoint_minutes,
         )
@@ -61,7 +61,7 @@ def execute(
             tune.Tuner(
                 tune.with_resources(trial, resources.trial),
                 tune_config=tune.TuneConfig(
-                    search_alg=_Searcher(queue),
+                    search_alg=searcher,
                     scheduler=scheduler,
                     num_samples=-1,
                     max_concurrent_trials=resources.trials,
@@ -75,10 +75,8 @@ def execute(
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
                 ),
             ).fit()
-    except TuneError:
-        if scheduler.error is None:
-            raise
-        raise scheduler.error from None
+    except Exception as error:
+        raise scheduler.error or searcher.error or error from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if not queue.done:
@@ -161,7 +159,7 @@ def _trial(
     parameters: dict,
     *,
     cohorts: Mapping[str, Cohort],
-    bags: Mapping[str, Bags],
+    bags: Board,
     resources: TrialResources,
     checkpoint_minutes: float,
 ) -> None:
@@ -209,23 +207,31 @@ class _NotPickled:
 class _Searcher(_NotPickled, Searcher):
     """Gives Tune the next trial. (The schedule calls Optuna, see survq/tuning/search.py.)"""
 
-    def __init__(self, queue: RunQueue):
+    def __init__(self, queue: RunQueue, shared: SharedCohorts):
         super().__init__(metric="epoch", mode="max")  # required by Tune
-        self._queue = queue
+        self._queue, self._shared = queue, shared
         self._runs: dict[str, Run] = {}  # by trial
+        self.error: Exception | None = None  # of the queue, or of reading features; Tune replaces it by its own
 
     def suggest(self, trial_id: str) -> dict | str | None:
-        run = self._queue.take()
-        if run is not None:
+        try:
+            run = self._queue.take()
+            if run is None:
+                return Searcher.FINISHED if self._queue.exhausted else None
+            self._shared.enter(run.cohort)
             self._runs[trial_id] = run
             return {"run": run, "checkpoints": self._queue.checkpoints(run)}
-        return Searcher.FINISHED if self._queue.exhausted else None
+        except Exception as error:
+            self.error = error
+            raise
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         run = self._runs[trial_id]
         # Tune does not call the scheduler if a process dies while it is reset for another run
         if error and self._queue.is_running(run):
             self._queue.end(run, _failed("its process died"))
+        if needed := self._queue.cohorts_in_use:  # the last one stays: another schedule may follow
+            self._shared.leave(needed)
 
     def save(self, checkpoint_path: str) -> None: ...
 

@@ -297,6 +297,10 @@ class Searches:
         return {len(search.inner) for search in self.searches} | {1 for search in self.searches if search.outer}
 
     @property
+    def cohorts(self) -> set[str]:
+        return {search.cohort.name for search in self.searches if not search.exhausted}
+
+    @property
     def configs(self) -> list[TrainConfig]:
         return [search.first_config for search in self.searches]
 

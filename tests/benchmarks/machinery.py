@@ -103,9 +103,9 @@ class Snapshot:
 
 
 def _measure(at_least_seconds: float) -> dict[str, object]:
-    from survq.data.shared_bags import share_bags
     from survq.ray_session import connect
     from survq.training.ray_runs import TrialResources, execute
+    from survq.training.shared_cohorts import SharedCohorts
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -120,7 +120,7 @@ def _measure(at_least_seconds: float) -> dict[str, object]:
         connect(cpus=1)
         results = Results(root / "results")
         queue = RunQueue(Grid([short, long]), results, {cohort.name: cohort}, [watch, Board(root / "tensorboard")])
-        execute(queue, {cohort.name: share_bags(cohort)}, TrialResources.of(StudySettings(cpus=1)))
+        execute(queue, SharedCohorts({cohort.name: cohort}), TrialResources.of(StudySettings(cpus=1)))
         if queue.failures:
             raise RuntimeError(next(iter(queue.failures.values())))
 

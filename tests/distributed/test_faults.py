@@ -16,14 +16,14 @@ from history import History, check_same
 from test_ray_runs import run_all
 from test_studies import command
 
-from survq.data.shared_bags import share_bags
 from survq.training.loop import train_folds
 from survq.training.queue import Grid
+from survq.training.shared_cohorts import SharedCohorts
 
 
 @pytest.fixture(scope="module")
 def shared(ray_session, cohort):
-    return share_bags(cohort)
+    return SharedCohorts({cohort.name: cohort})
 
 
 def kill_children(name: str) -> int:

@@ -9,7 +9,6 @@ import psutil
 import pytest
 import torch
 
-from survq.data.shared_bags import share_bags
 from survq.exits import UsageError
 from survq.ray_session import ray
 from survq.reporting.run_progress import Progress
@@ -19,13 +18,14 @@ from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
 from survq.training.ray_runs import TrialResources, _Searcher, _trial, execute
 from survq.training.results import Results
+from survq.training.shared_cohorts import SharedCohorts
 
 NO_DROPOUT = {"patch_dropout": 0.0, "pathway_dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
 def shared(ray_session, cohort):
-    return share_bags(cohort)
+    return SharedCohorts({cohort.name: cohort})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +37,7 @@ def run_all(schedule, folder: Path, cohort, shared, **settings) -> RunQueue:
     queue = RunQueue(schedule, Results(folder), {cohort.name: cohort})
     asked = StudySettings(**settings)
     minutes = asked.checkpoint_minutes
-    execute(queue, {cohort.name: shared}, TrialResources.of(asked), checkpoint_minutes=minutes)
+    execute(queue, shared, TrialResources.of(asked), checkpoint_minutes=minutes)
     if queue.failures:
         print("free after failures:", ray.available_resources(), "\nheld:", *held_resources(), sep="\n")
     return queue
@@ -85,9 +85,9 @@ def test_a_trial_never_uses_fractions_of_several_gpus(monkeypatch, gpu, trials):
     assert TrialResources.of(StudySettings(gpus_per_trial=gpu)).trials == trials
 
 
-def test_a_run_abandoned_by_tune_has_failed(tmp_path, cohort, make_run):
+def test_a_run_abandoned_by_tune_has_failed(tmp_path, cohort, shared, make_run):
     queue = RunQueue(Grid([make_run()]), Results(tmp_path), {cohort.name: cohort})
-    searcher = _Searcher(queue)
+    searcher = _Searcher(queue, shared)
     searcher.suggest("a trial")
     assert not queue.done
     searcher.on_trial_complete("a trial", error=True)
@@ -151,7 +151,7 @@ def test_a_trial_with_a_killed_process_is_retried_and_ends_with_the_same_bits(
     run = make_run(epochs=3)
     schedule = Kills([run])
     queue = RunQueue(schedule, Results(tmp_path), {cohort.name: cohort}, [Progress(schedule)])
-    execute(queue, {cohort.name: shared}, TrialResources.of(StudySettings()))
+    execute(queue, shared, TrialResources.of(StudySettings()))
     record = queue.records[run.path]
     printed = capfd.readouterr()
     assert f"{run.path}: its process or machine was lost; it is started again" in printed.out

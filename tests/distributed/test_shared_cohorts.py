@@ -1,0 +1,83 @@
+"""The features of a cohort are in memory from its first run to its last."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from survq.data.problems import DataError
+from survq.ray_session import ray
+from survq.training.loop import RunOutcome
+from survq.training.queue import Grid, RunQueue
+from survq.training.ray_runs import _Searcher
+from survq.training.results import Results
+from survq.training.shared_cohorts import SharedCohorts
+
+FAILED = RunOutcome("failed", [], details={"reason": "not trained in this test"})
+
+
+def bytes_used() -> int:
+    """Of the object store of this machine."""
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return get_memory_info_reply(state).store_stats.object_store_bytes_used
+
+
+@pytest.fixture
+def cohorts(cohort):
+    return {name: replace(cohort, name=name) for name in ("A", "B")}
+
+
+def test_a_cohort_enters_with_its_first_run_and_leaves_after_its_last(tmp_path, ray_session, cohorts, make_run, capfd):
+    """The schedule and the calls are those of Tune; the runs end without training."""
+    runs = [replace(make_run(seed=seed), cohort=name) for seed, name in enumerate("ABA")]
+    queue, shared = RunQueue(Grid(runs), Results(tmp_path), cohorts), SharedCohorts(cohorts)
+    searcher, before = _Searcher(queue, shared), bytes_used()
+    size = 2 * int((cohorts["A"].slides["patches"] * cohorts["A"].slides["width"]).sum())
+    seen = []
+
+    def start(trial):
+        run = searcher.suggest(trial)["run"]
+        seen.append((run.cohort, *(name for name in cohorts if name in shared)))
+
+    def end(trial):
+        queue.end(searcher._runs[trial], FAILED)
+        searcher.on_trial_complete(trial)
+        seen.append(("ended", *(name for name in cohorts if name in shared)))
+
+    start("1"), start("2")
+    assert size < bytes_used() - before < 1.5 * size
+    end("1"), start("3"), end("2"), end("3")
+    assert seen == [
+        *(("A", "A"), ("A", "A"), ("ended", "A")),
+        *(("B", "A", "B"), ("ended", "B")),  # the last run of A has ended
+        ("ended", "B"),  # no other cohort needs the memory, and another schedule may follow
+    ]
+    deadline = time.monotonic() + 20
+    while bytes_used() - before > 1.5 * size and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert size < bytes_used() - before < 1.5 * size
+    assert capfd.readouterr().out.count("features in shared memory as float16") == 2
+
+
+def test_trials_find_the_features_of_their_cohort_on_the_board(ray_session, cohorts, bags):
+    shared = SharedCohorts(cohorts, {"A": frozenset({torch.bfloat16, torch.float16}), "B": frozenset({torch.float16})})
+    shared.enter("A")
+    read = ray.remote(num_cpus=0)(lambda board, case: (board["A"].dtypes, board["A"][case].float().numpy()))
+    for case, bag in list(bags.items())[:3]:
+        dtypes, found = ray.get(read.remote(shared.board, case))
+        assert dtypes == (torch.float16, torch.bfloat16) and np.array_equal(found, bag.float())
+
+
+def test_damaged_features_end_the_study_with_all_problems(tmp_path, ray_session, cohorts, make_run):
+    slides = cohorts["B"].slides.copy()
+    slides.loc[[slides.index[3], slides.index[40]], "sha256"] = "0" * 64
+    cohorts["B"] = replace(cohorts["B"], slides=slides)
+    queue = RunQueue(Grid([replace(make_run(), cohort="B")]), Results(tmp_path), cohorts)
+    searcher = _Searcher(queue, SharedCohorts(cohorts))
+    with pytest.raises(DataError):
+        searcher.suggest("1")
+    assert isinstance(searcher.error, DataError) and len(searcher.error.problems) == 2
