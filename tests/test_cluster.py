@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import tyro
 import yaml
-from packaging.requirements import Requirement
 
 from survq.ray_session import ray  # noqa: F401  (sets Ray's environment variables before importing it)
 from survq.settings import StudySettings
