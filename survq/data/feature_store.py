@@ -19,15 +19,17 @@ import pyarrow.parquet as pq
 
 from survq.data.location import UNREADABLE, Location, unreadable
 from survq.data.problems import DataError, raise_if_any
+from survq.data.ranges import opened_parquet
 
 SCHEMA = pa.schema(
     [
+        ("features", pa.large_binary()),  # float16, (patch, feature), C-order
+        ("coordinates", pa.large_binary()),  # int32, (patch, 2): top-left corner in level-0 pixels; or null
+        # the index: last in a file, where one request to a bucket finds it
         ("slide_id", pa.string()),
         ("case_id", pa.string()),
-        ("features", pa.large_binary()),  # float16, (patch, feature), C-order
         ("patches", pa.int32()),
         ("width", pa.int32()),
-        ("coordinates", pa.large_binary()),  # int32, (patch, 2): top-left corner in level-0 pixels; or null
         ("patch_size", pa.int32()),  # side of a patch in level-0 pixels; or null
         ("magnification", pa.float32()),  # of level 0, rounded: 40 for a scan at 40x; or null
         ("encoder", pa.string()),
@@ -37,6 +39,8 @@ SCHEMA = pa.schema(
 INDEX_THREADS = 16  # metadata of files read in parallel, as each read from a bucket has a high latency
 INDEX = [name for name in SCHEMA.names if name not in ("features", "coordinates")]
 SOURCE = b"source"  # key of the file's metadata that describes the source of its slide
+TO_READ = ("file", "row_group", "features_end", "slide_id", "patches", "width", "sha256")
+"""What `read_slides` needs of a row of the index. `features_end` is a place in the file; 0 if features are encoded."""
 
 
 def slide_index(folder: Location) -> pd.DataFrame:
@@ -47,11 +51,11 @@ def slide_index(folder: Location) -> pd.DataFrame:
 
 
 def read_index(folder: Location) -> tuple[pd.DataFrame, list[str]]:
-    """INDEX, source, file and row_group of the readable slides, by id; and the problems of the others."""
+    """INDEX, source, file, row_group and features_end of the readable slides, by id; and the problems of the others."""
     files = [folder / name for name in folder.names() if name.endswith(".parquet")]
     with ThreadPoolExecutor(INDEX_THREADS) as threads:
         read = list(threads.map(_read_index, files))
-    where = [("source", pa.string()), ("file", pa.string()), ("row_group", pa.int64())]
+    where = [("source", pa.string()), ("file", pa.string()), ("row_group", pa.int64()), ("features_end", pa.int64())]
     none = pa.schema([*(SCHEMA.field(name) for name in INDEX), *where]).empty_table()
     index = pa.concat_tables([none, *(part for part, _ in read if part is not None)]).to_pandas()
     problems = [problem for _, problems in read for problem in problems]
@@ -61,10 +65,7 @@ def read_index(folder: Location) -> tuple[pd.DataFrame, list[str]]:
 def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
     """The rows of one file without features and coordinates, or None; and its problems."""
     try:
-        with (
-            file.filesystem.open_input_file(file.path) as source,
-            pq.ParquetFile(source, page_checksum_verification=True) as parquet,
-        ):
+        with opened_parquet(file) as parquet:
             types = {field.name: field.type for field in parquet.schema_arrow}
             if missing := [field.name for field in SCHEMA if types.get(field.name) != field.type]:
                 fix = "Fix: import the features again."
@@ -73,12 +74,23 @@ def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
                 return None, [f"{file}: does not have one row group per slide. Fix: import the features again."]
             source = (parquet.schema_arrow.metadata or {}).get(SOURCE, b"").decode()
             part = parquet.read(columns=INDEX, use_threads=False).select(INDEX).replace_schema_metadata()
+            ends = [_features_end(parquet.metadata.row_group(group)) for group in range(parquet.num_row_groups)]
     except UNREADABLE as error:
         return None, [unreadable(file, error)]
-    further = {"source": [source] * len(part), "file": [file.path] * len(part), "row_group": range(len(part))}
+    further: dict[str, list] = {"source": [source] * len(part), "file": [file.path] * len(part)}
+    further |= {"row_group": [*range(len(part))], "features_end": ends}
     for name, values in further.items():
-        part = part.append_column(name, pa.array(values, pa.int64() if name == "row_group" else pa.string()))
+        part = part.append_column(name, pa.array(values, pa.string() if name in ("source", "file") else pa.int64()))
     return part, []
+
+
+def _features_end(group: pq.RowGroupMetaData) -> int:
+    """Where the features of a row group end in its file, if they are stored as they are; otherwise 0."""
+    columns = (group.column(number) for number in range(group.num_columns))
+    features = next(column for column in columns if column.path_in_schema == "features")
+    end = features.data_page_offset + features.total_compressed_size
+    plain = features.compression == "UNCOMPRESSED" and not features.has_dictionary_page
+    return end if plain and 0 < end < 1 << 62 else 0  # a damaged file may state any number
 
 
 def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
@@ -86,8 +98,10 @@ def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
     slides, problems = [], []
     for row in rows:
         file = file_of(folder, row)
-        buffer = _read_cell(file, row, "features")
-        if buffer is None or hashlib.sha256(buffer).hexdigest() != row["sha256"]:
+        buffer = _read_plain(file, row)
+        if not _is_whole(buffer, row):
+            buffer = _read_cell(file, row, "features")
+        if buffer is None or not _is_whole(buffer, row):
             problems.append(
                 f"{file}: the features of slide {row['slide_id']!r} have changed since they were written "
                 f"(sha256 differs). Fix: restore the file, or import the slide again."
@@ -101,6 +115,10 @@ def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
             slides.append(np.frombuffer(buffer, np.float16).reshape(row["patches"], row["width"]))
     raise_if_any(problems)
     return slides[0] if len(slides) == 1 else np.concatenate(slides)
+
+
+def _is_whole(buffer: bytes | pa.Buffer | None, row: dict) -> bool:
+    return buffer is not None and hashlib.sha256(buffer).hexdigest() == row["sha256"]
 
 
 def read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.Table:
@@ -153,6 +171,18 @@ def read_coordinates(folder: Location, row: dict) -> np.ndarray | None:
 def file_of(folder: Location, row: dict) -> Location:
     """The file of the slide of a row of the index."""
     return Location(folder.filesystem, row["file"])
+
+
+def _read_plain(file: Location, row: dict) -> bytes | None:
+    """The bytes where the features of a row end, in one request; None if they are not stored as they are."""
+    count = 2 * row["patches"] * row["width"]
+    try:
+        with file.filesystem.open_input_file(file.path) as source:
+            if not 0 < count < row["features_end"] <= source.size():
+                return None
+            return source.read_at(count, row["features_end"] - count)
+    except UNREADABLE as error:
+        raise DataError([unreadable(file, error)]) from error
 
 
 def _read_cell(file: Location, row: dict, column: str) -> pa.Buffer | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from survq.data.batch import BagsByDtype
 from survq.data.cohort import Cohort
-from survq.data.feature_store import case_of_row, read_case
+from survq.data.feature_store import TO_READ, case_of_row, read_case
 from survq.data.half_floats import as_tensor
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
@@ -60,9 +60,8 @@ def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,
     not see the files, this process reads them. Raises DataError with the problems of all slides.
     """
     kept = tuple(sorted(dtypes, key=_name, reverse=True))  # float16 first
-    columns = ("file", "row_group", "slide_id", "patches", "width", "sha256")
     by_case = [
-        {"case_id": case, "slides": json.dumps([{name: row[name] for name in columns} for row in rows])}
+        {"case_id": case, "slides": json.dumps([{name: row[name] for name in TO_READ} for row in rows])}
         for case, rows in cohort.slides_by_case.items()
     ]
     if not by_case:

@@ -1,7 +1,8 @@
 """A bucket: the part of S3's protocol that reading needs, for the one key that is allowed.
 
-    python s3_server.py FOLDER ADDRESS PORT LOG      # serves s3://bucket/..., and writes a line a request
+    python s3_server.py FOLDER ADDRESS PORT LOG
 
+It serves s3://bucket/... at PORT, 0 for a free one, which it prints; and writes a line a request: method, path, bytes.
 Whoever does not name the key `reader` is refused. Signatures are not checked.
 """
 
@@ -22,8 +23,7 @@ class Bucket(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        with LOG.open("a") as log:
-            log.write(f"{self.command} {self.path}\n")
+        """Nothing on the console."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -67,7 +67,8 @@ class Bucket(BaseHTTPRequestHandler):
         return f"<ListBucketResult><Name>bucket</Name>{count}{''.join(found)}{common}</ListBucketResult>".encode()
 
     def answer(self, code: int, content: bytes, content_range: str | None = None) -> None:
-        self.log_request(code)
+        with LOG.open("a") as log:
+            log.write(f"{self.command} {self.path} {len(content) if self.command == 'GET' else 0}\n")
         self.send_response_only(code)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
@@ -79,4 +80,6 @@ class Bucket(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
-ThreadingHTTPServer((ADDRESS, PORT), Bucket).serve_forever()
+server = ThreadingHTTPServer((ADDRESS, PORT), Bucket)
+print(server.server_port, flush=True)
+server.serve_forever()
