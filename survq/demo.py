@@ -15,9 +15,14 @@ SEARCH_EPOCHS, SEARCH_TRIALS = 16, 8  # per trial, and per search
 SEARCH_LIMITS = {"histology_queries": 64, "genomic_queries": 64}  # upper ends of a search, if the model has them
 
 
+def demo_folder(results: Path) -> Location:
+    """The data folder of the demo, in the results folder."""
+    return Location.at(results) / "simulated-data"
+
+
 def demo_data(results: Path) -> Location:
-    """The data folder of the demo, in the results folder. It is written once per version of the simulator."""
-    root = Location.at(results) / "simulated-data"
+    """The data folder of the demo. It is written once per version of the simulator."""
+    root = demo_folder(results)
     simulation = read_simulation(root / "SIM")
     if simulation is None or simulation.get("simulator") != simulator():
         write_simulated(root.path, "demo")

@@ -51,7 +51,7 @@ def audited(methods: Sequence[Method]) -> list[Audited]:
     """
     found = []
     for method in methods:
-        if not reads(method) >= {HISTOLOGY, GENES}:
+        if not is_fused(method):
             continue
         same = [other for other in methods if keys(other) == keys(method)]
         alone = [[other for other in same if reads(other) == {modality}] for modality in (HISTOLOGY, GENES)]
@@ -72,6 +72,10 @@ def audited(methods: Sequence[Method]) -> list[Audited]:
             )
         )
     return found
+
+
+def is_fused(method: Method) -> bool:
+    return reads(method) >= {HISTOLOGY, GENES}
 
 
 def reads(method: Method) -> frozenset[str]:

@@ -115,6 +115,9 @@ def test_the_study_audits_every_fused_model_beside_the_best_of_each_modality(tmp
     assert (results.folder / "figures/fusion_SIM.png").stat().st_size > 5000
     assert "Fusion audit" in (results.folder / "report.md").read_text()
     assert "late fusion" in capsys.readouterr().out
+    shuffled = pd.read_csv(results.folder / "tables/fusion_shuffled.csv")
+    assert len(shuffled) == 6 and shuffled["drop"].isna().all()
+    assert set(shuffled["reason"]) == {"the weights were not kept; --keep-weights keeps them"}
 
 
 def test_results_without_unimodal_models_are_refused(tmp_path, capsys):
