@@ -25,16 +25,23 @@ class Attention(nn.Module):
         Q: Float[Tensor, "*#case query width"],
         X: Float[Tensor, "*#case token width"],
         present: Bool[Tensor, "case token"] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        *,
+        weights: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """The attended tokens, (*case, query, width), and the weights, (*case, query, token).
 
-        Tokens that are not `present` get the weight 0.
+        Tokens that are not `present` get the weight 0. Who does not need the `weights` may get None.
         """
         return self._attend(self.query(Q), self.key(X), self.value(X), present)
 
     def over_bags(
-        self, Q: Float[Tensor, "query width"], X: Float[Tensor, "patch width"], sizes: Sequence[int]
-    ) -> list[tuple[Tensor, Tensor]]:
+        self,
+        Q: Float[Tensor, "query width"],
+        X: Float[Tensor, "patch width"],
+        sizes: Sequence[int],
+        *,
+        weights: bool = True,
+    ) -> list[tuple[Tensor, Tensor | None]]:
         """`forward` for ragged bags concatenated in X: (query, width) and (query, patch) for each bag."""
         q = self.query(Q)  # shared by all bags
         bags = zip(self.key(X).split(sizes), self.value(X).split(sizes), strict=True)
@@ -100,16 +107,26 @@ class ResidualAttention(nn.Module):
         self.attention = Attention(width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, Q: Tensor, X: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, Q: Tensor, X: Tensor, present: Tensor | None = None, *, weights: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `Attention.forward`; without `weights` it is faster."""
         X = self.norm_token(X)
         q, k, v = self._split(Q), self._heads(self.attention.key(X)), self._heads(self.attention.value(X))
-        return self._attend(Q, q, k, v, present)
+        mixed, A = _attend_heads(q, k, v, None if present is None else present[:, None, None, :], weights)
+        return self._joined(Q, mixed), A
 
-    def over_bags(self, Q: Tensor, X: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    def over_bags(
+        self, Q: Tensor, X: Tensor, sizes: Sequence[int], *, weights: bool = True
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """As `Attention.over_bags`; without `weights` it is faster."""
         X = self.norm_token(X)
-        q = self._split(Q)
-        bags = zip(self.attention.key(X).split(sizes), self.attention.value(X).split(sizes), strict=True)
-        return [self._attend(Q, q, self._heads(k), self._heads(v), None) for k, v in bags]
+        q = self._split(Q)  # shared by all bags
+        keys, values = (self._heads(layer(X)) for layer in (self.attention.key, self.attention.value))
+        bags = zip(keys.split(list(sizes), dim=-2), values.split(list(sizes), dim=-2), strict=True)
+        reads = [_attend_heads(q[None], k[None], v[None], None, weights) for k, v in bags]
+        together = self._joined(Q, torch.cat([mixed for mixed, _ in reads]))
+        return [(tokens, None if A is None else A[0]) for tokens, (_, A) in zip(together, reads, strict=True)]
 
     def _split(self, Q: Tensor) -> Tensor:
         return self._heads(self.attention.query(self.norm_query(Q)))
@@ -117,10 +134,22 @@ class ResidualAttention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)  # (*case, head, token, width / head)
 
-    def _attend(self, Q: Tensor, q: Tensor, k: Tensor, v: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-        if present is not None:
-            scores = scores.masked_fill(~present[:, None, None, :], -math.inf)
-        A = scores.softmax(dim=-1)
-        mixed = (A @ v).transpose(-3, -2).flatten(-2)
-        return Q + self.output(mixed), A.mean(dim=-3)
+    def _joined(self, Q: Tensor, mixed: Float[Tensor, "*case head query _"]) -> Tensor:
+        return Q + self.output(mixed.transpose(-3, -2).flatten(-2))
+
+
+def _attend_heads(
+    q: Float[Tensor, "*#case head query _"],
+    k: Float[Tensor, "*case head token _"],
+    v: Float[Tensor, "*case head token _"],
+    mask: Tensor | None,
+    weights: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """What each head reads, (case, head, query, _), and the mean of the heads' weights, (case, query, token)."""
+    if not weights and q.device.type == "cpu":  # on a GPU, the sums of its gradient have no fixed order
+        return F.scaled_dot_product_attention(q.expand(*k.shape[:-2], -1, -1), k, v, mask), None
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    A = scores.softmax(dim=-1)
+    return A @ v, A.mean(dim=-3) if weights else None

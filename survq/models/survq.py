@@ -127,8 +127,6 @@ class SurvQ(SurvivalModel):
         genomics = [self._genomics(batch, kept)] if self.spec.pathways else []
         histology = [self._histology(batch, kept)] if self.spec.patch_features else []
         modalities = histology + genomics
-        if self.nested and self.training:
-            modalities = [_first(tokens, _drawn(prefixes(tokens.tokens.shape[1]))) for tokens in modalities]
         z = self._mixed(modalities, kept) if self.mix else _mean_of_tokens(modalities)
         return Prediction(self.hazard(z), attention=None if kept is None else AttentionMaps(**kept))
 
@@ -147,32 +145,41 @@ class SurvQ(SurvivalModel):
                 found[h, g] = Prediction(self.hazard(self._mixed(cut, None)))
         return found
 
+    def _used(self, Q: Float[Tensor, "query width"]) -> Float[Tensor, "_ width"]:
+        """The queries of a modality. A training step of nested ones uses the first of them, a number that it draws."""
+        if not (self.nested and self.training):
+            return Q
+        numbers = prefixes(len(Q))
+        return Q[: numbers[int(torch.randint(len(numbers), ()))]]  # from PyTorch's random stream, which a step seeds
+
     def _histology(self, batch: Batch, kept: dict | None) -> Tokens:
         """Q_h' of each case (1); without queries the mean of X_h, which represents all patches."""
         patches = torch.tensor([len(bag) for bag in batch.bags], device=batch.time.device)
         if self.Q_h is None:
-            return Tokens(self._read_each(batch.bags, None), patches)
+            return Tokens(self._read_each(None, batch.bags, None), patches)
+        Q = self._used(self.Q_h)
         shown = kept is not None or any(bag.requires_grad for bag in batch.bags)  # not supported by read_bags
         if isinstance(self.read_patches, Attention) and not shown:
-            Q_h = read_bags(self.encode_patches, self.read_patches, self.Q_h, batch.bags)
+            Q_h = read_bags(self.encode_patches, self.read_patches, Q, batch.bags)
         else:
-            Q_h = self._read_each(batch.bags, kept)
-        return Tokens(Q_h, (patches > 0) * len(self.Q_h))
+            Q_h = self._read_each(Q, batch.bags, kept)
+        return Tokens(Q_h, (patches > 0) * len(Q))
 
-    def _read_each(self, bags: Sequence[Tensor], kept: dict | None) -> Float[Tensor, "case _ width"]:
-        """The attended tokens of each bag, or its mean token if there are no queries; zeros for an empty bag."""
+    def _read_each(self, Q: Tensor | None, bags: Sequence[Tensor], kept: dict | None) -> Float[Tensor, "case _ width"]:
+        """What the queries read in each bag, or its mean token without queries; zeros for an empty bag."""
         weight = self.hazard.weight
-        tokens = [weight.new_zeros(1 if self.Q_h is None else len(self.Q_h), weight.shape[1])] * len(bags)
+        tokens = [weight.new_zeros(1 if Q is None else len(Q), weight.shape[1])] * len(bags)
         maps: list[Tensor | None] = [None] * len(bags)
         for members, patches, sizes in pack(bags):
             X_h = self.encode_patches(patches.to(weight.dtype))  # (patch, width)
-            if self.Q_h is None:
+            if Q is None:
                 for position, X in zip(members, X_h.split(sizes), strict=True):
                     tokens[position] = X.mean(dim=0, keepdim=True)
                 continue
-            for position, (Q_h, A) in zip(members, self.read_patches.over_bags(self.Q_h, X_h, sizes), strict=True):
+            reads = self.read_patches.over_bags(Q, X_h, sizes, weights=kept is not None)
+            for position, (Q_h, A) in zip(members, reads, strict=True):
                 tokens[position], maps[position] = Q_h, A
-        if kept is not None and self.Q_h is not None:
+        if kept is not None and Q is not None:
             kept["histology"] = tuple(maps)
         return torch.stack(tokens)
 
@@ -181,14 +188,15 @@ class SurvQ(SurvivalModel):
         X_g = self.encode_pathways(batch.expression)  # (case, pathway, width)
         if self.Q_g is None:
             return Tokens(X_g.mean(dim=1, keepdim=True), batch.has_expression * X_g.shape[1])
-        if isinstance(self.read_pathways, Attention) and kept is None and len(self.Q_g) < X_g.shape[1]:
+        Q = self._used(self.Q_g)
+        if isinstance(self.read_pathways, Attention) and kept is None and len(Q) < X_g.shape[1]:
             with products_in(precision(self.read_pathways.key.weight), X_g.device):
-                Q_g = self.read_pathways.absorbed(self.Q_g, X_g).to(X_g.dtype)
+                Q_g = self.read_pathways.absorbed(Q, X_g).to(X_g.dtype)
         else:
-            Q_g, A = self.read_pathways(self.Q_g, X_g)
+            Q_g, A = self.read_pathways(Q, X_g, weights=kept is not None)
             if kept is not None:
                 kept["genomics"] = A
-        return Tokens(Q_g, batch.has_expression * len(self.Q_g))
+        return Tokens(Q_g, batch.has_expression * len(Q))
 
     def _mixed(self, modalities: list[Tokens], kept: dict | None) -> Float[Tensor, "case width"]:
         """z, the mean of the tokens of M' (3) that a case has."""
@@ -200,7 +208,7 @@ class SurvQ(SurvivalModel):
                 return self.mix[0].pooled(M, present)
         mixed, fusion = M, []
         for layer in self.mix:
-            mixed, A = layer(mixed, mixed, present)
+            mixed, A = layer(mixed, mixed, present, weights=kept is not None)
             fusion.append(A)
         if kept is not None:
             kept |= {"tokens": M, "fusion": tuple(fusion), "fused": mixed}
@@ -223,11 +231,6 @@ def prefixes(queries: int) -> list[int]:
     [1, 2, 4, 8, 12]
     """
     return [2**power for power in range(queries.bit_length()) if 2**power < queries] + [queries]
-
-
-def _drawn(numbers: Sequence[int]) -> int:
-    """One of the numbers, by PyTorch's random stream, which a training step seeds."""
-    return numbers[int(torch.randint(len(numbers), ()))]
 
 
 def _first(tokens: Tokens, count: int) -> Tokens:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -49,27 +50,28 @@ class FittedFold:
         self.model.eval()
         with autocast(batch.time.device):
             found = self.model.predictions_by_size(batch)
-        names = type(self.model).sizes
-        tables = [
-            self._table(batch, one).assign(**dict(zip(names, sizes, strict=True))) for sizes, one in found.items()
-        ]
-        return pd.concat(tables, ignore_index=True)
+        sizes = np.repeat(list(found), len(batch), axis=0)  # (row, size)
+        table = self._table(batch, *found.values())
+        return table.assign(**dict(zip(type(self.model).sizes, sizes.T, strict=True)))
 
-    def _table(self, batch: Batch, prediction: Prediction) -> pd.DataFrame:
-        logits = prediction.logits.double()
-        prediction = Prediction(logits.where(logits.isfinite(), torch.nan), prediction.case)
-        hazards = prediction.hazards.cpu().numpy()
-        columns = {
-            "event": batch.event,
-            "interval": batch.interval,
-            "risk": prediction.risk,
-            "nll": prediction.nll(batch.interval, batch.event),
-        }
-        return pd.DataFrame(
-            {"case_id": batch.case_ids, "repeat": self.repeat, "fold": self.index}
-            | {name: column.cpu().numpy() for name, column in columns.items()}
-            | {f"hazard_{k}": hazards[:, k] for k in range(hazards.shape[1])}
-        )
+    def _table(self, batch: Batch, *predictions: Prediction) -> pd.DataFrame:
+        """The cases of the batch once per prediction, in one table: many small ones would take longer than a model."""
+        columns = []
+        for prediction in predictions:
+            logits = prediction.logits.double()
+            prediction = Prediction(logits.where(logits.isfinite(), torch.nan), prediction.case)
+            columns.append(
+                {
+                    "event": batch.event,
+                    "interval": batch.interval,
+                    "risk": prediction.risk,
+                    "nll": prediction.nll(batch.interval, batch.event),
+                }
+                | {f"hazard_{k}": hazard for k, hazard in enumerate(prediction.hazards.T)}
+            )
+        joined = {name: torch.cat([values[name] for values in columns]).cpu().numpy() for name in columns[0]}
+        case_ids = batch.case_ids * len(predictions)
+        return pd.DataFrame({"case_id": case_ids, "repeat": self.repeat, "fold": self.index} | joined)
 
     def predict_cases(self, table: CaseTable, bags: Bags, case_ids: Sequence[str]) -> pd.DataFrame:
         """`predict` in batches, for cases of `table` with their patches in `bags`, on the device of `table`."""

@@ -5,6 +5,7 @@ compared within their case: those of one prognostic morphology with those of all
 indifferent patch has nothing to compare and is passed over.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from survq.simulation.worlds import PRESETS, PROGNOSTIC
 from survq.training.config import TrainConfig
 from survq.training.learner import FoldLearner
 from survq.training.loop import train_folds
+from survq.training.record import CURVE
 from survq.training.run import Run
 from survq.training.share import Share
 
@@ -98,6 +100,7 @@ class Trained:
     model: SurvivalModel
     table: CaseTable
     c_index: float = float("nan")  # on the held-out cases, after the last epoch
+    curve: pd.DataFrame | None = None  # of nested queries: held-out predictions of each number of them
 
     def batches(self, case_ids: Sequence[str]) -> Iterator[Batch]:
         none = torch.empty(0, self.planted.cohort.spec.patch_features)
@@ -120,7 +123,8 @@ def train(planted: Planted, config: TrainConfig) -> Trained:
     run = Run(planted.cohort.name, config, (planted.fold,))
     outcome = train_folds(run, planted.cohort, planted.bags, device=CPU, share=share)
     assert outcome.state == "finished", outcome.details
-    return Trained(planted, seen[-1].eval(), untrained(planted, config).table, outcome.epochs[-1].c_index[0])
+    curve = pd.read_parquet(io.BytesIO(outcome.files[CURVE])) if CURVE in outcome.files else None
+    return Trained(planted, seen[-1].eval(), untrained(planted, config).table, outcome.epochs[-1].c_index[0], curve)
 
 
 def gradient_auroc(trained: Trained) -> list[float]:
