@@ -37,7 +37,8 @@ from survq.study import Study, open_study
 from survq.training.comparison import Comparison
 from survq.training.config import TrainConfig, model_problems
 from survq.training.run import Run
-from survq.tuning.search import Search, Searches, nested_searches
+from survq.tuning.schedule import Searches
+from survq.tuning.search import Search, nested_searches
 
 REFERENCE = "survq"
 LATE_FUSION = "late_fusion"

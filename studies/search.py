@@ -3,6 +3,7 @@
     python studies/search.py                                                   # a simulated cohort, 3 min on 2 CPUs
     python studies/search.py --data DATA --cohorts BLCA --trials 32            # real data, one machine
     python studies/search.py --data DATA --model mcat                          # any model, in its own space
+    python studies/search.py --data DATA --curve                               # numbers of queries from nested queries
     ray submit cluster/cluster.yaml studies/search.py -- --data s3://BUCKET/DATA --trials 64
 
 The paper documents no search: 0.724 is the mean C-index of one setting. Here each outer fold evaluates a setting and
@@ -21,19 +22,13 @@ from survq.reporting.nested_table import nested_table
 from survq.reporting.search_figure import search_figure
 from survq.settings import StudySettings
 from survq.study import Study, open_study
-from survq.training.config import model_problems
+from survq.training.config import hyperparameters_of, model_problems
 from survq.tuning.findings import best_so_far, chosen_minus_default, importance
-from survq.tuning.search import (
-    Search,
-    Searches,
-    nested_searches,
-    outer_predictions,
-    outer_table,
-    sweep,
-    trials_table,
-    write_optuna_view,
-)
+from survq.tuning.outcomes import outer_predictions, outer_table, trials_table, write_optuna_view
+from survq.tuning.schedule import Searches
+from survq.tuning.search import Search, nested_searches, sweep
 
+NESTED = "nested_queries"  # the hyperparameter that gives a model a curve
 PROTOCOLS = {
     "nested": "nested (inner folds of the training cases select settings and epoch; each outer fold is evaluated once)",
     "paper": "paper (all trials are evaluated on the folds that select among them; the best C-index is OPTIMISTIC)",
@@ -56,6 +51,10 @@ class SearchSettings(StudySettings):
     """Trials per search. If omitted: 32, or 8 for simulated data."""
     inner_folds: int = 3
     """Inner folds per outer training set."""
+    curve: bool = False
+    """SurvQ with nested queries: trials differ in all but the numbers of queries. These are chosen from the curve of
+    the chosen trial, which has the C-index on the inner folds for each pair of numbers: the fewest queries within one
+    standard error of the best. The outer fold evaluates a model that is trained with these numbers."""
     protocol: Literal["nested", "paper"] = "nested"
     """paper: search on the reported folds. It shows the optimism of selection; its best C-index is not a result."""
 
@@ -65,14 +64,19 @@ class SearchSettings(StudySettings):
         super().__post_init__()
         if problems := model_problems([self.model]):
             raise UsageError(f"--model: {problems[0]}")
+        if self.curve and NESTED not in hyperparameters_of(self.model):
+            raise UsageError(f"--curve: {self.model} has no nested queries. Fix: leave --model or --curve out.")
+        if self.curve and self.protocol == "paper":
+            raise UsageError("--curve: the paper's protocol has no inner folds to choose from. Fix: leave one out.")
 
 
 def main(settings: SearchSettings) -> None:
-    with open_study(f"search_{settings.model}", settings, PROTOCOLS[settings.protocol]) as study:
+    name = f"search_{settings.model}" + ("_curve" if settings.curve else "")
+    with open_study(name, settings, PROTOCOLS[settings.protocol]) as study:
         trials = study.trials(settings.trials)
         searches: list[Search] = []
         for cohort in study.cohorts.values():
-            searched = study.search_space(settings.model, cohort)
+            searched = study.search_space(settings.model, cohort, **({NESTED: True} if settings.curve else {}))
             folds = study.folds(cohort, [settings.model]).folds
             if settings.protocol == "paper":
                 searches.append(sweep(cohort, folds, searched, trials=trials))

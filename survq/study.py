@@ -128,12 +128,15 @@ class Study:
         """Trials of each search."""
         return asked or (demo.SEARCH_TRIALS if self.simulated else 32)
 
-    def search_space(self, model: str, cohort: Cohort) -> Space:
-        """The search space of a model; that of a small model for the demo."""
+    def search_space(self, model: str, cohort: Cohort, **fixed: Any) -> Space:
+        """The search space of a model, without the hyperparameters that are `fixed`; that of a small model for the
+        demo.
+        """
         from survq.tuning.spaces import space_of  # Optuna is slow to import
 
         limits = demo.SEARCH_LIMITS if self.simulated else {}
-        return space_of(model, cohort.spec, fixed=self.small(model), limits=limits, epochs=self.search_epochs)
+        own = self.small(model) | fixed
+        return space_of(model, cohort.spec, fixed=own, limits=limits, epochs=self.search_epochs)
 
     def small(self, model: str = TrainConfig.model) -> dict[str, Any]:
         """The hyperparameters that make a model small enough for the demo; none for real data."""

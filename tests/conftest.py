@@ -161,7 +161,7 @@ def sigint():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_here():
     """run_here(queue, bags): what the queue hands out is done in this process, one run after another, without Ray."""
     from survq.training.loop import train_folds

@@ -26,7 +26,9 @@ from survq.training.record import PREDICTIONS
 from survq.training.report import Report
 from survq.training.results import Results
 from survq.training.run import Run
-from survq.tuning.search import Searches, Space, nested_searches, outer_predictions, outer_table
+from survq.tuning.outcomes import outer_predictions, outer_table
+from survq.tuning.schedule import Searches
+from survq.tuning.search import Space, nested_searches
 
 SPACE = Space(
     lambda trial: TrainConfig(learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True), epochs=1),

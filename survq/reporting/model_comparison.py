@@ -19,7 +19,8 @@ from survq.evaluation.significance import bootstrap_difference
 from survq.reporting.study_tables import Trained, measured, size
 from survq.reporting.tables import Table, paper_table
 from survq.training.run import Run
-from survq.tuning.search import Search, outer_predictions
+from survq.tuning.outcomes import outer_predictions
+from survq.tuning.search import Search
 
 ROWS = ("group", "model")
 

@@ -9,7 +9,8 @@ import pandas as pd
 from survq.evaluation.measure import measure
 from survq.reporting.study_tables import measured, size
 from survq.reporting.tables import Table, environment_note, paper_table
-from survq.tuning.search import Search, outer_predictions, outer_records
+from survq.tuning.outcomes import outer_predictions, outer_records
+from survq.tuning.search import Search
 
 
 def nested_table(searches: Sequence[Search], seeds: int) -> Table:

@@ -13,7 +13,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
 from survq.evaluation.significance import bootstrap_difference
-from survq.tuning.search import Search, default_predictions, outer_predictions
+from survq.tuning.outcomes import default_predictions, outer_predictions
+from survq.tuning.search import Search
 
 
 def chosen_minus_default(searches: Sequence[Search], seeds: int) -> pd.DataFrame:
@@ -46,13 +47,14 @@ def verdict(difference: float, low: float, high: float) -> str:
 
 def agreement(searches: Sequence[Search]) -> str:
     """A sentence about the searches of one cohort: how many chose the default, and how far their choices lie apart."""
-    chosen = [search.chosen for search in searches if search.chosen is not None]
+    chosen = [search for search in searches if search.chosen is not None]
     if not chosen:
         return "no search has a choice"
-    first = sum(trial.number == 0 for trial in chosen)
+    first = sum(search.chose_default for search in chosen)
+    params = [search.chosen_params for search in chosen]
     parts = []
-    for name in chosen[0].params:
-        values = [trial.params[name] for trial in chosen if name in trial.params]
+    for name in params[0]:
+        values = [own[name] for own in params if name in own]
         value, count = Counter(values).most_common(1)[0]
         if all(isinstance(one, int | float) and not isinstance(one, bool) for one in values) and count < len(values):
             parts.append(f"{name} {min(values):.3g} to {max(values):.3g}")

@@ -3,6 +3,9 @@
 Optuna suggests trials; the results on disk are the only state. Trials are grouped in generations: the setting of trial
 n and its early stopping depend only on the seed, n and the trials of earlier generations. Therefore a search ends with
 the same table after an interruption or on other machines.
+
+In a nested space, trials differ in everything but the sizes of the model. The chosen one has a curve: the C-index on
+the inner folds for each of the sizes, from one training per fold. Sizes are chosen from it, too.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import pandas as pd
 from optuna.trial import TrialState
 
 from survq.data.cohort import Cohort
@@ -23,9 +25,12 @@ from survq.data.folds import Fold, make_folds
 from survq.data.problems import DataError, raise_if_any
 from survq.data.streams import torch_seed
 from survq.evaluation.epochs import Epoch
+from survq.models import MODELS
 from survq.training.config import TrainConfig
+from survq.training.ensemble import curve_of
 from survq.training.record import Record
 from survq.training.run import Run
+from survq.tuning.choice import Sizes, choose_sizes, equally_good
 
 GENERATION = 4  # trials that are suggested independently of each other
 STARTUP = 8  # random trials before Optuna uses earlier ones
@@ -38,6 +43,7 @@ class Space:
     configure: Callable[[optuna.trial.BaseTrial], TrainConfig]  # takes its values from the trial
     first: Mapping[str, Any]  # the first trial: a known good setting
     complexity: Callable[[TrainConfig], float]  # the simplest of equally good settings is chosen
+    nested: bool = False  # its models contain smaller ones: their sizes are chosen from the curve of the inner folds
 
 
 @dataclass
@@ -77,10 +83,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Refit:
-    """A setting that is trained on all training cases of the outer fold: the chosen one, or the default beside it."""
+    """A setting that is trained again: the chosen one on the inner folds, as far as its best epoch, for its curve; the
+    chosen one, and the default beside it, on all training cases of the outer fold.
+    """
 
-    role: Literal["chosen", "default"]
-    seed: int
+    role: Literal["curve", "chosen", "default"]
+    seed: int = 0
 
 
 @dataclass
@@ -99,10 +107,13 @@ class Search:
     seed: int
     keep_weights: bool = False  # of the chosen settings, trained on all training cases
     trials: list[Trial] = field(default_factory=list)  # started trials
+    curve: Record | None = None  # of the chosen trial at its best epoch, if that is not the last
+    curve_started: bool = False
     refits: dict[int, Record | None] = field(default_factory=dict)  # by seed: the chosen setting on the outer fold
     beside_default: bool = False  # whether the first trial's setting is evaluated on the outer fold, too
     defaults: dict[int, Record | None] = field(default_factory=dict)  # by seed: its results
     abandoned: bool = False
+    _chosen_sizes: dict[Path, Sizes | None] = field(default_factory=dict)  # by the folder of the curve, which is large
 
     def next(self) -> tuple[Run, Trial | Refit] | None:
         """The next run, with its trial or refit."""
@@ -111,33 +122,53 @@ class Search:
         if len(self.trials) < min(self.trials_wanted, self._known_generation()):
             trial = self._suggest(len(self.trials))
             self.trials.append(trial)
-            return Run(self.cohort.name, trial.config, self.inner, f"{self.name}/trial-{trial.number:03d}"), trial
-        if self.outer and self._searched and len(self.refits) < self.seeds and self.chosen is not None:
+            return self._run(trial.config, self.inner, f"trial-{trial.number:03d}"), trial
+        if not self.outer or not self._searched or self.chosen is None:
+            return None
+        if self._needs_curve and not self.curve_started:
+            self.curve_started = True
+            return self._run(self._at_best_epoch, self.inner, f"trial-{self.chosen.number:03d}-curve"), Refit("curve")
+        if (config := self.chosen_config) is None:
+            return None
+        if len(self.refits) < self.seeds:
             seed = len(self.refits)
             self.refits[seed] = None
-            config = replace(self.chosen.config, epochs=self.chosen.best.epoch, seed=seed)
-            run = Run(self.cohort.name, config, (self.outer,), f"{self.name}/chosen", self.keep_weights)
-            return run, Refit("chosen", seed)
-        if self.outer and self._searched and len(self.defaults) < self._default_seeds:
+            run = self._run(replace(config, seed=seed), (self.outer,), "chosen")
+            return replace(run, keep_weights=self.keep_weights), Refit("chosen", seed)
+        if len(self.defaults) < self._default_seeds:
             seed = len(self.defaults)
             self.defaults[seed] = None
-            run = Run(self.cohort.name, replace(self.first_config, seed=seed), (self.outer,), f"{self.name}/default")
-            return run, Refit("default", seed)
+            return self._run(replace(self.first_config, seed=seed), (self.outer,), "default"), Refit("default", seed)
         return None
+
+    def ended(self, part: Trial | Refit, record: Record) -> None:
+        """Take the result of a run that `next` returned with this part."""
+        if isinstance(part, Trial):
+            part.record = record
+        elif part.role == "curve":
+            self.curve = record
+        else:
+            (self.refits if part.role == "chosen" else self.defaults)[part.seed] = record
+
+    def _run(self, config: TrainConfig, folds: tuple[Fold, ...], part: str) -> Run:
+        return Run(self.cohort.name, config, folds, f"{self.name}/{part}")
 
     @property
     def _default_seeds(self) -> int:
-        return self.seeds if self.beside_default and self.chosen is not None else 0
+        return self.seeds if self.beside_default else 0
 
     @property
     def exhausted(self) -> bool:
         if self.abandoned:
             return True
-        return self._searched and (
-            not self.outer
-            or self.chosen is None
-            or (len(self.refits) == self.seeds and len(self.defaults) == self._default_seeds)
-        )
+        if not self._searched:
+            return False
+        if not self.outer or self.chosen is None:
+            return True
+        if self._needs_curve and self.curve is None:
+            return False
+        started = len(self.refits) == self.seeds and len(self.defaults) == self._default_seeds
+        return started or self.chosen_config is None
 
     @property
     def best(self) -> Trial | None:
@@ -147,14 +178,56 @@ class Search:
     @property
     def chosen(self) -> Trial | None:
         """The simplest setting whose mean inner C-index is within one standard error of the best one."""
-        best = self.best
-        if best is None:
+        candidates, complexity = self._candidates, self.space.complexity
+        good = [candidates[position] for position in equally_good([trial.best.c_index for trial in candidates])]
+        return min(good, key=lambda t: (complexity(t.config), t.best.mean_validation_loss, t.number), default=None)
+
+    @property
+    def sizes(self) -> Sizes | None:
+        """Of a nested space, the sizes chosen from the curve of the chosen trial; None before the curve is known."""
+        record = self.curve if self._needs_curve else self.chosen.record if self.chosen else None
+        if not self.space.nested or record is None or record.state != "finished":
             return None
-        folds = [c for c in best.best.c_index if not math.isnan(c)]
-        error = statistics.stdev(folds) / math.sqrt(len(folds)) if len(folds) > 1 else 0.0
-        good = [t for t in self._candidates if t.best.mean_c_index >= best.best.mean_c_index - error]
-        complexity = self.space.complexity
-        return min(good, key=lambda t: (complexity(t.config), t.best.mean_validation_loss, t.number))
+        if record.folder not in self._chosen_sizes:
+            self._chosen_sizes[record.folder] = choose_sizes(curve_of(record), MODELS[self.model].sizes)
+        return self._chosen_sizes[record.folder]
+
+    @property
+    def chosen_params(self) -> dict[str, Any]:
+        """The searched settings of the choice, including sizes from the curve."""
+        assert self.chosen is not None
+        return {**self.chosen.params, **(self.sizes.values if self.sizes else {})}
+
+    @property
+    def chose_default(self) -> bool:
+        """Whether the choice has the settings of the first trial, apart from its epoch."""
+        assert self.chosen is not None
+        own = self.sizes.values if self.sizes else {}
+        return (
+            self.chosen.number == 0
+            and {**self.first_config.hyperparameters, **own} == self.first_config.hyperparameters
+        )
+
+    @property
+    def chosen_config(self) -> TrainConfig | None:
+        """What is trained on all training cases: the choice up to its best epoch; None while its sizes are unknown."""
+        if not self.space.nested:
+            return self._at_best_epoch
+        if self.sizes is None:
+            return None
+        config = self._at_best_epoch
+        return replace(config, hyperparameters={**config.hyperparameters, **self.sizes.values})
+
+    @property
+    def _at_best_epoch(self) -> TrainConfig:
+        assert self.chosen is not None
+        return replace(self.chosen.config, epochs=self.chosen.best.epoch)
+
+    @property
+    def _needs_curve(self) -> bool:
+        """Whether the curve is from a run of its own: that of a trial is from its last epoch."""
+        chosen = self.chosen
+        return self.space.nested and chosen is not None and chosen.best.epoch < chosen.config.epochs
 
     def problems(self) -> list[str]:
         """Problems of its folds that prevent training. They do not depend on the searched settings."""
@@ -170,14 +243,15 @@ class Search:
 
     @property
     def total(self) -> int:
-        return self.trials_wanted + (self.seeds * (1 + self.beside_default) if self.outer else 0)
+        curve = self._needs_curve or (self.space.nested and not self._searched)
+        return self.trials_wanted + (curve + self.seeds * (1 + self.beside_default) if self.outer else 0)
 
     @property
     def remaining_epochs(self) -> int:
         """An upper bound of the number of epochs of all runs that have not started."""
         if self.exhausted:
             return 0
-        waiting = self.total - len(self.trials) - len(self.refits) - len(self.defaults)
+        waiting = self.total - len(self.trials) - self.curve_started - len(self.refits) - len(self.defaults)
         return waiting * self.first_config.epochs
 
     @property
@@ -195,6 +269,8 @@ class Search:
             return "abandoned because one of its runs failed"
         if self.chosen is None:
             return "no choice, because no trial ended with a C-index"
+        if self.outer and self.space.nested and self.sizes is None:
+            return "no choice, because the curve of the chosen trial is missing or has no C-index"
         unfinished = [
             f"seed {seed} {record.state}: {record.report.reason}"
             for seed, record in self.refits.items()
@@ -245,86 +321,6 @@ class Search:
         return Trial(number, config, suggestion.params, suggestion.distributions)
 
 
-class Searches:
-    """The searches for all outer folds of all cohorts, as one schedule: a search that waits lets others run."""
-
-    def __init__(self, searches: Sequence[Search]):
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.searches = list(searches)
-        self._running: dict[str, tuple[Search, Trial | Refit]] = {}  # by path
-
-    def next(self) -> Run | None:
-        # those that are furthest behind come first: a few that are left at the end cannot fill a cluster
-        for search in sorted(self.searches, key=lambda search: len(search.trials) + len(search.refits)):
-            if (found := search.next()) is not None:
-                run, role = found
-                self._running[run.path] = search, role
-                return run
-        return None
-
-    @property
-    def exhausted(self) -> bool:
-        return all(search.exhausted for search in self.searches)
-
-    def on_finished(self, run: Run, record: Record) -> None:
-        search, role = self._running[run.path]
-        if isinstance(role, Trial):
-            role.record = record
-        elif role.role == "chosen":
-            search.refits[role.seed] = record
-        else:
-            search.defaults[role.seed] = record
-
-    def on_failed(self, run: Run) -> None:
-        # later trials would depend on the missing result
-        search, _ = self._running[run.path]
-        search.abandoned = True
-
-    def should_stop(self, run: Run, epochs: Sequence[Epoch]) -> bool:
-        search, role = self._running[run.path]
-        return isinstance(role, Trial) and search.should_stop(role, epochs)
-
-    @property
-    def total(self) -> int:
-        return sum(search.total for search in self.searches)
-
-    @property
-    def remaining_epochs(self) -> int:
-        return sum(search.remaining_epochs for search in self.searches)
-
-    @property
-    def fold_counts(self) -> set[int]:
-        return {len(search.inner) for search in self.searches} | {1 for search in self.searches if search.outer}
-
-    @property
-    def cohorts(self) -> set[str]:
-        return {search.cohort.name for search in self.searches if not search.exhausted}
-
-    @property
-    def configs(self) -> list[TrainConfig]:
-        return [search.first_config for search in self.searches]
-
-    is_fixed = False
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """The incomplete searches, and why."""
-        return {
-            f"{search.cohort.name} {search.model} {search.name}": reason
-            for search in self.searches
-            if (reason := search.missing) is not None
-        }
-
-    def label(self, path: str) -> str:
-        """A readable label of a run: its search and its setting."""
-        search, role = self._running[path]
-        prefix = f"{search.cohort.name} {search.model} {search.name}"
-        if not isinstance(role, Trial):
-            return f"{prefix} {role.role}" + (f", seed {role.seed}" if search.seeds > 1 else "")
-        values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in role.params.items())
-        return f"{prefix} trial {role.number}: {', '.join(values)}"
-
-
 def nested_searches(
     cohort: Cohort,
     outer: Sequence[Fold],
@@ -360,73 +356,6 @@ def sweep(cohort: Cohort, folds: Sequence[Fold], space: Space, *, trials: int, s
     search = Search(cohort, None, tuple(folds), space, trials, seeds=0, seed=seed)
     raise_if_any(search.problems())
     return search
-
-
-def trials_table(searches: Sequence[Search]) -> pd.DataFrame:
-    """One row per trial: its setting, its result on the inner folds, and whether it was the best or chosen."""
-    return pd.DataFrame(
-        [
-            {"cohort": search.cohort.name, "model": search.model, "search": search.name}
-            | {"trial": trial.number, "state": trial.state}
-            | {"best": trial is search.best, "chosen": trial is search.chosen}
-            | ({"epoch": trial.best.epoch, "c_index": trial.best.mean_c_index} if trial.epochs else {})
-            | trial.params
-            for search in searches
-            for trial in search.trials
-        ]
-    )
-
-
-def outer_table(searches: Sequence[Search]) -> pd.DataFrame:
-    """One row per outer fold: the choice, its C-index in the search (optimistic) and on the outer fold (unbiased)."""
-    rows = []
-    for search in searches:
-        if search.outer is None or search.chosen is None or not all(search.refits.values()) or not search.refits:
-            continue
-        # NaN if a seed diverged: the mean of the others would be optimistic
-        c_index = statistics.fmean(record.c_index for record in search.refits.values() if record is not None)
-        rows.append(
-            {"cohort": search.cohort.name, "model": search.model}
-            | {"repeat": search.outer.repeat, "fold": search.outer.index}
-            | search.chosen.params
-            | {"epochs": search.chosen.best.epoch, "trial": search.chosen.number, "trials": len(search.trials)}
-            | {"search_c_index_optimistic": search.chosen.best.mean_c_index, "c_index": c_index}
-        )
-    return pd.DataFrame(rows)
-
-
-def outer_records(searches: Sequence[Search], seed: int = 0) -> list[Record]:
-    """The finished runs of the choices on their outer folds, which were not used for selection."""
-    records = [search.refits.get(seed) for search in searches]
-    return [record for record in records if record is not None and record.state == "finished"]
-
-
-def outer_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame | None:
-    """Their predictions, each case once per repeat; None if a run is missing: the others could be optimistic."""
-    return _together(searches, outer_records(searches, seed))
-
-
-def default_predictions(searches: Sequence[Search], seed: int = 0) -> pd.DataFrame | None:
-    """Those of the default setting on the same outer folds; None if a run is missing."""
-    records = [search.defaults.get(seed) for search in searches]
-    return _together(searches, [record for record in records if record is not None and record.state == "finished"])
-
-
-def _together(searches: Sequence[Search], records: Sequence[Record]) -> pd.DataFrame | None:
-    if not searches or len(records) < len(searches):
-        return None
-    return pd.concat([record.predictions for record in records], ignore_index=True)
-
-
-def write_optuna_view(searches: Sequence[Search], file: Path) -> None:
-    """Write all trials to an SQLite file for optuna-dashboard. survq never reads it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}")
-    for search in searches:
-        name = f"{search.cohort.name}, {search.name}"
-        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-        study.add_trials([trial.as_optuna_trial() for trial in search.trials])
 
 
 def _lowest(epochs: Sequence[Epoch]) -> float:

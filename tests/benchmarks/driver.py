@@ -49,7 +49,8 @@ def driver(quick: bool) -> list[Row]:
 
 
 def _study(kind: str, runs: int, folder: Path) -> dict[str, float]:
-    from survq.tuning.search import Searches, sweep
+    from survq.tuning.schedule import Searches
+    from survq.tuning.search import sweep
 
     settings = StudySettings(data=str(folder / "data"), results=folder / f"{kind}-{runs}", epochs=1, cpus=1)
     begun, spent = time.monotonic(), time.process_time()

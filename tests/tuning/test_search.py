@@ -19,17 +19,9 @@ from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.queue import RunQueue
 from survq.training.results import Results
 from survq.tuning.findings import agreement, best_so_far, chosen_minus_default, importance, verdict
-from survq.tuning.search import (
-    GENERATION,
-    Searches,
-    Space,
-    nested_searches,
-    outer_predictions,
-    outer_table,
-    sweep,
-    trials_table,
-    write_optuna_view,
-)
+from survq.tuning.outcomes import outer_predictions, outer_table, trials_table, write_optuna_view
+from survq.tuning.schedule import Searches
+from survq.tuning.search import GENERATION, Space, nested_searches, sweep
 from survq.tuning.spaces import suggest
 
 EPOCHS, TRIALS = 4, 6

@@ -39,6 +39,15 @@ def test_limits_and_fixed_hyperparameters():
     assert space.complexity(config) == 64 + 128
 
 
+def test_sizes_of_a_nested_model_are_the_largest_and_not_searched():
+    fixed, limits = {"nested_queries": True, "width": 32}, {"histology_queries": 64}
+    space = space_of("survq", SPEC, fixed=fixed, limits=limits, epochs=1)
+    assert space.nested and not space_of("survq", SPEC, fixed={}, limits={}, epochs=1).nested
+    assert set(space.first) == {"depth", "learning_rate", "weight_decay"}
+    config = space.configure(optuna.trial.FixedTrial(dict(space.first)))
+    assert config.hyperparameters == {**fixed, "histology_queries": 64, "genomic_queries": 128, "depth": 1}
+
+
 def test_queries_of_a_missing_modality_are_not_searched():
     genes_only = space_of("survq", replace(SPEC, patch_features=0), fixed={}, limits={}, epochs=1)
     assert "histology_queries" not in genes_only.first and "genomic_queries" in genes_only.first

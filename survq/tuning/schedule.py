@@ -1,0 +1,90 @@
+"""The searches of all outer folds as one schedule of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+
+from survq.evaluation.epochs import Epoch
+from survq.training.config import TrainConfig
+from survq.training.record import Record
+from survq.training.run import Run
+from survq.tuning.search import Refit, Search, Trial
+
+
+class Searches:
+    """The searches for all outer folds of all cohorts, as one schedule: a search that waits lets others run."""
+
+    def __init__(self, searches: Sequence[Search]):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.searches = list(searches)
+        self._running: dict[str, tuple[Search, Trial | Refit]] = {}  # by path
+
+    def next(self) -> Run | None:
+        # those that are furthest behind come first: a few that are left at the end cannot fill a cluster
+        for search in sorted(self.searches, key=lambda search: len(search.trials) + len(search.refits)):
+            if (found := search.next()) is not None:
+                run, part = found
+                self._running[run.path] = search, part
+                return run
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        return all(search.exhausted for search in self.searches)
+
+    def on_finished(self, run: Run, record: Record) -> None:
+        search, part = self._running[run.path]
+        search.ended(part, record)
+
+    def on_failed(self, run: Run) -> None:
+        # later trials would depend on the missing result
+        search, _ = self._running[run.path]
+        search.abandoned = True
+
+    def should_stop(self, run: Run, epochs: Sequence[Epoch]) -> bool:
+        search, part = self._running[run.path]
+        return isinstance(part, Trial) and search.should_stop(part, epochs)
+
+    @property
+    def total(self) -> int:
+        return sum(search.total for search in self.searches)
+
+    @property
+    def remaining_epochs(self) -> int:
+        return sum(search.remaining_epochs for search in self.searches)
+
+    @property
+    def fold_counts(self) -> set[int]:
+        return {len(search.inner) for search in self.searches} | {1 for search in self.searches if search.outer}
+
+    @property
+    def cohorts(self) -> set[str]:
+        return {search.cohort.name for search in self.searches if not search.exhausted}
+
+    @property
+    def configs(self) -> list[TrainConfig]:
+        return [search.first_config for search in self.searches]
+
+    is_fixed = False
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The incomplete searches, and why."""
+        return {
+            f"{search.cohort.name} {search.model} {search.name}": reason
+            for search in self.searches
+            if (reason := search.missing) is not None
+        }
+
+    def label(self, path: str) -> str:
+        """A readable label of a run: its search and its setting."""
+        search, part = self._running[path]
+        prefix = f"{search.cohort.name} {search.model} {search.name}"
+        if not isinstance(part, Trial):
+            return f"{prefix} {part.role}" + (
+                f", seed {part.seed}" if search.seeds > 1 and part.role != "curve" else ""
+            )
+        values = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in part.params.items())
+        return f"{prefix} trial {part.number}: {', '.join(values)}"
