@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from survq.data.problems import DataError, raise_if_any
+from survq.data.problems import BucketUnavailable, DataError, raise_if_any
 from survq.exits import UsageError
 from survq.text import is_utf8, preview, readable, shortened
 
@@ -193,11 +193,14 @@ CURES = {
         "give every node the right to read it, by a role of the machine, or by the keys of the bucket in the "
         "environment in which Ray starts there"
     ),
-    r"NETWORK_CONNECTION|curlCode|(?i:could ?n.t connect|resolve host)": (
-        "check the address of the bucket and this machine's way to it"
-    ),
 }
 """What an error of a bucket says -> what helps."""
+
+NO_ANSWER = (
+    r"NETWORK_CONNECTION|curlCode|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT|INTERNAL_FAILURE|HTTP status 5\d\d|"
+    r"(?i:could ?n.t connect|resolve host|timed? ?out)"
+)
+"""How an error of a bucket reads that is busy, down or out of reach, after all attempts."""
 
 
 def _refuse_keys(uri: str) -> None:
@@ -211,7 +214,12 @@ def _refuse_keys(uri: str) -> None:
 
 
 def unreadable(file: object, error: Exception) -> str:
-    """The message for an UNREADABLE error of a file."""
+    """The message for an UNREADABLE error of a file. Raises BucketUnavailable if its bucket does not answer at all."""
+    if "://" in str(file) and re.search(NO_ANSWER, str(error)):
+        raise BucketUnavailable(
+            f"{file}: the bucket does not answer ({shortened(str(error))}). Fix: check its address and this machine's "
+            f"way to it, and run the same command again."
+        ) from error
     fix = next((fix for sign, fix in CURES.items() if re.search(sign, str(error))), "restore it or import it again")
     return f"{file}: cannot be read ({shortened(str(error))}). Fix: {fix}."
 

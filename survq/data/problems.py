@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from survq.exits import DATA, UserError
+from survq.exits import DATA, STORAGE, UserError
 from survq.text import itemised
 
 
@@ -17,6 +17,12 @@ class DataError(UserError, ValueError):
 
     def __reduce__(self):
         return type(self), (self.problems,)
+
+
+class BucketUnavailable(UserError):
+    """A bucket does not answer, which says nothing about the data in it."""
+
+    exit_code = STORAGE
 
 
 def raise_if_any(problems: list[str]) -> None:

@@ -18,7 +18,7 @@ from survq.data.cohort import Cohort
 from survq.data.feature_store import TO_READ, case_of_row, read_case
 from survq.data.half_floats import as_tensor
 from survq.data.location import Location
-from survq.data.problems import DataError, raise_if_any
+from survq.data.problems import BucketUnavailable, DataError, raise_if_any
 from survq.ray_session import node_ids, on_node, quiet_data_context, ray, resources
 
 READERS = 4  # threads, where this process reads
@@ -120,9 +120,12 @@ def _read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.T
     """`read_case`, or a row with its problems: raised in a task, they would end the study one by one, as tracebacks."""
     try:
         read, problems = read_case(cases, folder, dtypes), None
-    except DataError as error:
+    except (DataError, BucketUnavailable) as error:
         cells = {dtype: pa.nulls(1, pa.large_binary()) for dtype in dtypes}
-        read, problems = pa.table({"case_id": cases["case_id"], "patches": [0], **cells}), json.dumps(error.problems)
+        read, problems = (
+            pa.table({"case_id": cases["case_id"], "patches": [0], **cells}),
+            json.dumps(getattr(error, "problems", [str(error)])),
+        )
     return read.append_column(PROBLEMS, pa.array([problems], pa.string()))
 
 

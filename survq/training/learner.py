@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -99,11 +100,12 @@ class FoldLearner:
             self.optimizer.zero_grad(set_to_none=True)
         terms: Mapping[str, Tensor] = {}
         if len(batch):
-            with autocast(self.device):
-                terms = self.model.pretraining_loss(batch) if pretraining else self._terms(batch)
-            loss = sum(terms.values(), torch.zeros((), device=self.device))
-            if loss.requires_grad:
-                (loss * (len(batch) / cases)).backward()
+            with _explained_lack_of_memory(batch):
+                with autocast(self.device):
+                    terms = self.model.pretraining_loss(batch) if pretraining else self._terms(batch)
+                loss = sum(terms.values(), torch.zeros((), device=self.device))
+                if loss.requires_grad:
+                    (loss * (len(batch) / cases)).backward()
         if self.optimizer is not None:
             for parameter in self.learnable:  # unused parameters are updated too, as in a larger batch
                 if parameter.grad is None:
@@ -117,7 +119,8 @@ class FoldLearner:
 
     def predict(self, batch: Batch) -> pd.DataFrame:
         """See FittedFold.predict."""
-        predictions = self.fitted.predict(batch)
+        with _explained_lack_of_memory(batch):
+            predictions = self.fitted.predict(batch)
         if not self.diverged and not np.isfinite(predictions["risk"]).all():
             self.diverged = f"a prediction of fold {self.fold.index} is not a number; try a lower learning rate"
         return predictions
@@ -140,6 +143,20 @@ class FoldLearner:
         if self.optimizer is not None:
             own = {n.removeprefix(OPTIMIZER): t for n, t in tensors.items() if n.startswith(OPTIMIZER)}
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": unflattened(own)})
+
+
+@contextmanager
+def _explained_lack_of_memory(batch: Batch) -> Iterator[None]:
+    """If a GPU's memory runs out, raise OutOfMemoryError with the size of the batch, and what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        sizes = [len(bag) for bag in batch.bags]
+        raise torch.OutOfMemoryError(
+            f"the memory of the GPU ran out on {len(batch)} cases with {sum(sizes):,} patches, {max(sizes):,} of them "
+            f"of one case. Fix: give each trial a whole GPU (--gpus-per-trial 1), share the batches of a fold "
+            f"over several (--workers-per-trial), or use a GPU with more memory. Torch says: {error}"
+        ) from None
 
 
 def initial_model(config: TrainConfig, spec: InputSpec, repeat: int, index: int) -> SurvivalModel:

@@ -1,20 +1,25 @@
 """A bucket: the part of S3's protocol that reading needs, for the one key that is allowed.
 
-    python s3_server.py FOLDER ADDRESS PORT LOG
+    python s3_server.py FOLDER ADDRESS PORT LOG [FAULT]
 
 It serves s3://bucket/... at PORT, 0 for a free one, which it prints; and writes a line a request: method, path, bytes.
-Whoever does not name the key `reader` is refused. Signatures are not checked.
+Whoever does not name the key `reader` is refused. Signatures are not checked. FAULT: `busy` answers every third request
+with 503, `down` all of them, and `stalled` none.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 FOLDER, ADDRESS, PORT, LOG = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
+FAULT, NUMBERS = sys.argv[5] if len(sys.argv) > 5 else "", itertools.count(1)
+BUSY = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 DENIED = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 MISSING = "<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>"
 
@@ -29,6 +34,11 @@ class Bucket(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        if FAULT == "stalled":
+            threading.Event().wait()
+        if FAULT == "down" or (FAULT == "busy" and next(NUMBERS) % 3 == 0):
+            self.answer(503, BUSY.encode())
+            return
         address = urlsplit(self.path)
         _, bucket, key = (unquote(address.path) + "/").split("/", 2)
         file = FOLDER / key.strip("/")

@@ -24,6 +24,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "F4 driver killed before the first result": (
         "distributed/test_studies.py::test_a_study_killed_three_times_ends_with_the_same_table",
     ),
+    "F5 node lost": ("cluster/test_given_machines.py::test_a_lost_host_costs_time_only",),
+    "F6 head lost": ("cluster/test_given_machines.py::test_a_lost_head_is_continued_by_the_same_command",),
     "F7 disk full": (
         "faults/test_machine_faults.py::test_a_full_disk_is_named_with_its_free_bytes_and_the_same_command_resumes",
         "faults/test_machine_faults.py::test_what_cannot_be_written_is_named_and_leaves_nothing",
@@ -35,13 +37,23 @@ TABLE: dict[str, tuple[str, ...]] = {
     "F9 process killed again and again": (
         "distributed/test_faults.py::test_a_run_whose_process_always_dies_fails_and_the_others_finish",
     ),
+    "F10 CUDA out of memory": (
+        "faults/test_machine_faults.py::test_too_little_memory_of_a_gpu_is_said_with_the_size_of_the_batch",
+    ),
     "F11 features damaged": (
         "data/test_feature_store.py::test_every_flipped_bit_of_the_features_is_caught",
         "data/test_feature_store.py::test_truncated_files_are_refused_by_name",
+        "faults/test_bit_flips.py::test_each_flipped_bit_of_a_feature_store_is_named_and_none_changes_what_is_read",
         "distributed/test_shared_bags.py::test_all_damaged_features_are_reported_at_once",
     ),
-    "F12 checkpoint damaged": ("training/test_checkpoints.py::test_a_damaged_checkpoint_is_not_used",),
-    "F13 record damaged": ("training/test_results.py::test_a_damaged_record_is_set_aside_and_reported",),
+    "F12 checkpoint damaged": (
+        "training/test_checkpoints.py::test_a_damaged_checkpoint_is_not_used",
+        "faults/test_bit_flips.py::test_no_checkpoint_with_a_flipped_bit_is_used",
+    ),
+    "F13 record damaged": (
+        "training/test_results.py::test_a_damaged_record_is_set_aside_and_reported",
+        "faults/test_bit_flips.py::test_each_flipped_bit_of_a_result_with_its_weights_is_named",
+    ),
     "F14 loss not finite": (
         "training/test_loop.py::test_a_diverging_run_states_where_and_how",
         "training/test_queue.py::test_a_diverged_run_has_a_record",
@@ -61,6 +73,10 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     "F22 clock jumps back": ("faults/test_machine_faults.py::test_a_clock_that_jumps_back_changes_no_result",),
     "F24 connection lost": ("distributed/test_faults.py::test_signals_in_a_row_lose_nothing",),
+    "F25 bucket stalls": (
+        "faults/test_bucket_faults.py::test_a_busy_bucket_is_read_to_the_end",
+        "faults/test_bucket_faults.py::test_a_bucket_without_answers_ends_the_program_with_a_sentence",
+    ),
     "F26 results read-only": (
         "faults/test_machine_faults.py::test_a_read_only_results_folder_is_refused_before_ray_starts",
         "test_cli.py::test_an_unwritable_destination_exits_with_74",
@@ -72,13 +88,9 @@ TABLE: dict[str, tuple[str, ...]] = {
 }
 
 WITHOUT_TEST = {
-    "F5 node lost",
-    "F6 head lost",
-    "F10 CUDA out of memory",
     "F16 collective hangs",
     "F18 node drained",
     "F23 object store full",
-    "F25 bucket stalls",
     "F28 versions of nodes differ",
 }
 

@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from desk import copied, run
 
 from survq.cli import main
@@ -119,3 +121,31 @@ def test_a_clock_that_jumps_back_changes_no_result(tmp_path, run_here, monkeypat
     assert 0 <= jumping.report.seconds < 600
     again = RunQueue(Grid([run]), Results(tmp_path / "jumping"), {cohort.name: cohort})
     assert not again.has_work()
+
+
+def test_too_little_memory_of_a_gpu_is_said_with_the_size_of_the_batch(monkeypatch, tmp_path):
+    """F10. No GPU here: the model raises what Torch raises. The run fails, and is not trained again and again."""
+    from small_cohort import make_cohort, make_run
+
+    from survq.models.survq import SurvQ
+    from survq.training.ray_runs import TrialResources, _trial
+
+    def full(self, batch, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    reports: list[dict] = []
+    monkeypatch.setattr(SurvQ, "forward", full)
+    monkeypatch.setattr("survq.training.ray_runs.tune.report", reports.append)
+    cohort, bags = make_cohort()
+    run = make_run(cohort, epochs=1)
+    options = {
+        "cohorts": {run.cohort: cohort},
+        "bags": {run.cohort: bags},
+        "resources": TrialResources(1, {"CPU": 1}, 1),
+    }
+    _trial({"run": run, "checkpoints": tmp_path / "none"}, **options, checkpoint_minutes=10)
+    outcome = reports[-1]["message"]
+    assert outcome.state == "failed"
+    said = outcome.details["reason"]
+    assert re.search(r"the memory of the GPU ran out on 8 cases with \d+ patches, \d of them of one case. Fix: ", said)
+    assert "Tried to allocate 20.00 GiB." in said and not [case for case in cohort.cases.index if case in said]
