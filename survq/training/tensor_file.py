@@ -31,7 +31,7 @@ def read_tensor_file(file: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if not isinstance(description, dict):
                 raise ValueError("its description is not a JSON object")
             return {name: content.get_tensor(name) for name in content.keys()}, description  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:  # PyTorch opens the file, too
         raise DataError(
             [f"{file}: not a tensor file of survq ({shortened(str(error), 200)}). Fix: train the run again."]
         ) from error

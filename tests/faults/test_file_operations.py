@@ -1,4 +1,4 @@
-"""Every open, write, fsync, rename, unlink of store, books and results fails once, in Python and in Arrow's C++."""
+"""Every open, write, fsync, rename, unlink of store, books, checkpoints and results fails once, in Python and C++."""
 
 import errno
 import json
@@ -13,6 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 ALWAYS = [(command, errno.ENOSPC) for command in ("store", "results", "labels")]
 OTHERS = [
+    *(("checkpoints", error) for error in (errno.ENOSPC, errno.EIO)),
     *((command, errno.ENOSPC) for command in ("labels anew", "expression", "splits", "pathways")),
     *((command, errno.ENOSPC) for command in ("survpath", "survpath anew")),
     *((command, errno.EIO) for command in ("store", "results", "labels", "expression", "splits", "pathways")),
