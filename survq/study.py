@@ -107,6 +107,7 @@ class Study:
     missing: dict[str, str] = field(default_factory=dict)  # runs or searches without a result, and why
     _comparisons: dict[str, Comparison] = field(default_factory=dict)  # by cohort
     _about: dict[str, Any] = field(default_factory=dict)  # what the report says of the data
+    _plan: dict[str, dict[str, Any]] = field(default_factory=dict)  # by path: how many runs to expect, and their label
     _start: float = field(default_factory=time.monotonic)
 
     @property
@@ -212,12 +213,13 @@ class Study:
         Until now nothing has been written: a refused study leaves no files.
         """
         self._write_json(SETTINGS, {**asdict(self.settings), "results": str(self.settings.results)})
-        self._write_json(ABOUT, self._about)
+        self._write_about(schedule, label)
         with Board(self.results.views / "tensorboard").open() as board:
             monitors: list[Monitor] = [Progress(schedule, label), board]
             queue = RunQueue(schedule, self.results, self.cohorts, monitors)
             if queue.has_work():
                 self._machines.execute(queue)
+        self._write_about(schedule, label)  # a search knows at its end how many runs it needed
         self.missing |= {path: f"failed: {reason}" for path, reason in queue.failures.items()}
         if records := self.results.records(known=queue.records.values()):
             index = index_table(records, self.results.runs)
@@ -264,6 +266,11 @@ class Study:
             reasons = Counter(f"{reason}, needed by a compared model" for reason in comparison.excluded.values())
             known["excluded"] = known["excluded"] | dict(reasons)
             known["not_applicable"] = dict(comparison.not_applicable)
+
+    def _write_about(self, schedule: Schedule, label: Callable[[str], str]) -> None:
+        for path, runs in schedule.plan.items():
+            self._plan[path] = {"label": label(path) if schedule.is_fixed else path, "runs": runs}
+        self._write_json(ABOUT, self._about | {"plan": self._plan})
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         file = Location.at(self.results.folder) / name

@@ -19,7 +19,7 @@ from survq.training.record import Record
 from survq.training.results import Results
 
 SETTINGS = "study.json"
-ABOUT = "about.json"  # what a study knew of its data: protocol, cohorts, exclusions
+ABOUT = "about.json"  # what a study knew before it trained: protocol, cohorts, exclusions, planned runs
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,17 @@ class Material:
     @cached_property
     def about(self) -> Mapping[str, Any]:
         return _read(self.results.folder / ABOUT)
+
+    @cached_property
+    def incomplete(self) -> list[tuple[str, int, int]]:
+        """The planned runs, or folders of runs, that lack results: label, runs that ended, runs that were planned."""
+        ended = [record.folder.relative_to(self.results.runs).as_posix() for record in self.records]
+        found = []
+        for path, planned in self.about.get("plan", {}).items():
+            done = sum(one == path or one.startswith(f"{path}/") for one in ended)
+            if done < planned["runs"]:
+                found.append((str(planned["label"]), done, int(planned["runs"])))
+        return found
 
     @property
     def cohorts(self) -> list[str]:

@@ -28,6 +28,20 @@ OWN_FIGURES = ("kaplan_meier_",)  # names of figures of studies that the report 
 ABSENT = "–"
 
 
+def missing(material: Material) -> list[Block]:
+    if not material.incomplete:
+        return []
+    rows = [[label, f"{done} of {planned}"] for label, done, planned in material.incomplete]
+    done, planned = (sum(numbers) for numbers in list(zip(*material.incomplete, strict=True))[1:])
+    text = (
+        f"{planned - done} runs have no result: the study was stopped, is still running, or they failed. All numbers "
+        "below are of the other runs. The same command continues the study."
+    )
+    if any(file.name != "metrics.csv" for file in (material.results.folder / "tables").glob("*")):
+        text += " The section What the study found is of its last end."
+    return [Paragraph(text), Grid(["runs", "ended"], rows[:SHOWN_ROWS])]
+
+
 def asked(material: Material) -> list[Block]:
     protocol = material.about.get("protocol")
     given = {name: value for name, value in material.settings.items() if value not in (None, [], False)}

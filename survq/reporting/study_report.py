@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import survq
@@ -16,6 +17,7 @@ from survq.reporting.report_sections import (
     curves,
     estimates,
     findings,
+    missing,
     provenance,
     search,
     survival,
@@ -44,6 +46,7 @@ def write_report(material: Material) -> list[Path]:
 def document_of(material: Material) -> Document:
     """The report. Every number comes from the files of the study; what they lack is left out and said so."""
     sections = [
+        Section("What is missing", missing(material)),
         Section("What was asked", asked(material)),
         Section("Cohorts", cohorts(material)),
         Section("What the study found", findings(material)),
@@ -55,12 +58,17 @@ def document_of(material: Material) -> Document:
         Section("Settings, versions and hashes", provenance(material)),
         Section("Reporting checklist", checklist()),
     ]
-    simulated = material.about.get("simulated", False)
-    finished = sum(record.state == "finished" for record in material.records)
+    notices = []
+    if material.incomplete:
+        notices.append("Incomplete: runs are missing.")
+    if material.about.get("simulated", False):
+        notices.append("Simulated data: not a scientific result.")
+    states = Counter(record.state for record in material.records)
+    runs = ", ".join(f"{count} {state}" for state, count in states.items()) or "none has ended"
     return Document(
         title=f"survq study {material.results.folder.absolute().name}",
-        notice="Simulated data: not a scientific result." if simulated else "",
-        lead=[f"Finished runs: {finished}. Cohorts: {', '.join(material.cohorts) or 'none'}."],
+        notice=" ".join(notices),
+        lead=[f"Runs: {runs}. Cohorts: {', '.join(material.cohorts) or 'none'}."],
         sections=[section for section in sections if section.blocks],
         footer=f"Made by survq {survq.__version__} from the files of the study alone. Not a medical device.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -48,6 +48,10 @@ class Schedule(Protocol):
         """The total number of runs."""
 
     @property
+    def plan(self) -> Mapping[str, int]:
+        """The number of runs to come, by the path of a run or of a folder of runs."""
+
+    @property
     def remaining_epochs(self) -> int:
         """The number of epochs of all runs that have not started; an upper bound if it is not known yet."""
 
@@ -76,6 +80,7 @@ class Grid:
         self._waiting = deque(sorted(runs, key=lambda run: order.index(run.cohort)))
         self.cohorts = Counter(run.cohort for run in runs)
         self.total = len(runs)
+        self.plan = {run.path: 1 for run in runs}
         self.fold_counts = {len(run.folds) for run in runs}
         self.configs = [run.config for run in runs]
         self.is_fixed = True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import optuna
 
 from survq.evaluation.epochs import Epoch
+from survq.text import file_name
 from survq.training.config import TrainConfig
 from survq.training.record import Record
 from survq.training.run import Run
@@ -50,6 +52,13 @@ class Searches:
     @property
     def total(self) -> int:
         return sum(search.total for search in self.searches)
+
+    @property
+    def plan(self) -> dict[str, int]:
+        plan: Counter[str] = Counter()  # models share the folder of an outer fold
+        for search in self.searches:
+            plan[f"{file_name(search.cohort.name)}/{search.name}"] += search.total
+        return dict(plan)
 
     @property
     def remaining_epochs(self) -> int:

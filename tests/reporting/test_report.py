@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -101,6 +102,20 @@ def test_studies_without_results_or_with_few_files_have_a_report(tmp_path):
     save_run(Results(folder), "bare", predictions(60).drop(columns=[f"hazard_{k}" for k in range(4)]))
     assert main(["report", str(folder)]) == 0
     assert "the run has no hazards" in (folder / "report.md").read_text()
+
+
+def test_a_report_says_which_runs_are_missing(study, tmp_path):
+    folder = Path(shutil.copytree(study.folder, tmp_path / "study"))
+    about = json.loads((folder / "about.json").read_text())
+    plan = {"run": ("survq seed 0", 1), "gone": (f"survq {EVIL}", 1), "trial": ("outer-0-0", 3)}
+    about["plan"] = {path: {"label": label, "runs": runs} for path, (label, runs) in plan.items()}
+    (folder / "about.json").write_text(json.dumps(about))
+    main(["report", str(folder)])
+    page = Page((folder / "report.html").read_text())
+    assert "Incomplete: runs are missing." in page.text and "3 runs have no result" in page.text
+    assert f"survq {EVIL}" in page.text and "1 of 3" in page.text and "0 of 1" in page.text
+    assert "survq seed 0" not in page.text and "is of its last end" in page.text
+    assert "Incomplete" not in (study.folder / "report.md").read_text(), "an older study has no plan"
 
 
 def test_what_is_no_study_is_refused(tmp_path, capsys):
