@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from survq.training.machines import Machines
     from survq.tuning.search import Space
 
+EXCLUDED = "excluded.csv"
 RESUME_HINT = "stopped. Run the same command again to resume; finished runs are not repeated."
 
 
@@ -174,6 +175,8 @@ class Study:
         comparison = compare(cohort, models, self.settings)
         for message in comparison.messages():
             print(f"  {message}")
+        if comparison.excluded:
+            print(f"  {EXCLUDED} in the folder of results names the excluded cases of {cohort.name}")
         self._comparisons[cohort.name] = comparison
         self._note(comparison)
         return comparison
@@ -214,6 +217,7 @@ class Study:
         """
         self._write_json(SETTINGS, {**asdict(self.settings), "results": str(self.settings.results)})
         self._write_about(schedule, label)
+        self._write_excluded()
         with Board(self.results.views / "tensorboard").open() as board:
             monitors: list[Monitor] = [Progress(schedule, label), board]
             queue = RunQueue(schedule, self.results, self.cohorts, monitors)
@@ -232,14 +236,17 @@ class Study:
             print(f"  written   {path}")
 
     def save_files(self, folder: Sequence[str], contents: Mapping[str, bytes | memoryview | Figure]) -> None:
-        """Write files, by name, into a subfolder of the study. All parts may hold ids: they become valid names."""
+        """Write the files of a case, by name, into a subfolder of the study, whose last part is its id.
+
+        All parts may hold ids: they become valid names. The id is not printed.
+        """
         where = Location.at(self.results.folder.joinpath(*map(file_name, folder)))
         encoded = {file_name(name): content for name, content in contents.items()}
         where.write_files(
             {n: png(content) if isinstance(content, Figure) else content for n, content in encoded.items()}
         )
-        for name in encoded:
-            print(f"  written   {where / name}")
+        above = self.results.folder.joinpath(*map(file_name, folder[:-1]))
+        print(f"  written   {above}: {len(encoded)} files of a case")
 
     def show_oracle(self) -> None:
         """Print the C-index of the true risk of simulated cohorts: the upper bound for models."""
@@ -271,6 +278,19 @@ class Study:
         for path, runs in schedule.plan.items():
             self._plan[path] = {"label": label(path) if schedule.is_fixed else path, "runs": runs}
         self._write_json(ABOUT, self._about | {"plan": self._plan})
+
+    def _write_excluded(self) -> None:
+        """The cases that a comparison excludes: cohort, case_id, reason. They are named here only."""
+        rows = [
+            (cohort, case, reason)
+            for cohort, comparison in self._comparisons.items()
+            for case, reason in comparison.excluded.items()
+        ]
+        file = self.results.folder / EXCLUDED
+        if rows:
+            replace_file(file, csv_bytes(pd.DataFrame(rows, columns=["cohort", "case_id", "reason"])))
+        else:
+            file.unlink(missing_ok=True)  # of an earlier comparison
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         file = Location.at(self.results.folder) / name

@@ -119,7 +119,9 @@ def test_maps_of_two_cases(study, results, tiny_folder):
     assert set(evidence["case_id"]) == {folder.name for folder in folders} and len(evidence) == 8
     planted = pd.read_csv(results / "trained_queries/tables/planted_patches_TINY.csv")
     assert planted[["worse", "better"]].to_numpy().min() > 0 and len(planted) == 4
-    assert str(folders[0] / "query_maps.png") in printed
+    assert str(folders[0].parent) in printed
+    report = (results / "trained_queries/report.html").read_text()
+    assert "Query maps" in report and not [case for case in cohort.cases.index if case in printed + report]
 
 
 def test_the_other_figures_train_nothing_again(study, results):

@@ -59,16 +59,17 @@ def test_a_search_says_if_it_was_worth_it_and_its_report_needs_no_data(searched,
 
     first = (folder / "report.html").read_text()
     assert "snn, chosen by nested search" in first and "snn, default setting" in first
-    assert "Chosen minus default" in first and "trial-" not in first
+    assert "Chosen minus default" in first and "trial-" not in first and "Incomplete" not in first
     (folder / "report.html").unlink()
     assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").read_text() == first
 
     printed += "".join(capfd.readouterr())
+    assert "2 cases excluded" in printed and not [case for case in ids if case in printed]
     files = [path for path in folder.rglob("*") if path.is_file()]
     for file in files:
         content = file.read_bytes()
         for secret in SECRETS.values():
             assert secret.encode() not in content and secret not in printed, file
-        if file.name not in ("predictions.parquet", "config.json"):  # what was predicted, and by which folds
+        if file.name not in ("predictions.parquet", "excluded.csv"):  # they belong there
             assert not [case for case in ids if case.encode() in content], file

@@ -308,8 +308,13 @@ def test_compared_models_share_the_cases_that_all_of_them_can_read(compared, coh
 def test_excluded_cases_are_counted_with_the_reason(compared, cohort, modality, models, reason):
     complete = cohort.select(cohort.cases.index[cohort.has_slides & cohort.has_expression])
     one, two = complete.cases.index[:2]
-    _, _, printed = compared(without(complete, modality, [one, two]), *models)
-    assert printed == f"  TINY: 2 cases excluded ({reason}): {one!r}, {two!r}\n"
+    study, _, printed = compared(without(complete, modality, [one, two]), *models)
+    assert printed.splitlines() == [
+        f"  TINY: 2 cases excluded ({reason})",
+        "  excluded.csv in the folder of results names the excluded cases of TINY",
+    ]
+    named = pd.read_csv(study.results.folder / "excluded.csv")
+    assert named["case_id"].tolist() == [one, two] and set(named["reason"]) == {reason}
 
 
 def test_a_model_that_is_not_applicable_is_listed_and_does_not_exclude_cases(compared, cohort):

@@ -39,7 +39,6 @@ class Predict:
         from survq.data.location import csv_bytes, parquet, replace_file
         from survq.evaluation.concordance import concordance_index
         from survq.exits import UsageError
-        from survq.text import preview
         from survq.training.ensemble import ENSEMBLE, curve_of, load_run, of_size, predict
 
         output = self.output or Path(f"predictions-{self.cohort}.csv")
@@ -55,8 +54,8 @@ class Predict:
         together = predictions[predictions["model"] == ENSEMBLE].set_index("case_id")
         print(f"{folds[0].config.model}, {len(folds)} fold models of {self.run_folder}")
         print(f"  {cohort.summary()}")
-        if excluded := sorted(set(cohort.cases.index) - set(together.index)):
-            print(f"  {len(excluded)} cases excluded (modality missing, or trained on): {preview(excluded)}")
+        if excluded := len(set(cohort.cases.index) - set(together.index)):
+            print(f"  {excluded} cases are not predicted: they lack a modality, or all models were trained on them")
         for seen, rows in together.groupby("seen"):
             outcomes = cohort.cases.loc[rows.index]
             c_index = concordance_index(

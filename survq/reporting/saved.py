@@ -13,6 +13,7 @@ from survq.data.location import csv_bytes, replace_file
 from survq.reporting.document import Grid, Strong
 from survq.reporting.tables import Table
 
+IDS = ("case_id", "slide_id")  # columns that a report, which is passed on, does not show
 UNSAFE = re.compile(r"[^\w.+ -]")  # in the name of a file
 CELLS = re.compile(r"(?<!\\)\|")
 
@@ -34,7 +35,9 @@ def save(study: Path, name: str, content: Table | pd.DataFrame | Figure) -> list
 
 
 def saved_grid(stem: Path, rows: int) -> Grid | None:
-    """`stem`.md as printed, or else the numbers of `stem`.csv; the first `rows`. None if neither is readable."""
+    """`stem`.md as printed, or else the numbers of `stem`.csv without ids; the first `rows`. None if neither is
+    readable.
+    """
     markdown, csv = stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.csv")
     try:
         if markdown.is_file():
@@ -42,6 +45,7 @@ def saved_grid(stem: Path, rows: int) -> Grid | None:
         table = pd.read_csv(csv)
     except (OSError, ValueError):
         return None
+    table = table.drop(columns=[name for name in IDS if name in table])
     cells = [[_shown(value) for value in row] for row in table.head(rows).itertuples(index=False)]
     more = f"{rows} of {len(table)} rows; the file {csv.name} has all." if len(table) > rows else ""
     return Grid([str(name).replace("_", " ") for name in table.columns], cells, more)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +14,6 @@ from survq.data.problems import raise_if_any
 from survq.exits import UsageError
 from survq.models import MODELS
 from survq.settings import StudySettings
-from survq.text import preview
 
 FOLDS = 5  # the default for data without splits (section 4.2)
 
@@ -29,15 +28,10 @@ class Comparison:
     excluded: Mapping[str, str]  # by case: the modality that is missing and needed by a model
 
     def messages(self) -> list[str]:
-        """The excluded models and cases, with the reasons."""
+        """The excluded models, and how many cases are excluded, with the reasons; no ids."""
         lines = [f"{self.cohort}: {model} is not applicable: {why}" for model, why in self.not_applicable.items()]
-        by_reason = defaultdict(list)
-        for case, reason in self.excluded.items():
-            by_reason[reason].append(case)
-        return lines + [
-            f"{self.cohort}: {len(cases)} cases excluded ({reason}): {preview(cases)}"
-            for reason, cases in by_reason.items()
-        ]
+        counts = Counter(self.excluded.values())
+        return lines + [f"{self.cohort}: {count} cases excluded ({reason})" for reason, count in counts.items()]
 
 
 def has_given_folds(cohort: Cohort, settings: StudySettings) -> bool:

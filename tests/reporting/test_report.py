@@ -54,7 +54,9 @@ def study(tmp_path_factory):
     about = {"protocol": f"paper {EVIL}", "simulated": True, "cohorts": {EVIL: counts}}
     (results.folder / "about.json").write_text(json.dumps(about))
     (results.folder / "tables").mkdir()
-    pd.DataFrame({"cohort": [EVIL], "c": [0.71234567]}).to_csv(results.folder / "tables/ranks.csv", index=False)
+    pd.DataFrame({"cohort": [EVIL], "case_id": ["C001"], "c": [0.71234567]}).to_csv(
+        results.folder / "tables/ranks.csv", index=False
+    )
     (results.folder / "tables/table_1.md").write_text(
         f"| a | b |\n| --- | --- |\n| {EVIL} | **0.7**<br>[0.6] |\n\ncap {EVIL}\n"
     )
