@@ -90,7 +90,8 @@ def _marked(file: Path, what: object, fix: str, wait: bool) -> Iterator[None]:
 
 
 def _refuse_or_notify(holder: str, what: object, fix: str, wait: bool, notified: bool) -> bool:
-    message = f"{what} is in use by {holder.strip() or 'another process'}. Fix: {fix}."
+    who = holder.partition("\n")[0].strip() or "another process"
+    message = f"{what} is in use by {who}. Fix: {fix}."
     if not wait:
         raise InUse(message)
     if not notified:
@@ -99,7 +100,15 @@ def _refuse_or_notify(holder: str, what: object, fix: str, wait: bool, notified:
 
 
 def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
+    return f"process {os.getpid()} on {socket.gethostname()}\n{_numbers_of_processes()}"
+
+
+def _numbers_of_processes() -> str:
+    """What a process number belongs to. A container may share its name with its machine, or with another container."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # macOS
+        return ""
 
 
 def _read(file: Path) -> str:
@@ -122,8 +131,8 @@ def _remove(marker: Path, holder: str) -> None:
 
 def _has_ended(holder: str) -> bool:
     """Whether the holder was a process of this machine, and is no more. Of other machines that cannot be known."""
-    process = re.fullmatch(r"process (\d+) on (.+)", holder)
-    if not process or process[2] != socket.gethostname():
+    process = re.fullmatch(r"process (\d+) on (.+)\n(.*)", holder)
+    if not process or process.groups()[1:] != (socket.gethostname(), _numbers_of_processes()):
         return False
     try:
         os.kill(int(process[1]), 0)
