@@ -98,10 +98,8 @@ def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
     slides, problems = [], []
     for row in rows:
         file = file_of(folder, row)
-        buffer = _read_plain(file, row)
-        if not _is_whole(buffer, row):
-            buffer = _read_cell(file, row, "features")
-        if buffer is None or not _is_whole(buffer, row):
+        buffer = _whole(_read_plain(file, row), row) or _whole(_read_cell(file, row, "features"), row)
+        if buffer is None:
             problems.append(
                 f"{file}: the features of slide {row['slide_id']!r} have changed since they were written "
                 f"(sha256 differs). Fix: restore the file, or import the slide again."
@@ -117,8 +115,9 @@ def read_slides(folder: Location, rows: Sequence[dict]) -> np.ndarray:
     return slides[0] if len(slides) == 1 else np.concatenate(slides)
 
 
-def _is_whole(buffer: bytes | pa.Buffer | None, row: dict) -> bool:
-    return buffer is not None and hashlib.sha256(buffer).hexdigest() == row["sha256"]
+def _whole(buffer: pa.Buffer | None, row: dict) -> pa.Buffer | None:
+    """The features, if they are those that were written."""
+    return buffer if buffer is not None and hashlib.sha256(buffer).hexdigest() == row["sha256"] else None
 
 
 def read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.Table:
@@ -173,14 +172,15 @@ def file_of(folder: Location, row: dict) -> Location:
     return Location(folder.filesystem, row["file"])
 
 
-def _read_plain(file: Location, row: dict) -> bytes | None:
+def _read_plain(file: Location, row: dict) -> pa.Buffer | None:
     """The bytes where the features of a row end, in one request; None if they are not stored as they are."""
     count = 2 * row["patches"] * row["width"]
     try:
         with file.filesystem.open_input_file(file.path) as source:
             if not 0 < count < row["features_end"] <= source.size():
                 return None
-            return source.read_at(count, row["features_end"] - count)
+            source.seek(row["features_end"] - count)
+            return source.read_buffer(count)
     except UNREADABLE as error:
         raise DataError([unreadable(file, error)]) from error
 
