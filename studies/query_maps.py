@@ -6,7 +6,7 @@
 
 Attention says what a model reads, not what it uses, and a query of an untrained model can find planted patches nearly
 as well. Beside attention stand therefore the gradient of the risk and the risk without a region, and with each map how
-much it agrees with that of the untrained model.
+much it agrees with that of the untrained model. Of pathways, the gradient is weak evidence, too, and is not drawn.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import tyro
 
 from survq.interpretation.cases import cases_by_cohort
 from survq.interpretation.held_out import held_out_cases, planted_evidence
+from survq.interpretation.relevance import PATHWAYS_BY_GRADIENT
 from survq.interpretation.truth import morphologies
 from survq.reporting.case_maps import query_map_files, stacked
 from survq.settings import MapSettings
@@ -30,6 +31,9 @@ class QueryMaps(MapSettings):
     Of each modality two queries are shown: the one that receives most attention in fusion, and the one whose map
     differs most from its map. A folder per case holds the figure, attention.parquet with all histology queries
     (slide_id, x, y, query, weight), and a GeoJSON per slide, which QuPath opens over it.
+
+    Of pathways, the figure shows attention and the change of the risk without the pathway. The gradient of the risk is
+    weak evidence for them: on the simulated cohort it was larger for a pathway without effect than for the planted one.
 
     The studies query_maps, cross_modal, query_embedding and information share the folder results/trained_queries: SurvQ
     is trained once for all of them.
@@ -51,6 +55,7 @@ def main(settings: QueryMaps) -> None:
                 planted[name] = planted_evidence(trained[name].folds, predictions[name], cohort, truth)
         if evidence:
             study.save("query_maps", stacked(evidence))
+            print(f"\n{PATHWAYS_BY_GRADIENT}")
         for name, table in planted.items():
             print(f"\nHow well maps of held-out cases of {name} find planted patches (AUROC; 0.5: chance)\n")
             print(f"{table.to_string(index=False, float_format='{:.3f}'.format)}\n")

@@ -155,9 +155,9 @@ def test_the_curve_of_query_counts(study, results):
     folder = results / "query_counts_curve"
     table = pd.read_csv(folder / "tables/curve_TINY.csv").set_index(["histology_queries", "genomic_queries"])
     assert len(table) == 10 * 8 and table["c_index"].between(0, 1).all()
-    edges = table.dropna()
-    assert len(edges) == 10 + 8 - 1
-    assert (edges["low"] <= edges["c_index"]).all() and (edges["c_index"] <= edges["high"]).all()
+    assert (table["low"] <= table["c_index"]).all() and (table["c_index"] <= table["high"]).all()
+    assert (table.loc[(300, 128), ["minus_all", "minus_low", "minus_high"]] == 0).all()
+    assert table["minus_all"].to_numpy() == pytest.approx(table["c_index"] - table["c_index"][300, 128])
     records = [read_record(path) for path in folder.glob("runs/*/*")]
     assert len(records) == 4
     (nested,) = [record for record in records if record.hyperparameters["nested_queries"]]

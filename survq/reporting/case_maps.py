@@ -33,7 +33,7 @@ def query_map_files(
     with open_scans(slide_files(slides, case.slide_ids)) as scans:
         figure = query_maps_figure(
             title,
-            case.facts,
+            f"{case.facts}\npathways by gradient: weak evidence, not drawn",
             lay_out(positions, case.slides, scans),
             [
                 tissue_map(str(row["map"]), values[str(row["map"])], evidence_note(row), positions, scans)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
@@ -173,12 +174,14 @@ def draw_map(axes: Axes, sheet: Sheet, one: TissueMap, letter: str = "") -> None
     squares = _squares(sheet, antialiased=False, cmap=HEAT, norm=norm, alpha=0.6 if sheet.pictures else 1.0)
     squares.set_array(values)
     axes.add_collection(squares)
-    for number, patch in enumerate(one.top, start=1):
+    places = sheet.corners[list(one.top)]
+    for number, (patch, away) in enumerate(zip(one.top, label_directions(places), strict=True), start=1):
         (x, y), side = sheet.corners[patch], sheet.sides[patch]
         if math.isfinite(x):
             axes.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=MARK, linewidth=1.2))
+            edge = np.array([x, y]) + side / 2 * (1 + away)
             axes.annotate(
-                str(number), (x + side / 2, y), (0, 2), textcoords="offset points", ha="center", va="bottom",
+                str(number), edge, (8 * away[0], -8 * away[1]), textcoords="offset points", ha="center", va="center",
                 color=MARK, fontsize=8, fontweight="bold",
                 bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"},
             )  # fmt: skip
@@ -186,6 +189,26 @@ def draw_map(axes: Axes, sheet: Sheet, one: TissueMap, letter: str = "") -> None
     bar = axes.figure.colorbar(scale, ax=axes, location="bottom", shrink=0.75, aspect=30, pad=0.02)
     bar.set_label("times the mean of the case", fontsize=7)
     bar.ax.tick_params(labelsize=7)
+
+
+def label_directions(corners: Float[np.ndarray, "patch 2"]) -> Float[np.ndarray, "patch 2"]:
+    """Where the number of each marked patch stands, as a unit vector from its middle: away from the other marked ones,
+    so that the numbers of neighbours do not cover each other. y grows downwards; a single patch has its number on top.
+    """
+    directions = np.tile([0.0, -1.0], (len(corners), 1))
+    for own, corner in enumerate(corners):
+        others = corner - np.delete(corners, own, axis=0)
+        distance = np.linalg.norm(others, axis=1)
+        others, distance = others[distance > 0], distance[distance > 0]  # without unknown positions, too
+        if not len(others):
+            continue
+        units = others / distance[:, None]
+        # the nearest count most; in the middle between two, the number stands beside their line
+        away = (units * (distance.min() / distance)[:, None] ** 2).sum(axis=0)
+        if np.linalg.norm(away) < 0.3:
+            away = units[distance.argmin()][::-1] * [1, -1]
+        directions[own] = away / np.linalg.norm(away)
+    return directions
 
 
 def draw_patches(figure: SubFigure, one: TissueMap, title: str = "") -> None:

@@ -12,6 +12,7 @@ from survq.interpretation.geometry import (
     tokens_and_reads,
 )
 from survq.interpretation.query_maps import maps_of
+from survq.reporting.map_figures import label_directions
 
 
 def test_information_by_hand():
@@ -66,3 +67,19 @@ def test_neighbours_of_separate_and_of_mixed_points():
     places = neighbour_embedding(apart, seed=0)
     assert same_neighbour(places, genomic) == 1
     assert (places == neighbour_embedding(apart, seed=0)).all()
+
+
+def test_numbers_of_adjacent_patches_stand_apart():
+    """Half a patch from the middle, then half a patch further: no number lies on another one or on a marked patch."""
+    crowds = ([(0, 0), (1, 0)], [(0, 0), (0, 1), (0, 2)], [(0, 0), (1, 0), (0, 1), (1, 1)], [(3, 3), (4, 4), (5, 5)])
+    for crowd in crowds:
+        corners = np.array(crowd, float)
+        away = label_directions(corners)
+        assert np.linalg.norm(away, axis=1) == pytest.approx(1)
+        labels = corners + away
+        between = np.linalg.norm(labels[:, None] - labels, axis=-1) + 9 * np.eye(len(crowd))
+        assert between.min() >= 1
+        assert np.linalg.norm(labels[:, None] - corners, axis=-1).min() >= 0.99
+    assert label_directions(np.array([(2.0, 5.0)])).tolist() == [[0, -1]], "on top"
+    unknown = label_directions(np.array([(0.0, 0.0), (np.nan, np.nan)]))
+    assert unknown[0].tolist() == [0, -1]
