@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -260,7 +261,7 @@ class Study:
         """Write the report, and print the last lines: paths, duration and missing results."""
         for path in write_report(Material(self.results)):
             print(f"  written   {path}")
-        print(f"\n  curves    tensorboard --logdir {self.results.views / 'tensorboard'}")
+        print(f"\n  curves    tensorboard --logdir {shlex.quote(str(self.results.views / 'tensorboard'))}")
         print(f"  runs      {self.results.folder / 'index.csv'}")
         print(f"  took      {clock(time.monotonic() - self._start)}", flush=True)
         for what, why in self.missing.items():

@@ -134,7 +134,10 @@ class Cohort:
     @cached_property
     def slides_by_case(self) -> dict[str, list[dict]]:
         """The rows of `slides` of every case with slides, in the order in which its bag joins them."""
-        return {str(case): rows.to_dict("records") for case, rows in self.slides.groupby("case_id")}
+        found: dict[str, list[dict]] = {case: [] for case in sorted(set(self.slides["case_id"].map(str)))}
+        for row in self.slides.to_dict("records"):
+            found[str(row["case_id"])].append(row)
+        return found
 
     def patch_positions(self, case_id: str) -> pd.DataFrame:
         """The positions of a case's patches: row i belongs to row i of its bag.

@@ -151,7 +151,7 @@ def _read_columns_of_samples(
     _refuse_ids(ids, reading.gene_map, table.file)
     measured = set(map(reading.symbol, ids)) - {""}
     unnamed = sum(not reading.symbol(name) for name in ids)
-    notes = []
+    notes = table.form.notes
     if unnamed and reading.gene_map is not None:
         notes.append(f"{unnamed:,} of {len(ids):,} ids are not in the gene map")
     elif unnamed := sum(not reading.symbol(name) for block, _, _ in parts for name in block):
@@ -233,7 +233,9 @@ def _read_columns_of_genes(
         for place, values in later.items()
     )
     layout = f"one row per slide, genes in the columns *{RNA}" if rna_columns else "one row per case"
-    notes = [f"columns without numbers were ignored: {preview([names[column] for column in text], 9)}"] if text else []
+    notes = table.form.notes
+    if text:
+        notes.append(f"columns without numbers were ignored: {preview([names[column] for column in text], 9)}")
     return samples.table(layout, list(kept.values()), matrix, measured, notes, agree)
 
 

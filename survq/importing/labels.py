@@ -33,7 +33,7 @@ from survq.importing.decompress import sha256
 from survq.importing.id_columns import OF_TYPES, plain
 from survq.importing.missing import MISSING, Missing
 from survq.importing.outcomes import ENDPOINTS, Columns, Endpoint, columns_of
-from survq.importing.text_table import by_row, numbers, read_text_table
+from survq.importing.text_table import by_row, header_notes, numbers, read_text_table
 from survq.text import preview
 
 MONTHS = {"months": 1, "days": 1 / 30, "years": 12}
@@ -106,7 +106,7 @@ def read_labels(
     table = read_text_table(file, needed=stated, missing=missing, verbatim={*TEXT, *stated[-1:]})
     columns = columns or columns_of(list(table), endpoint, file)
     all_rows = len(table)
-    table, notes = _of_types(table, columns, types, require_types, file), []
+    table, notes = _of_types(table, columns, types, require_types, file), header_notes(file)
     if len(table) < all_rows:
         notes.append(f"{all_rows - len(table)} of {all_rows} rows have other cancer types than {preview(types)}")
     kinds = _sample_types(table, columns.case)

@@ -42,6 +42,12 @@ class Format:
     size: int  # bytes of the header
     row_names: bool = False  # whether the first column is R's, which has no name
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader took for granted, for people."""
+        taken = f"the header has one name less than the rows have cells: taken for R's, with {self.names[1]!r} second"
+        return [taken] * self.row_names
+
     def cells(self, line: str) -> list[str]:
         return _cells(line, self.separator) or []
 

@@ -71,6 +71,11 @@ def read_text_table(
     return table
 
 
+def header_notes(file: Path) -> list[str]:
+    """What `read_text_table` took for granted about the header of a table, for people."""
+    return [] if is_workbook(file) else format_of(file).notes
+
+
 def by_row(file: object, faults: Mapping[int, str], rows: int, tail: str, fix: str) -> list[str]:
     """A problem for each line with a fault, or one for all of them if all rows have it."""
     if len(faults) == rows > 1:

@@ -245,3 +245,14 @@ def test_aliases_between_real_old_and_new_symbols(real_data):
     renamed, ambiguous = Aliases.of(pairs.items()).renamed(measured, wanted)
     assert renamed == pairs
     assert not ambiguous
+
+
+def test_a_header_without_a_name_for_the_row_names_is_said(tmp_path):
+    """As R writes it, or as a table is whose first name somebody has lost."""
+    table = random_values()
+    for written in (table, table.T):
+        text = written.to_csv(sep="\t")
+        (tmp_path / "r.tsv").write_text(text.removeprefix("\t"))
+        read = read_expression(tmp_path / "r.tsv", CASES)
+        assert [note for note in read.notes if f"taken for R's, with {written.columns[0]!r} second" in note]
+        assert read.values.shape == table.shape

@@ -88,6 +88,10 @@ WRITTEN = {
 def test_tables_are_read_however_they_were_saved(tmp_path, how):
     (tmp_path / "t").write_bytes(WRITTEN[how](LABELS))
     assert outcomes(tmp_path / "t") == OUTCOMES
+    said = [
+        note for note in read_labels(tmp_path / "t", "OS").notes if "one name less than the rows have cells" in note
+    ]
+    assert len(said) == how.startswith("R,"), said
     (tmp_path / "t").write_bytes(WRITTEN[how](EXPRESSION))
     assert values(tmp_path / "t") == VALUES
 
