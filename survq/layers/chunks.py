@@ -8,7 +8,6 @@ long.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -22,37 +21,81 @@ CASE_ACTIVATION_BUDGET = 72 * 2**20
 BLOCK_BYTES = 32 * 2**20  # bytes allocated at once from the budget
 
 
+class Sizes(NamedTuple):
+    """The numbers of patches that are computed together.
+
+    For each new shape of a bf16 product, PyTorch's library on CPUs compiles code, which takes several times as long as
+    the product and a third of a MB. Bags have all sizes, so chunks have few: missing patches are padding.
+    """
+
+    most: int  # of a chunk
+    chunk: int = 1  # a chunk has a multiple of these, of which `most` is one
+    piece: int = 1  # and a piece of a chunk of several a multiple of these, of which `chunk` is one
+
+
 class Piece(NamedTuple):
-    """Some patches of a case, and their columns in the chunk."""
+    """Some patches of a case, and their columns in the chunk: if these are more, the last ones are padding."""
 
     case: int
     rows: slice
     columns: slice
 
+    @property
+    def real(self) -> slice:
+        """The columns without padding."""
+        return slice(self.columns.start, self.columns.start + self.rows.stop - self.rows.start)
 
-def chunked(sizes: Sequence[int], most: int) -> Iterator[list[Piece]]:
-    """Chunks of at most `most` patches: small bags are combined, a large bag is split evenly."""
-    chunk: list[Piece] = []
+
+class Chunk(NamedTuple):
+    """Patches that are computed together, of one large bag or of several bags."""
+
+    pieces: list[Piece]
+    size: int  # patches, with padding
+
+    @property
+    def only(self) -> Piece | None:
+        """The piece that it consists of, if it is one."""
+        return self.pieces[0] if len(self.pieces) == 1 else None
+
+    @property
+    def padding(self) -> list[slice]:
+        """The columns without a patch."""
+        starts = [piece.real.stop for piece in self.pieces]
+        stops = [piece.columns.start for piece in self.pieces[1:]] + [self.size]
+        return [slice(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
+
+
+def chunked(bags: Sequence[int], sizes: Sizes) -> Iterator[Chunk]:
+    """Chunks of bags with these numbers of patches. Small bags are combined, and so is what is left over of large ones,
+    which are split evenly."""
+    pieces: list[Piece] = []
     end = 0
-    for case, size in enumerate(sizes):
-        if chunk and end + size > most:
-            yield chunk
-            chunk, end = [], 0
-        if size > most:
-            parts = -(-size // most)
-            cuts = [part * size // parts for part in range(parts + 1)]
-            for start, stop in pairwise(cuts):
-                yield [Piece(case, slice(start, stop), slice(0, stop - start))]
-        elif size:
-            chunk.append(Piece(case, slice(0, size), slice(end, end + size)))
-            end += size
-    if chunk:
-        yield chunk
+    for case, patches in enumerate(bags):
+        start = 0
+        if patches > sizes.most:
+            whole = patches // sizes.chunk * sizes.chunk
+            for stop in _even_cuts(whole, sizes):
+                yield Chunk([Piece(case, slice(start, stop), slice(0, stop - start))], stop - start)
+                start = stop
+        columns = _rounded_up(patches - start, sizes.piece)
+        if end + columns > sizes.most:
+            yield Chunk(pieces, _rounded_up(end, sizes.chunk))
+            pieces, end = [], 0
+        if columns:
+            pieces.append(Piece(case, slice(start, patches), slice(end, end + columns)))
+            end += columns
+    if pieces:
+        yield Chunk(pieces, _rounded_up(end, sizes.chunk))
 
 
-def size_of(chunk: list[Piece]) -> int:
-    """Its number of patches."""
-    return chunk[-1].columns.stop
+def _even_cuts(patches: int, sizes: Sizes) -> list[int]:
+    """Where parts of a bag end."""
+    parts = -(-patches // sizes.most)
+    return [min(_rounded_up(part * patches // parts, sizes.chunk), patches) for part in range(1, parts + 1)]
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def empty_rows(like: Tensor, rows: int, columns: int) -> Float[Tensor, "row column"]:
@@ -92,13 +135,13 @@ class Activations:
         self.blocks: list[Tensor] = []
         self.left = torch.empty(0, dtype=torch.uint8)  # of the last block
 
-    def allocate(self, chunk: list[Piece], case_size: int) -> Float[Tensor, "row patch"] | None:
+    def allocate(self, chunk: Chunk, case_size: int) -> Float[Tensor, "row patch"] | None:
         """Memory for a chunk, whose last case has `case_size` patches; None if the budget does not suffice."""
-        patches, like = size_of(chunk), self.like
+        patches, like = chunk.size, self.like
         stride = _stride(patches, like.itemsize)
         size = self.rows * stride * like.itemsize
         most = CASE_ACTIVATION_BUDGET // (self.rows * like.itemsize)  # patches
-        if size > self.budget or chunk[-1].rows.stop > most:
+        if size > self.budget or (chunk.only and chunk.only.rows.stop > most):
             return None
         self.budget -= size
         # on a GPU, PyTorch caches memory

@@ -37,10 +37,11 @@ from torch.autograd.function import once_differentiable
 from survq.data.half_floats import convert
 from survq.layers import chunks
 from survq.layers.attention import Attention
-from survq.layers.chunks import Activations, Piece, Scratch, chunked, empty_rows, in_rows, size_of
+from survq.layers.chunks import Activations, Chunk, Scratch, Sizes, chunked, empty_rows, in_rows
 from survq.layers.precision import precision, products_in, relu, where_positive
 
-PATCHES = {"cpu": 1024, "cpu bf16": 3072, "cuda": 16384}  # per chunk: fits the CPU's cache, occupies a GPU
+# a chunk fits the CPU's cache, or occupies a GPU
+PATCHES = {"cpu": Sizes(1024), "cpu bf16": Sizes(3072, 256, 64), "cuda": Sizes(16384)}
 LEVEL_PATCHES = 64  # first patches of a case, whose scores set the level
 HIGHEST_TOTAL = 2.0**50  # a higher sum of E means that the level was too low for floats
 
@@ -120,7 +121,7 @@ class _Patches(NamedTuple):
     """Bags in chunks, with the settings to compute a chunk."""
 
     bags: Sequence[Tensor]
-    chunks: list[list[Piece]]
+    chunks: list[Chunk]
     seeds: list[int]  # of dropout
     p: float
     dtype: torch.dtype
@@ -128,17 +129,18 @@ class _Patches(NamedTuple):
     @property
     def largest(self) -> int:
         """Number of patches of the largest chunk."""
-        return max(map(size_of, self.chunks), default=0)
+        return max((chunk.size for chunk in self.chunks), default=0)
 
     def features(self, number: int, memory: Float[Tensor, "patches feature"]) -> Float[Tensor, "patch feature"]:
-        """The patches of a chunk in `dtype`: a view of their bag, or written to `memory`."""
+        """The patches of a chunk in `dtype`, with padding of 0: a view of their bag, or written to `memory`."""
         chunk = self.chunks[number]
-        case, rows, _ = chunk[0]
-        if len(chunk) == 1 and self.bags[case].dtype == self.dtype:
-            return self.bags[case][rows]
-        for case, rows, columns in chunk:
-            convert(self.bags[case][rows], memory[columns])
-        return memory[: size_of(chunk)]
+        if (piece := chunk.only) and not chunk.padding and self.bags[piece.case].dtype == self.dtype:
+            return self.bags[piece.case][piece.rows]
+        for piece in chunk.pieces:
+            convert(self.bags[piece.case][piece.rows], memory[piece.real])
+        for columns in chunk.padding:
+            memory[columns] = 0
+        return memory[: chunk.size]
 
     def tokens(
         self,
@@ -195,6 +197,7 @@ class _Pool(torch.autograd.Function):
             Scratch(q, patches.largest, rows)
             for rows in (sum(weights.rows), len(W_1), 2 * len(q), 0 if W_2 is None else len(W_2))
         )
+        joined = -1  # the case of dPT_qT
         for number, chunk in enumerate(patches.chunks):
             x = patches.features(number, features)
             E_dS = scores.of(len(x))
@@ -203,22 +206,22 @@ class _Pool(torch.autograd.Function):
                 H, X, _ = again.of(len(x)).split(weights.rows)
                 X = patches.tokens(number, x, weights, H, X, hot.of(len(x)))
                 _scores(q, X, chunk, levels, out=dS)
-                torch.exp(dS, out=E)
+                _exp(dS, chunk, out=E)
             else:
                 (H, X, A), kept[number] = kept[number], None
                 E.copy_(A)
             dH = hot.of(len(x))
             dX = dH if W_2 is None else of_tokens.of(len(x))
-            for case, _, columns in chunk:
-                torch.addmm(along[case], dP[case], X[:, columns], out=dS[:, columns])
-            dS.mul_(E)
-            if len(chunk) == 1:
-                case, rows, _ = chunk[0]
-                if rows.start == 0:
-                    dPT_qT = in_rows(torch.cat([dPT[case], qT], 1), q.dtype)
+            if piece := chunk.only:
+                torch.addmm(along[piece.case], dP[piece.case], X, out=dS).mul_(E)
+                if piece.case != joined:
+                    joined, dPT_qT = piece.case, in_rows(torch.cat([dPT[piece.case], qT], 1), q.dtype)
                 torch.mm(dPT_qT, E_dS, out=dX)
             else:
-                for case, _, columns in chunk:
+                dS[:, chunk.pieces[-1].columns.stop :] = 0
+                dX[:, chunk.pieces[-1].columns.stop :] = 0
+                for case, _, columns in chunk.pieces:
+                    torch.addmm(along[case], dP[case], X[:, columns], out=dS[:, columns]).mul_(E[:, columns])
                     torch.mm(dPT[case], E[:, columns], out=dX[:, columns])
                 dX.addmm_(qT, dS)
             _add_product(dq, dS, X.T)
@@ -247,15 +250,15 @@ def _attend(
     kept = []
     for number, chunk in enumerate(patches.chunks):
         x = patches.features(number, features)
-        room = memory.allocate(chunk, len(patches.bags[chunk[-1].case]))
+        room = memory.allocate(chunk, len(patches.bags[chunk.pieces[-1].case]))
         H, X, E = (scratch.of(len(x)) if room is None else room).split(weights.rows)
         if not needs_grad:
             H = by_patch[: len(x)].T  # computed faster, but of no use to the backward pass
         X = patches.tokens(number, x, weights, H, X, hot.of(len(x))[: len(W_1)])
         S = hot.of(len(x))[: len(q)]
         _scores(q, X, chunk, levels, out=S, set_levels=not fixed)
-        torch.exp(S, out=E)
-        for case, _, columns in chunk:
+        _exp(S, chunk, out=E)
+        for case, _, columns in chunk.pieces:
             total[case] += E[:, columns].sum(1, keepdim=True)
             _add_product(P[case], E[:, columns], X[:, columns].T)
         kept.append(None if room is None else (H, X, E))
@@ -267,25 +270,31 @@ def _attend(
 def _scores(
     q: Float[Tensor, "query width"],
     X: Float[Tensor, "width patch"],
-    chunk: list[Piece],
+    chunk: Chunk,
     levels: Levels,
     out: Float[Tensor, "query patch"],
     *,
     set_levels: bool = False,
 ) -> None:
     """Writes S - level. With `set_levels`, first sets the levels of the cases whose first patches are in the chunk."""
-    if len(chunk) == 1:
-        case, rows, _ = chunk[0]
-        if set_levels and rows.start == 0:
-            levels[case] = torch.mm(q, X[:, :LEVEL_PATCHES]).amax(1, keepdim=True)
-        torch.addmm(-levels[case], q, X, out=out)
+    if piece := chunk.only:
+        if set_levels and piece.rows.start == 0:
+            levels[piece.case] = torch.mm(q, X[:, piece.real][:, :LEVEL_PATCHES]).amax(1, keepdim=True)
+        torch.addmm(-levels[piece.case], q, X, out=out)
         return
     torch.mm(q, X, out=out)
-    for case, rows, columns in chunk:
-        S = out[:, columns]
-        if set_levels and rows.start == 0:
-            torch.amax(S[:, :LEVEL_PATCHES], 1, keepdim=True, out=levels[case])
-        S.sub_(levels[case])
+    for piece in chunk.pieces:
+        S, level = out[:, piece.real], levels[piece.case]
+        if set_levels and piece.rows.start == 0:
+            torch.amax(S[:, :LEVEL_PATCHES], 1, keepdim=True, out=level)
+        S.sub_(level)
+
+
+def _exp(S: Float[Tensor, "query patch"], chunk: Chunk, out: Float[Tensor, "query patch"]) -> None:
+    """Writes E, which is 0 for padding."""
+    torch.exp(S, out=out)
+    for columns in chunk.padding:
+        out[:, columns] = 0
 
 
 def _highest_scores(patches: _Patches, weights: _Weights) -> Levels:
@@ -299,8 +308,8 @@ def _highest_scores(patches: _Patches, weights: _Weights) -> Levels:
         H, X, S = scratch.of(len(x)).split(weights.rows)
         X = patches.tokens(number, x, weights, H, X, hot.of(len(x)))
         torch.mm(q, X, out=S)
-        for case, _, columns in chunk:
-            highest[case] = torch.maximum(highest[case], S[:, columns].amax(1, keepdim=True))
+        for piece in chunk.pieces:
+            highest[piece.case] = torch.maximum(highest[piece.case], S[:, piece.real].amax(1, keepdim=True))
     return highest
 
 

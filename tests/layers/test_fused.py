@@ -9,6 +9,7 @@ from small_models import build, make_batch
 
 from survq.layers import chunks, fused
 from survq.layers.attention import Attention
+from survq.layers.chunks import Sizes
 from survq.models.losses import nll_survival_loss
 
 SIZES = {
@@ -29,7 +30,7 @@ def batch(request):
 def in_bf16(monkeypatch):
     """As on a CPU with matrix units for bf16, and for layers of any size; in small chunks."""
     monkeypatch.setattr(fused, "precision", lambda weight: torch.bfloat16)
-    monkeypatch.setitem(fused.PATCHES, "cpu bf16", 16)
+    monkeypatch.setitem(fused.PATCHES, "cpu bf16", Sizes(16, 8, 4))
 
 
 def relative_error(found, expected) -> float:
@@ -63,7 +64,7 @@ def both(batch, dtype, **hyperparameters):
 )
 @pytest.mark.parametrize("queries", [2, 60])  # with few the second layer is absorbed, with many it is not
 def test_logits_and_gradients_equal_the_plain_branch(batch, dtype, logit_error, gradient_error, queries, monkeypatch):
-    monkeypatch.setitem(fused.PATCHES, "cpu", 16)
+    monkeypatch.setitem(fused.PATCHES, "cpu", Sizes(16))
     (plain, expected), (fast, gradients) = both(batch, dtype, histology_queries=queries, genomic_queries=2)
     assert torch.allclose(plain, fast, atol=logit_error)
     for name, gradient in gradients.items():
@@ -96,7 +97,7 @@ def test_bf16_is_near_the_plain_branch_in_double_precision(batch, queries, in_bf
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_far_above_those_of_the_first_patches(where, dtype, monkeypatch):
     """exp(S - level) would overflow: all is computed again with the highest scores."""
-    monkeypatch.setattr(fused, "PATCHES", dict.fromkeys(fused.PATCHES, 128))
+    monkeypatch.setattr(fused, "PATCHES", dict.fromkeys(fused.PATCHES, Sizes(128, 64, 16)))
     again = counted(monkeypatch, "_highest_scores")
     q, W_1, b_1 = torch.tensor([[60.0, 1.0]]), torch.eye(2), torch.zeros(2)
     x = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.0, 4.0])
@@ -145,7 +146,7 @@ def test_without_gradient_the_result_is_the_same(batch, in_bf16):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_recomputed_chunks_equal_kept_chunks(batch, budget, dtype, monkeypatch):
     """Also with dropout: a recomputed chunk has the same masks."""
-    monkeypatch.setattr(fused, "PATCHES", dict.fromkeys(fused.PATCHES, 16))
+    monkeypatch.setattr(fused, "PATCHES", dict.fromkeys(fused.PATCHES, Sizes(16, 8, 4)))
     monkeypatch.setattr(fused, "precision", lambda weight: dtype)
     results = []
     for activation_budget in (2**31, budget):
