@@ -39,6 +39,7 @@ BENCHMARKS: dict[tuple[str, ...], Benchmark] = {
     ("training_bf16",): training.bf16,
     ("training_mfu",): training.utilisation,
     ("training_as_configured",): training.with_dropout,
+    ("training_ragged",): training.ragged,
     ("genes_alone",): training.genes_alone,
     ("inference_loop", "inference_mfu"): inference.loop,
     ("latency",): inference.latency,

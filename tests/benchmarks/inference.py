@@ -52,4 +52,4 @@ def latency(quick: bool) -> list[Row]:
         )
     ours = statistics.median(a for a, _ in pairs)
     note = f"{ours * 1e3:.0f} ms, B0 {statistics.median(b for _, b in pairs) * 1e3:.0f}; {spread(pairs)}"
-    return [at_least("latency", ratio(pairs), 8, "x B0", note, binds=has_amx())]
+    return [at_least("latency", ratio(pairs), 5, "x B0", note, binds=has_amx())]
