@@ -7,7 +7,7 @@ A cohort uses the sets of a collection of which it measures enough genes, see `C
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,24 +45,33 @@ class GeneSets:
         Raises DataError naming every line that is not such a set, and every repeated name.
         """
         file = Location.at(file)
+        lines = enumerate(file.read_text().splitlines(), start=1)
+        fields = [(number, line.split("\t")) for number, line in lines if line.strip()]
+        if not fields:
+            raise DataError([f"{file}: holds no gene sets."])
+        return cls.from_rows(((number, name.strip(), rest[1:]) for number, (name, *rest) in fields), file)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[tuple[int, str, Sequence[str]]], file: Path | Location) -> GeneSets:
+        """The sets of the rows of a file: line, name and genes, of which some may be blank.
+
+        Raises DataError naming every row that is not a set, and every repeated name.
+        """
         sets: dict[str, tuple[str, ...]] = {}
         problems = []
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
-            if not line.strip():
-                continue
-            name, *rest = (field.strip() for field in line.split("\t"))
-            genes = tuple(dict.fromkeys(gene for gene in rest[1:] if gene))
-            if not genes:
+        for line, name, members in rows:
+            genes = tuple(dict.fromkeys(gene for member in members if (gene := member.strip())))
+            if not name or not name.isprintable():
+                problems.append(f"{file}:{line}: gene set name {name[:60]!r}; expected printable text first.")
+            elif not genes:
                 problems.append(
-                    f"{file}:{number}: no genes in gene set {name[:60]!r}; expected name, description and genes "
-                    f"with tabs between them. Fix: replace blanks by tabs, or drop the line."
+                    f"{file}:{line}: no genes in gene set {name[:60]!r}; expected name, description and genes with "
+                    f"tabs between them. Fix: replace blanks by tabs, or drop the line."
                 )
             elif name in sets:
-                problems.append(f"{file}:{number}: gene set {name!r} is already above. Fix: rename or drop it.")
+                problems.append(f"{file}:{line}: gene set {name!r} is already above. Fix: rename or drop it.")
             else:
                 sets[name] = genes
-        if not sets and not problems:
-            problems.append(f"{file}: holds no gene sets.")
         raise_if_any(problems)
         return cls(tuple(sets), tuple(sets.values()))
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from survq.evaluation.score import Score
+
 
 @dataclass(frozen=True, eq=False)
 class StepFunction:
@@ -61,6 +63,22 @@ def counts(
     ended = np.bincount(position, minlength=len(times)).astype(float)
     at_risk = ended[::-1].cumsum()[::-1]
     return times, at_risk, deaths, ended - deaths
+
+
+def weighted_by_first(
+    pairs: Bool[np.ndarray, "first second"],
+    time: Float[np.ndarray, " case"],
+    dead: Bool[np.ndarray, " case"],
+    censoring: StepFunction,
+    power: int,
+) -> Float[np.ndarray, "first second"] | Score:
+    """1 / G(t_i)^power for each pair whose first case i is one of the `dead`, else 0; or why it is undefined."""
+    weight = censoring.at(time[dead])
+    if reason := unknown_weight(weight):
+        return Score.undefined(reason)
+    weights = np.zeros(pairs.shape)
+    weights[dead] = pairs[dead] / weight[:, None] ** power
+    return weights
 
 
 def unknown_weight(censoring: Float[np.ndarray, " case"]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from survq.evaluation.censoring import StepFunction, kaplan_meier, unknown_weight
+from survq.evaluation.censoring import StepFunction, kaplan_meier, weighted_by_first
 from survq.evaluation.score import Score
-from survq.evaluation.significance import outranked
+from survq.evaluation.significance import share_won
 
 
 def dynamic_auc(
@@ -22,10 +22,7 @@ def dynamic_auc(
     AUC(t) = sum_ij w_i [t_i <= t, dead] [t_j > t] [risk_i > risk_j] / (sum_i w_i [t_i <= t, dead] * sum_j [t_j > t])
     with w_i = 1 / G(t_i). Equal risks count one half. `censoring` is G, of the training cases.
     """
-    pairs = auc_pairs(time, event, censoring, at)
-    if isinstance(pairs, Score):
-        return pairs
-    return Score(float((pairs * outranked(risk)).sum() / pairs.sum()))
+    return share_won(auc_pairs(time, event, censoring, at), risk)
 
 
 def auc_pairs(
@@ -35,12 +32,7 @@ def auc_pairs(
     dead, alive = event & (time <= at), time > at
     if not dead.any() or not alive.any():
         return Score.undefined("no case died by this time" if not dead.any() else "no case was observed longer")
-    weight = censoring.at(time[dead])
-    if reason := unknown_weight(weight):
-        return Score.undefined(reason)
-    pairs = np.zeros((len(time), len(time)))
-    pairs[dead] = alive / weight[:, None]
-    return pairs
+    return weighted_by_first(np.broadcast_to(alive, (len(time), len(time))), time, dead, censoring, power=1)
 
 
 def mean_dynamic_auc(

@@ -18,6 +18,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from survq.evaluation.concordance import check_predictions, comparable_pairs, risk_time_event
+from survq.evaluation.score import Score
 
 QUANTILES = (0.025, 0.975)
 
@@ -120,6 +121,11 @@ def _weighted_concordance(
 def outranked(risk: Float[np.ndarray, " case"]) -> Float[np.ndarray, "first second"]:
     """1 where the first case has the higher risk, 0.5 where both are equal, else 0."""
     return (risk[:, None] > risk[None, :]) + 0.5 * (risk[:, None] == risk[None, :])
+
+
+def share_won(pairs: Float[np.ndarray, "first second"] | Score, risk: Float[np.ndarray, " case"]) -> Score:
+    """The share of pairs, by their weights, in which the first case has the higher risk; or why it is undefined."""
+    return pairs if isinstance(pairs, Score) else Score(float((pairs * outranked(risk)).sum() / pairs.sum()))
 
 
 def weighted_share(

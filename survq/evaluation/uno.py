@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from survq.evaluation.censoring import StepFunction, unknown_weight
+from survq.evaluation.censoring import StepFunction, weighted_by_first
 from survq.evaluation.concordance import comparable_pairs
 from survq.evaluation.score import Score
-from survq.evaluation.significance import outranked
+from survq.evaluation.significance import share_won
 
 
 def uno_concordance(
@@ -27,10 +27,7 @@ def uno_concordance(
     Differs from scikit-survival, which counts risks as equal if they differ by up to 1e-8, and raises where this is
     undefined.
     """
-    pairs = uno_pairs(time, event, censoring, tau)
-    if isinstance(pairs, Score):
-        return pairs
-    return Score(float((pairs * outranked(risk)).sum() / pairs.sum()))
+    return share_won(uno_pairs(time, event, censoring, tau), risk)
 
 
 def uno_pairs(
@@ -40,9 +37,5 @@ def uno_pairs(
     first = event & (time < tau)
     if not first.any():
         return Score.undefined("no event before tau")
-    weight = censoring.at(time[first])
-    if reason := unknown_weight(weight):
-        return Score.undefined(reason)
-    pairs = np.zeros((len(time), len(time)))
-    pairs[first] = comparable_pairs(time, event)[first] / weight[:, None] ** 2
-    return pairs if pairs.any() else Score.undefined("no comparable pair")
+    pairs = weighted_by_first(comparable_pairs(time, event), time, first, censoring, power=2)
+    return pairs if isinstance(pairs, Score) or pairs.any() else Score.undefined("no comparable pair")

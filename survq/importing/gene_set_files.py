@@ -194,23 +194,7 @@ def _gmt(rows: Rows, genes: Genes, file: Path) -> GeneSets:
 
 def _named(rows: Rows, file: Path, start: int) -> GeneSets:
     """A set per row, with its name first and its genes from the column `start` on."""
-    sets: dict[str, tuple[str, ...]] = {}
-    problems = []
-    for line, row in rows:
-        name, members = row[0], _distinct(row[start:])
-        if not name.isprintable() or not name:
-            problems.append(f"{file}:{line}: gene set name {name[:60]!r}; expected printable text first.")
-        elif not members:
-            problems.append(
-                f"{file}:{line}: no genes in gene set {name[:60]!r}; expected name, description and genes with tabs "
-                f"between them. Fix: replace blanks by tabs, or drop the line."
-            )
-        elif name in sets:
-            problems.append(f"{file}:{line}: gene set {name!r} is already above. Fix: rename or drop it.")
-        else:
-            sets[name] = members
-    raise_if_any(problems)
-    return GeneSets(tuple(sets), tuple(sets.values()))
+    return GeneSets.from_rows(((line, row[0], row[start:]) for line, row in rows), file)
 
 
 def _columns(rows: Rows, file: Path) -> GeneSets:

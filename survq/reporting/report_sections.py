@@ -135,8 +135,10 @@ def _caption(material: Material, methods: Sequence[Method], names: Mapping[str, 
         for name in names
         if (metric := material.metric(method, name))["reason"]
     }
+    labels = {name: " ".join(label.split()) for name, label in names.items() if name != "c_index"}
     what = "; ".join(
-        f"{' '.join(label.split())}: {METRICS[name]}" for name, label in names.items() if name != "c_index"
+        METRICS[name] if METRICS[name].startswith(label) else f"{label}: {METRICS[name]}"
+        for name, label in labels.items()
     )
     text = f"Estimate and 95 % interval. {what}."
     return f"{text} Undefined, in all or in some folds: {'; '.join(sorted(reasons))}." if reasons else text
