@@ -1,4 +1,4 @@
-"""Metrics against scikit-survival and lifelines on 200 random cohorts, and on 20 edge cases with the stated difference."""
+"""Metrics against scikit-survival and lifelines on 200 random cohorts; 20 edge cases with the stated difference."""
 
 import numpy as np
 import pytest
