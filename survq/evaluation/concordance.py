@@ -71,11 +71,11 @@ def check_predictions(predictions: pd.DataFrame) -> None:
     if repeated := int(predictions.duplicated(["repeat", "fold", "case_id"]).sum()):
         problems.append(f"{repeated} rows repeat a case within its fold")
     for column in ("time", "event", "risk"):
-        bad = predictions[~np.isfinite(predictions[column].to_numpy(float))]
-        if len(bad):
-            first = bad.iloc[0]
+        bad = ~np.isfinite(predictions[column].to_numpy(float))
+        if bad.any():
+            first = predictions[bad].iloc[0]
             problems.append(
-                f"{len(bad)} values of {column} are not finite; the first is that of {first['case_id']!r} "
+                f"{bad.sum()} values of {column} are not finite; the first is that of {first['case_id']!r} "
                 f"in repeat {first['repeat']}, fold {first['fold']}"
                 + (" (the model has diverged)" if column == "risk" else "")
             )

@@ -12,6 +12,7 @@ nominal 5 % it rejects an equal method in 11 to 14 % of cohorts (simulated with 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -85,15 +86,21 @@ def draw_patients(predictions: pd.DataFrame, resamples: int, seed: int) -> pd.Da
     Cases are drawn within the fold that first held them out, and have the same weight in every repeat: repeats have the
     same patients, and drawing them independently would make the interval too narrow.
     """
-    rng = np.random.default_rng(seed)
     # sorted, so that the draws do not depend on the order of the rows
     first = predictions.sort_values(["repeat", "fold", "case_id"]).drop_duplicates("case_id")
-    strata = []
-    for _, cases in first.groupby(["repeat", "fold"], sort=True):
+    strata = tuple(tuple(cases["case_id"]) for _, cases in first.groupby(["repeat", "fold"], sort=True))
+    return _draws(strata, resamples, seed)
+
+
+@lru_cache(maxsize=16)  # the runs of a study have few sets of cases: drawing takes longer than all that follows
+def _draws(strata: tuple[tuple[str, ...], ...], resamples: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    tables = []
+    for cases in strata:
         n = len(cases)
         drawn = np.vstack([np.ones(n, int), rng.multinomial(n, np.full(n, 1 / n), size=resamples)])
-        strata.append(pd.DataFrame(drawn.T, index=cases["case_id"]))
-    return pd.concat(strata)
+        tables.append(pd.DataFrame(drawn.T, index=pd.Index(cases, name="case_id")))
+    return pd.concat(tables)
 
 
 def mean_concordance(predictions: pd.DataFrame, draws: pd.DataFrame) -> Float[np.ndarray, " resample"]:

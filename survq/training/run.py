@@ -57,6 +57,10 @@ class Run:
         """The weight files of its folds, in their order."""
         return tuple(weights_file(fold.repeat, fold.index) for fold in self.folds)
 
+    @cached_property
+    def _folds_sha256(self) -> str:
+        return sha256_of(json.dumps([asdict(fold) for fold in self.folds], sort_keys=True))
+
     def problems(self, cases: pd.DataFrame) -> list[str]:
         """The folds with too few times of death for time intervals. `cases` has time and event."""
         found = []
@@ -75,14 +79,13 @@ class Run:
         Runs with equal descriptions have equal results on the same kind of machine, with the same versions and the same
         number of processes per fold. Those are not inputs of a study; report.json states them.
         """
-        folds = json.dumps([asdict(fold) for fold in self.folds], sort_keys=True)
         return {
             "cohort": self.cohort,
             "group": self.group,
             "model": self.model,
             "hyperparameters": self.hyperparameters,
             "training": self.training,
-            "folds": {"count": len(self.folds), "sha256": sha256_of(folds)},
+            "folds": {"count": len(self.folds), "sha256": self._folds_sha256},
             "data": data_of(self.model, parts),
             "code": code_of(self.model),
         }
