@@ -9,6 +9,7 @@ as well. Beside attention stand therefore the gradient of the risk and the risk 
 much it agrees with that of the untrained model. Of pathways, the gradient is weak evidence, too, and is not drawn.
 """
 
+import textwrap
 from dataclasses import dataclass
 
 import tyro
@@ -55,7 +56,7 @@ def main(settings: QueryMaps) -> None:
                 planted[name] = planted_evidence(trained[name].folds, predictions[name], cohort, truth)
         if evidence:
             study.save("query_maps", stacked(evidence))
-            print(f"\n{PATHWAYS_BY_GRADIENT}")
+            print(f"\n{textwrap.fill(PATHWAYS_BY_GRADIENT, 110)}")
         for name, table in planted.items():
             print(f"\nHow well maps of held-out cases of {name} find planted patches (AUROC; 0.5: chance)\n")
             print(f"{table.to_string(index=False, float_format='{:.3f}'.format)}\n")

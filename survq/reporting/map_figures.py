@@ -65,7 +65,7 @@ def query_maps_figure(
     columns = 1 + len(maps)
     pictures = any(image is not None for one in maps for image in one.images)
     high = _height(sheet, 2.6)
-    heights = [high + 2.2, *([1.35] if pictures else []), 2.4]
+    heights = [high + 2.5, *([1.35] if pictures else []), 2.4]
     figure = Figure(figsize=(3.3 * columns, sum(heights) + 0.5), layout="constrained")
     rows = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     rows[0].suptitle(_plain_text(title), fontsize=12)
@@ -96,8 +96,8 @@ def cross_modal_figure(
     """
     high = _height(sheet, 4.4)
     lower = 2.9
-    figure = Figure(figsize=(11, high + 2.0 + lower + 0.5), layout="constrained")
-    upper, below = figure.subfigures(2, 1, height_ratios=[high + 2.0, lower], squeeze=False)[:, 0]
+    figure = Figure(figsize=(11, high + 2.3 + lower + 0.5), layout="constrained")
+    upper, below = figure.subfigures(2, 1, height_ratios=[high + 2.3, lower], squeeze=False)[:, 0]
     upper.suptitle(_plain_text(title), fontsize=12)
     slides, tissue = upper.subplots(1, 2)
     draw_tissue(slides, sheet, "A  slides" if sheet.pictures else "A  patches of the slides", effect=effect)
@@ -152,10 +152,11 @@ def draw_tissue(axes: Axes, sheet: Sheet, title: str, effect: np.ndarray | None 
             Line2D([], [], marker="s", linestyle="", color=colour, label=label)
             for colour, label in [(VERMILION, "worsens"), (BLUE, "betters"), (PALE, "no effect")]
         ]
-        axes.legend(
-            handles=legend, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False, fontsize=7,
-            handletextpad=0, columnspacing=1, title="the truth of the simulation", title_fontsize=7,
+        key = axes.legend(
+            handles=legend, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False, borderaxespad=2,
+            fontsize=7, handletextpad=0, columnspacing=1, title="the truth of the simulation", title_fontsize=7,
         )  # fmt: skip
+        key.set_in_layout(False)  # it stands where the maps beside it have their colour bar
     elif not sheet.pictures:
         axes.add_collection(_squares(sheet, facecolors=PALE, edgecolors="white", linewidths=0.3))
 

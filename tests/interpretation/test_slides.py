@@ -8,7 +8,7 @@ from slide_files import of_array, write_tiff
 
 from survq.data.problems import DataError
 from survq.interpretation.sheet import lay_out, open_scans, slide_files
-from survq.reporting.map_figures import draw_map, tissue_map
+from survq.reporting.map_figures import cross_modal_figure, draw_map, pathway_bars, query_maps_figure, tissue_map
 
 SIDE = 224
 
@@ -143,3 +143,26 @@ def test_the_real_slide(real_data):
     for shift in (-0.25, 0.25):
         assert np.abs(means(shift) - truth).mean() > 2 * here
     assert (means(0).min(axis=1) < 225).all(), "no square lies on glass"
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (12, 2), (2, 12)])
+def test_titles_lie_inside_the_figure_and_apart(shape):
+    """Whatever the shape of the tissue: constrained layout cuts what does not fit, without a word."""
+    places = np.stack(np.meshgrid(*map(np.arange, shape)), axis=-1).reshape(-1, 2) * 224
+    positions = pd.DataFrame(places, columns=["x", "y"]).assign(slide_id="S", patch_size=224)
+    sheet = lay_out(positions, pd.DataFrame({"slide_id": ["S"], "magnification": [20.0]}), {})
+    note = "agreement with untrained model 0.75\nAUROC worse 0.96, better 0.00\nuntrained 0.25, 0.28"
+    one = tissue_map("histology query 7", np.arange(float(len(positions))), note, positions, {})
+    bars = pathway_bars("genomic query 3", list("abcdefg"), np.arange(7.0))
+    effect = np.arange(float(len(positions))) % 3 - 1
+    for figure in (
+        query_maps_figure("TITLE", "facts", sheet, [one] * 4, [bars] * 3, effect),
+        cross_modal_figure("TITLE", "facts", sheet, bars, one, effect),
+    ):
+        figure.draw_without_rendering()
+        (above,) = [part for part in figure.subfigs if part.get_suptitle() == "TITLE"]
+        heading = above._suptitle.get_window_extent()
+        for axes in figure.axes:
+            for text in (axes.title, axes._left_title):
+                box = text.get_window_extent()
+                assert not text.get_text() or (box.y1 <= figure.bbox.y1 and not box.overlaps(heading))
