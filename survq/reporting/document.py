@@ -16,7 +16,7 @@ from html import escape
 from matplotlib.figure import Figure
 
 DPI = 120
-LONG = 36  # letters of a cell that gets room on a small screen
+LONG, SHORT = 36, 14  # letters of a cell that gets room on a small screen; of one that is not broken into lines
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 NUMBER = re.compile(r"[<>]?\s?[-−–]?\d")
 STYLE = """
@@ -38,7 +38,7 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-
 th, td { padding: .42rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
   white-space: pre-line; }
 th { background: var(--tint); font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
-td.b { font-weight: 650; } td.t { min-width: 15rem; }
+td.b { font-weight: 650; } td.t { min-width: 15rem; overflow-wrap: anywhere; } td.s { white-space: pre; }
 td.n { text-align: right; white-space: pre; } th.n { text-align: right; }
 .caption { color: var(--soft); font-size: .86rem; }
 figure { margin: 1rem 0; text-align: center; } img { max-width: 100%; height: auto; }
@@ -182,8 +182,9 @@ def _html_of(block: Block) -> str:
 
 
 def _cell(tag: str, text: str, numeric: bool) -> str:
-    long = tag == "td" and max(map(len, text.splitlines()), default=0) > LONG
-    kinds = " ".join(["n"] * numeric + ["b"] * isinstance(text, Strong) + ["t"] * long)
+    letters = max(map(len, text.splitlines()), default=0) if tag == "td" else 0
+    size = ["t"] * (letters > LONG) + ["s"] * (0 < letters <= SHORT and not numeric)
+    kinds = " ".join(["n"] * numeric + ["b"] * isinstance(text, Strong) + size)
     return f'<{tag} class="{kinds}">{escape(text)}</{tag}>' if kinds else f"<{tag}>{escape(text)}</{tag}>"
 
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -26,6 +27,17 @@ SHOWN_METHODS, DRAWN_METHODS = 40, 2  # per cohort: in tables and the fold figur
 SHOWN_ROWS, SHOWN_FIGURES = 60, 12
 OWN_FIGURES = ("kaplan_meier_",)  # names of figures of studies that the report draws itself
 ABSENT = "–"
+EXPLAINED = {
+    "fusion_shuffled": "Each held-out case gets the slides, or the genes, of another case of its fold. Drop: what the "
+    "C-index loses; p by permutation. A rank agreement of 1 means that the model does not read the modality.",
+    "fusion_audit": "Beside the best models of one modality: C-index minus that of their weighted mean, and partial "
+    "correlations of the fused risk with each of theirs. Correlation is not use: see Fusion shuffled.",
+    "fusion_pairs": "Pairs of cases by which models of one modality rank them rightly: the share of each kind, and how "
+    "many of it the fused model ranks rightly; null: 95 % of permutations of its risks.",
+    "importance": "How much each setting mattered in a search, by Optuna's PED-ANOVA; they sum to 1.",
+    "trials_nested": "Scores of trials are on inner folds, of selection, and no result.",
+}
+"""What tables of studies mean, where the table itself does not say it."""
 
 
 def missing(material: Material) -> list[Block]:
@@ -151,7 +163,8 @@ def findings(material: Material) -> list[Block]:
     for stem in sorted(stems, key=lambda stem: (not (tables / f"{stem}.md").is_file(), stem)):
         grid = saved_grid(tables / stem, SHOWN_ROWS)
         if grid is not None:
-            blocks += [Heading(_sentence(stem)), grid]
+            caption = " ".join(filter(None, [EXPLAINED.get(stem), grid.caption]))
+            blocks += [Heading(_sentence(stem)), replace(grid, caption=caption)]
     figures = sorted((material.results.folder / "figures").glob("*.png"))
     figures = [file for file in figures if not file.stem.startswith(OWN_FIGURES)]
     for number, file in enumerate(figures[:SHOWN_FIGURES]):

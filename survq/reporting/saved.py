@@ -6,6 +6,7 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -35,8 +36,9 @@ def save(study: Path, name: str, content: Table | pd.DataFrame | Figure) -> list
 
 
 def saved_grid(stem: Path, rows: int) -> Grid | None:
-    """`stem`.md as printed, or else the numbers of `stem`.csv without ids; the first `rows`. None if neither is
-    readable.
+    """`stem`.md as printed, or else `stem`.csv without ids; the first `rows`. None if neither is readable.
+
+    In the latter, an estimate and the bounds of its interval become one cell.
     """
     markdown, csv = stem.with_name(f"{stem.name}.md"), stem.with_name(f"{stem.name}.csv")
     try:
@@ -45,10 +47,34 @@ def saved_grid(stem: Path, rows: int) -> Grid | None:
         table = pd.read_csv(csv)
     except (OSError, ValueError):
         return None
-    table = table.drop(columns=[name for name in IDS if name in table])
-    cells = [[_shown(value) for value in row] for row in table.head(rows).itertuples(index=False)]
+    bounds = _bounds([str(name) for name in table.columns])
+    shown = [name for name in table.columns if name not in (*IDS, *(b for pair in bounds.values() for b in pair))]
+    cells = []
+    for _, row in table.head(rows).iterrows():
+        cells.append([_shown(row[name]) + _interval(row, bounds.get(name)) for name in shown])
     more = f"{rows} of {len(table)} rows; the file {csv.name} has all." if len(table) > rows else ""
-    return Grid([str(name).replace("_", " ") for name in table.columns], cells, more)
+    return Grid([_title(str(name)) for name in shown], cells, more)
+
+
+def _bounds(names: list[str]) -> dict[str, tuple[str, str]]:
+    """The columns of the lower and upper bound of each estimate that has them.
+
+    They are named `<estimate>_low` and `<estimate>_high`, or follow it as `low` and `high`.
+    """
+    found = {name: (f"{name}_low", f"{name}_high") for name in names if {f"{name}_low", f"{name}_high"} <= {*names}}
+    place = names.index("low") if {"low", "high"} <= {*names} else 0
+    return found | ({names[place - 1]: ("low", "high")} if place else {})
+
+
+def _interval(row: pd.Series, bounds: tuple[str, str] | None) -> str:
+    if bounds is None or row[list(bounds)].isna().any():
+        return ""
+    low, high = (_shown(row[name]) for name in bounds)
+    return f"\n[{low}, {high}]"
+
+
+def _title(name: str) -> str:
+    return re.sub(r"\bc index\b", "C-index", name.replace("_", " "))
 
 
 def _of_markdown(text: str, rows: int) -> Grid | None:
@@ -66,6 +92,8 @@ def _cell(text: str) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
     if isinstance(value, float):
         if pd.isna(value):
             return "–"

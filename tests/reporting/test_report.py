@@ -14,6 +14,7 @@ from held_out_table import predictions, save_run
 from survq.cli import main
 from survq.reporting.document import Details, Document, Grid, Heading, Items, Paragraph, Section
 from survq.reporting.report_sections import without_secrets
+from survq.reporting.saved import saved_grid
 from survq.training.report import Report
 from survq.training.results import Results
 
@@ -134,6 +135,20 @@ def test_blocks_as_markdown():
         text
         == "# t\n\nl\n\n## s\n\n### a\\*b\n\nx y\n\n* 1\n* 2\n\n### d\n\n| h |\n| --- |\n| p\\|q<br>r |\n\nc\n\nf\n"
     )
+
+
+def test_a_saved_table_has_intervals_in_one_cell_and_no_ids(tmp_path):
+    table = pd.DataFrame({"case_id": ["C1", "C2"], "c_index": [0.5, 0.61], "drop": [0.123456, None]})
+    table = table.assign(
+        drop_low=[0.1, None], drop_high=[0.2, None], difference=[-0.1, 0], low=-0.2, high=0.3, best=[True, False]
+    )
+    table.to_csv(tmp_path / "a.csv", index=False)
+    grid = saved_grid(tmp_path / "a", 60)
+    assert grid.header == ["C-index", "drop", "difference", "best"]
+    assert grid.rows == [
+        ["0.500", "0.123\n[0.100, 0.200]", "-0.100\n[-0.200, 0.300]", "yes"],
+        ["0.610", "–", "0.000\n[-0.200, 0.300]", "no"],
+    ]
 
 
 def test_addresses_without_secrets():
