@@ -154,8 +154,8 @@ def _explained_lack_of_memory(batch: Batch) -> Iterator[None]:
         sizes = [len(bag) for bag in batch.bags]
         raise torch.OutOfMemoryError(
             f"the memory of the GPU ran out on {len(batch)} cases with {sum(sizes):,} patches, {max(sizes):,} of them "
-            f"of one case. Fix: give each trial a whole GPU (--gpus-per-trial 1), share the batches of a fold "
-            f"over several (--workers-per-trial), or use a GPU with more memory. Torch says: {error}"
+            f"of one case. Fix: give each trial a whole GPU (--gpus-per-trial 1), or several (--workers-per-trial). "
+            f"Torch says: {error}"
         ) from None
 
 
