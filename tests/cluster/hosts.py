@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,12 @@ def missing() -> str | None:
         return f"{', '.join(lacking)} not installed: apt-get install iproute2 openssh-server rsync"
     if not (Path(sys.prefix) / "bin" / "ray").exists() or sys.prefix.startswith(HOME):
         return f"run the tests from an environment outside of {HOME}"
+    try:
+        recent = int(version("setuptools").split(".")[0]) >= 77
+    except PackageNotFoundError:
+        recent = False
+    if not recent:
+        return "setuptools 77 or newer is needed: pip install -e .[dev]"
     if subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True).returncode:
         return "namespaces are not allowed here"
     return None

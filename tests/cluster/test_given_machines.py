@@ -48,6 +48,18 @@ def test_folds_over_hosts_that_are_called_127_0_1_1(given_machines, alone):
     assert same(results(given_machines, "spread"), alone) == 5
 
 
+def test_a_cut_cable_costs_time_only(given_machines, alone):
+    """The host goes on behind it, and nobody hears of it."""
+    study = submit(given_machines, "cut")
+    study.until("1 of 5 done")
+    given_machines.cable(2, plugged=False)
+    output = study.ended()
+    given_machines.cable(2, plugged=True)
+    assert same(results(given_machines, "cut"), alone) == 5
+    assert "Traceback" not in output
+    up(given_machines)
+
+
 def test_a_lost_host_costs_time_only(given_machines, alone):
     study = submit(given_machines, "lost-host")
     study.until("1 of 5 done")
@@ -100,7 +112,7 @@ def test_whoever_has_not_the_token_is_refused(given_machines):
     join = f"import ray; ray.init('{given_machines.address(1)}:6379', logging_level=50); print('JOINED')"
     (given_machines.state / "shared" / "join.py").write_text(join)
     for token, joined in (("RAY_AUTH_MODE=disabled", False), ("RAY_AUTH_TOKEN=" + 64 * "a", False), ("", True)):
-        done = given_machines.run(0, f"RAY_AUTH_MODE=token {token} timeout 60 python /shared/join.py")
+        done = given_machines.run(2, f"RAY_AUTH_MODE=token {token} timeout 60 python /shared/join.py")
         assert ("JOINED" in done.stdout) == joined, (token, done.stdout)
     dashboard = given_machines.run(0, f"echo > /dev/tcp/{given_machines.address(1)}/8265")
     assert "refused" in dashboard.stdout, "the dashboard is open to others"
@@ -128,7 +140,7 @@ KEYS = f"AWS_ACCESS_KEY_ID=reader AWS_SECRET_ACCESS_KEY={CANARY} AWS_SESSION_TOK
 
 def test_keys_that_only_the_study_has_are_not_enough(given_machines, bucket):
     up(given_machines)
-    command = f". ~/.bashrc; {KEYS} python {SCRIPT.split('/')[1]} --data {bucket} --results keyless"
+    command = f". ~/.bashrc; {KEYS} python checkout/{SCRIPT} --data {bucket} --results keyless"
     output = Started(given_machines.start(1, command)).ended(65)
     assert "ACCESS_DENIED" in output and "give every node the right to read it" in output
     assert "Traceback" not in output and CANARY not in output
@@ -138,11 +150,15 @@ def test_keys_in_the_environment_of_ray_are_in_no_log_and_no_result(given_machin
     for host in (1, 2):
         given_machines.run(host, f"echo export {KEYS} >> ~/.bashrc")
     up(given_machines)
+    log = given_machines.state / "shared" / "requests"
+    log.write_text("")
     output = submit(given_machines, "bucket", f"--data {bucket} --epochs 2").ended()
     assert same(results(given_machines, "bucket"), alone) == 5 and CANARY not in output
-    for host in (1, 2):
-        found = given_machines.run(
-            host, f"grep -rls {CANARY} /tmp/ray ~/bucket; ls /tmp/ray/session_latest/logs | wc -l"
-        )
-        (files,) = found.stdout.split()
-        assert int(files) > 10, "no logs: the test is broken"
+    slides = len([*(given_machines.state / "shared" / "data").glob("*/features/*.parquet")])
+    asked = sum("/features/" in line and ".parquet" in line for line in log.read_text().splitlines())
+    assert asked == 4 * slides, "two requests for the index of a slide and two for its features"
+    for host in given_machines.numbers:
+        found = given_machines.run(host, f"grep -rls --exclude=.bashrc {CANARY} /tmp ~")
+        assert found.stdout == "", "the key stands in these files"
+    logs = given_machines.run(2, "ls /tmp/ray/session_latest/logs").stdout.split()
+    assert len(logs) > 10, "no logs: the test is broken"
