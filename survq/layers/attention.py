@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Projected = tuple[Tensor, Tensor, Tensor]
+"""The queries, keys and values of heads."""
+
 
 class Attention(nn.Module):
     """softmax(F_q(Q) F_k(X)^T / sqrt(D)) F_v(X): equations (1)-(3), with one head and no output projection."""
@@ -108,13 +111,36 @@ class ResidualAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(
-        self, Q: Tensor, X: Tensor, present: Tensor | None = None, *, weights: bool = True
+        self,
+        Q: Tensor,
+        X: Tensor,
+        present: Tensor | None = None,
+        *,
+        weights: bool = True,
+        projected: Projected | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `Attention.forward`; without `weights` it is faster."""
-        X = self.norm_token(X)
-        q, k, v = self._split(Q), self._heads(self.attention.key(X)), self._heads(self.attention.value(X))
-        mixed, A = _attend_heads(q, k, v, None if present is None else present[:, None, None, :], weights)
+        """As `Attention.forward`; without `weights` it is faster. `projected` may be given where it is known."""
+        mixed, A = _attend_heads(*(projected or self.projected(Q, X)), present, weights)
         return self._joined(Q, mixed), A
+
+    def projected(self, Q: Tensor, X: Tensor) -> Projected:
+        """The queries, keys and values of the heads, (*case, head, token, width / head)."""
+        X = self.norm_token(X)
+        return self._split(Q), self._heads(self.attention.key(X)), self._heads(self.attention.value(X))
+
+    def pooled(
+        self,
+        M: Float[Tensor, "case token width"],
+        present: Bool[Tensor, "case token"] | None = None,
+        projected: Projected | None = None,
+    ) -> Float[Tensor, "case width"]:
+        """The mean over tokens of `forward(M, M)`, with the output projection applied only once, to the mean.
+
+        `projected` saves the projections of M where they are known.
+        """
+        mixed, _ = _attend_heads(*(projected or self.projected(M, M)), present, weights=False)
+        mixed = mixed.transpose(-3, -2).flatten(-2)
+        return mean_present(M, present) + self.output(mean_present(mixed, present))
 
     def over_bags(
         self, Q: Tensor, X: Tensor, sizes: Sequence[int], *, weights: bool = True
@@ -138,14 +164,24 @@ class ResidualAttention(nn.Module):
         return Q + self.output(mixed.transpose(-3, -2).flatten(-2))
 
 
+def mean_present(
+    X: Float[Tensor, "case token _"], present: Bool[Tensor, "case token"] | None
+) -> Float[Tensor, "case _"]:
+    """Over the tokens that are present."""
+    if present is None:
+        return X.mean(dim=1)
+    return (X * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
+
+
 def _attend_heads(
     q: Float[Tensor, "*#case head query _"],
     k: Float[Tensor, "*case head token _"],
     v: Float[Tensor, "*case head token _"],
-    mask: Tensor | None,
+    present: Bool[Tensor, "case token"] | None,
     weights: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """What each head reads, (case, head, query, _), and the mean of the heads' weights, (case, query, token)."""
+    mask = None if present is None else present[:, None, None, :]
     if not weights and q.device.type == "cpu":  # on a GPU, the sums of its gradient have no fixed order
         return F.scaled_dot_product_attention(q.expand(*k.shape[:-2], -1, -1), k, v, mask), None
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])

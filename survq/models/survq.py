@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from survq.data.batch import Batch
 from survq.data.cohort import InputSpec
-from survq.layers.attention import Attention, ResidualAttention
+from survq.layers.attention import Attention, Projected, ResidualAttention, mean_present
 from survq.layers.bags import pack
 from survq.layers.fused import read_bags
 from survq.layers.hazard_head import HazardHead
@@ -133,16 +133,23 @@ class SurvQ(SurvivalModel):
     def predictions_by_size(self, batch: Batch) -> Mapping[tuple[int, ...], Prediction]:
         """Of nested queries: by the numbers of histology and of genomic queries; 0 for a modality that is not read.
 
-        The queries of a modality do not see each other before fusion, so that patches and pathways are read once.
+        The queries of a modality do not see each other before fusion, so that patches and pathways are read once, and
+        the first layer of fusion projects all tokens once.
         """
-        assert self.nested
-        histology = self._histology(batch, None) if self.spec.patch_features else None
-        genomics = self._genomics(batch, None) if self.spec.pathways else None
+        first = self.mix[0]
+        assert self.nested and isinstance(first, ResidualAttention)
+        genomics = [self._genomics(batch, None)] if self.spec.pathways else []
+        histology = [self._histology(batch, None)] if self.spec.patch_features else []
+        M, present = _together(histology + genomics)
+        h_all, g_all = (sum(tokens.tokens.shape[1] for tokens in one) for one in (histology, genomics))
+        q, k, v = first.projected(M, M)
         found: dict[tuple[int, ...], Prediction] = {}
-        for h in prefixes(histology.tokens.shape[1]) if histology else [0]:
-            for g in prefixes(genomics.tokens.shape[1]) if genomics else [0]:
-                cut = [_first(tokens, n) for tokens, n in ((histology, h), (genomics, g)) if tokens is not None]
-                found[h, g] = Prediction(self.hazard(self._mixed(cut, None)))
+        for h in prefixes(h_all):
+            for g in prefixes(g_all):
+                chosen = torch.cat([torch.arange(h), h_all + torch.arange(g)]).to(M.device)
+                own = q[:, :, chosen], k[:, :, chosen], v[:, :, chosen]
+                z = self._pooled(M[:, chosen], None if present is None else present[:, chosen], own)
+                found[h, g] = Prediction(self.hazard(z))
         return found
 
     def _used(self, Q: Float[Tensor, "query width"]) -> Float[Tensor, "_ width"]:
@@ -200,21 +207,28 @@ class SurvQ(SurvivalModel):
 
     def _mixed(self, modalities: list[Tokens], kept: dict | None) -> Float[Tensor, "case width"]:
         """z, the mean of the tokens of M' (3) that a case has."""
-        M = torch.cat([tokens for tokens, _ in modalities], dim=1)  # (case, token, width)
-        there = torch.cat([(number > 0)[:, None].expand(tokens.shape[:2]) for tokens, number in modalities], dim=1)
-        present = None if there.all() else there
-        if isinstance(self.mix[0], Attention) and kept is None:
-            with products_in(precision(self.mix[0].key.weight), M.device):
-                return self.mix[0].pooled(M, present)
+        M, present = _together(modalities)
+        if kept is None:
+            return self._pooled(M, present)
         mixed, fusion = M, []
         for layer in self.mix:
-            mixed, A = layer(mixed, mixed, present, weights=kept is not None)
+            mixed, A = layer(mixed, mixed, present)
             fusion.append(A)
-        if kept is not None:
-            kept |= {"tokens": M, "fusion": tuple(fusion), "fused": mixed}
-        if present is None:
-            return mixed.mean(dim=1)
-        return (mixed * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
+        kept |= {"tokens": M, "fusion": tuple(fusion), "fused": mixed}
+        return mean_present(mixed, present)
+
+    def _pooled(
+        self, M: Tensor, present: Tensor | None, projected: Projected | None = None
+    ) -> Float[Tensor, "case width"]:
+        """z without the tokens of M'; `projected` are those of M in the first layer, where they are known."""
+        *before, last = self.mix
+        if isinstance(last, Attention):
+            with products_in(precision(last.key.weight), M.device):
+                return last.pooled(M, present)
+        assert isinstance(last, ResidualAttention)
+        for layer in before:
+            M, projected = layer(M, M, present, weights=False, projected=projected)[0], None
+        return last.pooled(M, present, projected)
 
 
 class Tokens(NamedTuple):
@@ -224,18 +238,22 @@ class Tokens(NamedTuple):
     number: Int[Tensor, " case"]
 
 
+def _together(
+    modalities: Sequence[Tokens],
+) -> tuple[Float[Tensor, "case token width"], Bool[Tensor, "case token"] | None]:
+    """M, and which of its tokens a case has; None if all cases have all of them."""
+    M = torch.cat([tokens for tokens, _ in modalities], dim=1)
+    there = torch.cat([(number > 0)[:, None].expand(tokens.shape[:2]) for tokens, number in modalities], dim=1)
+    return M, None if there.all() else there
+
+
 def prefixes(queries: int) -> list[int]:
-    """The numbers of queries at which nested ones are trained and evaluated: powers of two, and all.
+    """The numbers of queries at which nested ones are trained and evaluated: powers of two, and all; 0 without queries.
 
     >>> prefixes(12)
     [1, 2, 4, 8, 12]
     """
     return [2**power for power in range(queries.bit_length()) if 2**power < queries] + [queries]
-
-
-def _first(tokens: Tokens, count: int) -> Tokens:
-    """The first tokens of a modality."""
-    return Tokens(tokens.tokens[:, :count], tokens.number.clamp(max=count))
 
 
 def _mean_of_tokens(modalities: list[Tokens]) -> Float[Tensor, "case width"]:

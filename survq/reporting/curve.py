@@ -63,7 +63,8 @@ def curve_figure(table: pd.DataFrame, checks: pd.DataFrame, title: str) -> Figur
     for axes, varied, kept in zip(edges, COUNTS, reversed(COUNTS), strict=True):
         _edge(axes, table[table[kept] == table[kept].max()], checks, varied, kept)
     edges[0].set_ylabel("C-index, mean over folds")
-    edges[0].legend(frameon=False, fontsize=8, loc="lower right")
+    handles, labels = edges[0].get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 

@@ -14,14 +14,15 @@ def nested(**hyperparameters):
     return build("survq", nested_queries=True, **{**COUNTS, **dropout, **hyperparameters})
 
 
-def test_each_prefix_is_the_model_with_only_these_queries():
+@pytest.mark.parametrize("depth", [1, 2])
+def test_each_prefix_is_the_model_with_only_these_queries(depth):
     batch = make_batch(sizes=(7, 0, 4, 9), has_expression=[True, True, False, True])
-    model = nested().eval()
+    model = nested(depth=depth).eval()
     with torch.no_grad():
         found = model.predictions_by_size(batch)
         assert list(found) == [(h, g) for h in (1, 2, 4, 6) for g in (1, 2, 4, 5)]
         for (h, g), prediction in found.items():
-            alone = build("survq", block="residual", histology_queries=h, genomic_queries=g).eval()
+            alone = build("survq", block="residual", depth=depth, histology_queries=h, genomic_queries=g).eval()
             weights = {**model.state_dict(), "Q_h": model.Q_h[:h], "Q_g": model.Q_g[:g]}
             alone.load_state_dict(weights)
             assert prediction.logits == pytest.approx(alone(batch).logits, abs=1e-5)
