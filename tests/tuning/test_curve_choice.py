@@ -1,5 +1,7 @@
 """A nested search that chooses numbers of queries from the inner curve: the rule, and that it sees inner folds only."""
 
+import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 
 from survq.data.cohort import Cohort
 from survq.data.folds import make_folds
+from survq.exits import UsageError
 from survq.simulation.data_folder import write_simulated
 from survq.training.config import TrainConfig
 from survq.training.ensemble import curve_of
@@ -144,3 +147,15 @@ def test_held_out_outcomes_change_nothing_that_is_chosen(cohort, searched, tmp_p
     assert after.sizes == search.sizes and after.chosen.number == search.chosen.number
     assert after.refits[0].report.weights_sha256 == search.refits[0].report.weights_sha256
     assert after.refits[0].c_index != search.refits[0].c_index, "the change did not reach the outer fold"
+
+
+def test_only_nested_models_and_nested_searches_have_a_curve(monkeypatch):
+    spec = importlib.util.spec_from_file_location("search_study", Path(__file__).parents[2] / "studies/search.py")
+    study = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "search_study", study)
+    spec.loader.exec_module(study)
+    with pytest.raises(UsageError, match="--curve: snn has no nested queries"):
+        study.SearchSettings(model="snn", curve=True)
+    with pytest.raises(UsageError, match="--curve: the paper's protocol has no inner folds"):
+        study.SearchSettings(protocol="paper", curve=True)
+    assert study.SearchSettings(curve=True).model == "survq"
