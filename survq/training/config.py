@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from survq.exits import UsageError
@@ -43,9 +44,9 @@ class TrainConfig:
                     near = difflib.get_close_matches(name, known, n=1)
                     hint = f"perhaps {near[0]!r}" if near else f"it has {', '.join(known)}"
                     problems.append(f"{self.model} has no hyperparameter {name!r}; {hint}")
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                problems.append(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}")
+        for name, choices in _choices().items():
+            if getattr(self, name) not in choices:
+                problems.append(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
         if not 0 < self.learning_rate <= 1:
             problems.append(f"learning_rate is {self.learning_rate}; expected above 0 and at most 1")
         if not 0 <= self.weight_decay <= 10:
@@ -63,6 +64,12 @@ class TrainConfig:
     def native(cls, model: str, **settings: Any) -> TrainConfig:
         """The training settings of the model's own paper, except those given."""
         return cls(**{"model": model, **MODELS[model].native, **settings})
+
+
+@cache  # a search makes many configurations
+def _choices() -> dict[str, tuple[str, ...]]:
+    """The fields that have one of a few values."""
+    return {name: get_args(kind) for name, kind in get_type_hints(TrainConfig).items() if get_origin(kind) is Literal}
 
 
 def model_problems(names: Iterable[str]) -> list[str]:

@@ -22,28 +22,43 @@ class Searches:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.searches = list(searches)
         self._running: dict[str, tuple[Search, Trial | Refit]] = {}  # by path
+        names = list(dict.fromkeys(search.cohort.name for search in searches))
+        self._order = {name: at for at, name in enumerate(names)}  # of the cohorts
+        self._open = [search for search in searches if not search.exhausted]
 
     def next(self) -> Run | None:
-        # those that are furthest behind come first: a few that are left at the end cannot fill a cluster
-        for search in sorted(self.searches, key=lambda search: len(search.trials) + len(search.refits)):
+        # the runs of a cohort come together, as they share its features. Of its searches, those that are furthest
+        # behind come first: a few that are left at the end cannot fill a cluster
+        def turn(search: Search) -> tuple[int, int]:
+            return self._order[search.cohort.name], len(search.trials) + len(search.refits)
+
+        for search in sorted(self._open, key=turn):
             if (found := search.next()) is not None:
                 run, part = found
                 self._running[run.path] = search, part
+                self._close_if_exhausted(search)
                 return run
         return None
 
     @property
     def exhausted(self) -> bool:
-        return all(search.exhausted for search in self.searches)
+        return not self._open
 
     def on_finished(self, run: Run, record: Record) -> None:
         search, part = self._running[run.path]
         search.ended(part, record)
+        self._close_if_exhausted(search)
 
     def on_failed(self, run: Run) -> None:
         # later trials would depend on the missing result
         search, _ = self._running[run.path]
         search.abandoned = True
+        self._close_if_exhausted(search)
+
+    def _close_if_exhausted(self, search: Search) -> None:
+        # only what happens to a search can exhaust it: to ask all of them after every run would take the driver long
+        if search.exhausted:
+            self._open = [other for other in self._open if other is not search]
 
     def should_stop(self, run: Run, epochs: Sequence[Epoch]) -> bool:
         search, part = self._running[run.path]
@@ -70,7 +85,7 @@ class Searches:
 
     @property
     def cohorts(self) -> set[str]:
-        return {search.cohort.name for search in self.searches if not search.exhausted}
+        return {search.cohort.name for search in self._open}
 
     @property
     def configs(self) -> list[TrainConfig]:
