@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,7 +13,9 @@ from survq.text import file_name
 from survq.training.config import TrainConfig
 from survq.training.record import Record
 from survq.training.run import Run
-from survq.tuning.search import Refit, Search, Trial
+from survq.tuning.search import GENERATION, Refit, Search, Trial
+
+READY = 3  # runs that could start for each that is running: some searches wait for the end of a generation
 
 
 class Searches:
@@ -22,20 +25,23 @@ class Searches:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.searches = list(searches)
         self._running: dict[str, tuple[Search, Trial | Refit]] = {}  # by path
-        names = list(dict.fromkeys(search.cohort.name for search in searches))
-        self._order = {name: at for at, name in enumerate(names)}  # of the cohorts
+        self._begun: dict[str, int] = {}  # cohort -> how many searches had been exhausted when it began
+        self._busy = 0  # runs that have started and not ended
         self._open = [search for search in searches if not search.exhausted]
 
     def next(self) -> Run | None:
-        # the runs of a cohort come together, as they share its features. Of its searches, those that are furthest
-        # behind come first: a few that are left at the end cannot fill a cluster
-        def turn(search: Search) -> tuple[int, int]:
-            return self._order[search.cohort.name], len(search.trials) + len(search.refits)
+        # of the cohorts that began together, searches that are furthest behind come first: a few that are left at the
+        # end cannot fill a cluster
+        def turn(search: Search) -> tuple[float, int]:
+            return self._begun.get(search.cohort.name, math.inf), len(search.trials) + len(search.refits)
 
+        self._begin_cohorts()
         for search in sorted(self._open, key=turn):
             if (found := search.next()) is not None:
                 run, part = found
                 self._running[run.path] = search, part
+                self._begun.setdefault(run.cohort, len(self.searches) - len(self._open))
+                self._busy += 1
                 self._close_if_exhausted(search)
                 return run
         return None
@@ -46,14 +52,27 @@ class Searches:
 
     def on_finished(self, run: Run, record: Record) -> None:
         search, part = self._running[run.path]
+        self._busy -= 1
         search.ended(part, record)
         self._close_if_exhausted(search)
 
     def on_failed(self, run: Run) -> None:
         # later trials would depend on the missing result
         search, _ = self._running[run.path]
+        self._busy -= 1
         search.abandoned = True
         self._close_if_exhausted(search)
+
+    def _begin_cohorts(self) -> None:
+        """Begin as few cohorts as can keep the machines busy, because the runs of a cohort share its features."""
+        of_cohort = Counter(search.cohort.name for search in self._open)
+        going = sum(count for name, count in of_cohort.items() if name in self._begun)
+        for name, count in of_cohort.items():
+            if GENERATION * going > READY * self._busy:
+                return
+            if name not in self._begun:
+                self._begun[name] = len(self.searches) - len(self._open)
+                going += count
 
     def _close_if_exhausted(self, search: Search) -> None:
         # only what happens to a search can exhaust it: to ask all of them after every run would take the driver long

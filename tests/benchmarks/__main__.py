@@ -52,7 +52,7 @@ BENCHMARKS: dict[tuple[str, ...], Benchmark] = {
     ("bf16_logits", "bf16_gradients"): numerics.bf16,
     ("parity_c_index", "parity_no_dropout", "parity_loss"): parity.parity,
     ("machinery_cpu", "machinery_second_start"): machinery.machinery,
-    ("scheduler_idle", "scheduler_driver"): scheduling.scheduling,
+    ("scheduler_idle", "scheduler_scale", "scheduler_driver"): scheduling.scheduling,
     tuple(f"{kind}_{what}" for kind in ("grid", "search") for what in ("growth", "driver", "resume")): driver.driver,
     tuple(f"growth_{what}" for what in growth.WHAT): growth.growth,
     ("growth_memory",): growth.memory,
