@@ -64,12 +64,13 @@ def main(settings: AblateComponents) -> None:
                 ]
         trained = study.train(runs)
         table = study_table(trained, PARTS, parts_of, published(PAPER, ("BRCA", "BLCA", "COADREAD")))
-        print(f"\nTable 2: C-index of SurvQ with some of its parts\n\n{table}\n")
-        study.save("table_2", table)
         differences = differences_from(compared(trained, name_of), "SurvQ")
+        study.save("table_2", table)
+        if len(differences):
+            study.save("differences_from_survq", differences)
+        print(f"\nTable 2: C-index of SurvQ with some of its parts\n\n{table}\n")
         if len(differences):
             print(f"\nDifference from SurvQ on the same folds\n\n{differences_text(differences)}\n")
-            study.save("differences_from_survq", differences)
         study.show_oracle()
 
 

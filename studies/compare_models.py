@@ -162,7 +162,7 @@ def all_searches(
 
 
 def report(study: Study, rows: list[Compared], settings: CompareModels) -> None:
-    """Print and save the table, the differences from SurvQ, the ranks, and the figures."""
+    """Save and print the table, the differences from SurvQ, the ranks, and the figures."""
     compared_models = {row.model for row in rows}
     groups = {model: group_of(model) for model in MODELS if model in compared_models}
     choices = {}
@@ -182,24 +182,27 @@ def report(study: Study, rows: list[Compared], settings: CompareModels) -> None:
         epoch="the epoch selected on inner folds" if settings.tuned else "the last epoch",
         note="†: prototype-based.",
     )
-    print(f"\nTable 1: C-index of all models on the same held-out cases\n\n{table}\n")
+    differences, ranks = differences_from(rows, REFERENCE), ranks_of(rows)
     study.save("table_1", table)
     for cohort, chosen in choices.items():
         study.save(f"late_fusion_{cohort}", chosen)
     study.save("table_1_forest", forest_figure(table, label(REFERENCE), demo.oracle(study.cohorts)))
 
-    differences, ranks = differences_from(rows, REFERENCE), ranks_of(rows)
     if len(differences):
-        print(f"\nDifference from SurvQ on the same folds\n\n{differences_text(differences, labels)}\n")
         study.save("differences_from_survq", differences)
     if len(ranks):
-        over = f"Mean rank, cohorts: {', '.join(study.cohorts)}; 95 % interval by bootstrap of patients"
-        print(f"\n{over}\n\n{ranks_text(ranks, labels)}\n")
         study.save("mean_ranks", ranks)
-    study.show_oracle()
     for row in rows:
         if row.model == REFERENCE and not row.problem:
             study.save(f"kaplan_meier_{row.cohort}", kaplan_meier_figure(row.predictions[0], f"{row.cohort}, SurvQ"))
+
+    print(f"\nTable 1: C-index of all models on the same held-out cases\n\n{table}\n")
+    if len(differences):
+        print(f"\nDifference from SurvQ on the same folds\n\n{differences_text(differences, labels)}\n")
+    if len(ranks):
+        over = f"Mean rank, cohorts: {', '.join(study.cohorts)}; 95 % interval by bootstrap of patients"
+        print(f"\n{over}\n\n{ranks_text(ranks, labels)}\n")
+    study.show_oracle()
 
 
 def group_of(model: str) -> str:

@@ -57,13 +57,14 @@ def main(settings: FixedQueries) -> None:
             lambda settings: {"queries": NAMES[settings["learnable_queries"]]},
             published(PAPER, ("BRCA", "COADREAD")),
         )
-        print(f"\nTable 4: C-index of SurvQ with fixed and learnable queries\n\n{table}\n")
-        study.save("table_4", table)
         rows = compared(trained, lambda run: NAMES[run.hyperparameters["learnable_queries"]])
         differences = differences_from(rows, "fixed")
+        study.save("table_4", table)
+        if len(differences):
+            study.save("learnable_minus_fixed", differences)
+        print(f"\nTable 4: C-index of SurvQ with fixed and learnable queries\n\n{table}\n")
         if len(differences):
             print(f"\nLearnable minus fixed, on the same folds\n\n{differences_text(differences)}\n\n{ALGEBRA}\n")
-            study.save("learnable_minus_fixed", differences)
         study.show_oracle()
 
 

@@ -96,13 +96,12 @@ def compare(name: str, spec: InputSpec, settings: InferenceCost) -> None:
         f"pathways, on {hardware(device)}; median and quartiles of {settings.repeats} repeats. Memory: peak of "
         f"weights, case and activations together. Paper: on an A100."
     )
-    print(f"Table 5: cost of a forward pass (sizes: {name})\n\n{table}\n\n{caption}\n", flush=True)
-
     folder = settings.results.expanduser() / "inference_cost" / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / f"table_5_{name}.md", f"{table}\n\n{caption}\n".encode())
     replace_file(folder / f"milliseconds_{name}.csv", times.to_csv(index_label="repeat").encode())
-    print(f"  written   {folder}/table_5_{name}.md, milliseconds_{name}.csv")
+    print(f"Table 5: cost of a forward pass (sizes: {name})\n\n{table}\n\n{caption}\n")
+    print(f"  written   {folder}/table_5_{name}.md, milliseconds_{name}.csv", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ def main(settings: InformationStudy) -> None:
     with open_query_study(settings, PROTOCOL) as (study, trained):
         for name, run in trained.items():
             table = information_table(run.folds, run.predictions, study.cohorts[name])
+            study.save(f"table_6_{name}", table)
             print(f"\nTable 6, {name}: variance kept by the queries\n")
             print(f"{table.to_string(index=False, float_format='{:.4f}'.format)}\n\n{textwrap.fill(TABLE_6, 110)}\n")
-            study.save(f"table_6_{name}", table)
 
 
 if __name__ == "__main__":

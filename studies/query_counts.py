@@ -77,13 +77,7 @@ def main(settings: QueryCounts) -> None:
                 ]
         trained = study.train(runs)
         table = study_table(trained, rows=COUNTS, published=published(PUBLISHED, PAPER_COHORTS))
-        print(f"\nTable 3: C-index by numbers of queries\n\n{table}\n")
         gains = differences(trained.finished, COUNTS, lambda record: counts_of(record) == PAPER)
-        if len(gains):
-            title = "C-index minus that of {} histology and {} genomic queries".format(*PAPER)
-            lines = gains.to_string(index=False, float_format="{:+.3f}".format)
-            print(f"{title}, with 95 % interval by paired bootstrap of patients\n\n{lines}\n")
-        study.show_oracle()
         study.save("table_3", table)
         study.save("query_counts", query_count_figure(table, oracle(study.cohorts)))
         for record in trained.finished:
@@ -92,6 +86,13 @@ def main(settings: QueryCounts) -> None:
                 study.save(f"learning_curves_{record.cohort}", learning_curves_figure(record.epochs, record.cohort))
         if len(gains):
             study.save("differences", gains)
+
+        print(f"\nTable 3: C-index by numbers of queries\n\n{table}\n")
+        if len(gains):
+            title = "C-index minus that of {} histology and {} genomic queries".format(*PAPER)
+            lines = gains.to_string(index=False, float_format="{:+.3f}".format)
+            print(f"{title}, with 95 % interval by paired bootstrap of patients\n\n{lines}\n")
+        study.show_oracle()
 
 
 def curve(settings: QueryCounts) -> None:
@@ -112,10 +113,10 @@ def curve(settings: QueryCounts) -> None:
             checks = alone_table({counts_of(record): record for record in records if record not in nested})
             for record in nested:
                 table = curve_table(curve_of(record))
-                print(f"\n{name}: C-index with nested queries, and trained with these numbers alone\n")
-                print(f"{compared_at(table, checks).to_string(index=False, float_format='{:.3f}'.format)}\n")
                 study.save(f"curve_{name}", table)
                 study.save(f"curve_{name}", curve_figure(table, checks, name))
+                print(f"\n{name}: C-index with nested queries, and trained with these numbers alone\n")
+                print(f"{compared_at(table, checks).to_string(index=False, float_format='{:.3f}'.format)}\n")
         study.show_oracle()
 
 

@@ -32,10 +32,10 @@ def main(settings: QueryEmbedding) -> None:
     with open_query_study(settings, PROTOCOL) as (study, trained):
         for name, run in trained.items():
             points = query_points(run.folds[0])
-            for model, same in points.groupby("model", sort=False)["same_neighbour"].first().items():
-                print(f"  {name}, {model}: the nearest query is of the same modality for {same:.1%}")
             study.save(f"query_embedding_{name}", points)
             study.save(f"query_embedding_{name}", query_points_figure(points, f"Learned queries, {name}"))
+            for model, same in points.groupby("model", sort=False)["same_neighbour"].first().items():
+                print(f"  {name}, {model}: the nearest query is of the same modality for {same:.1%}")
 
 
 if __name__ == "__main__":

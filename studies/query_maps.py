@@ -58,9 +58,9 @@ def main(settings: QueryMaps) -> None:
             study.save("query_maps", stacked(evidence))
             print(f"\n{textwrap.fill(PATHWAYS_BY_GRADIENT, 110)}")
         for name, table in planted.items():
+            study.save(f"planted_patches_{name}", table)
             print(f"\nHow well maps of held-out cases of {name} find planted patches (AUROC; 0.5: chance)\n")
             print(f"{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
-            study.save(f"planted_patches_{name}", table)
 
 
 if __name__ == "__main__":

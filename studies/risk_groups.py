@@ -36,14 +36,16 @@ def main(settings: Settings) -> None:
         if table.empty:
             raise UsageError(f"{settings.study}: no run has finished. Fix: run its study again to continue it.")
         shown = table.drop(columns=["reason"]).to_string(index=False, float_format="{:.3g}".format)
-        print(f"Risk groups of {len(table)} methods; column cut: where they are divided\n\n{shown}\n")
-        print(f"  {LOG_RANK_CAVEAT}\n  p_holm is adjusted for all rows.\n")
         written = save(material.results.folder, "risk_groups", table)
         for cohort in material.cohorts:
             if methods := material.of(cohort):
                 figure = risk_groups_figure(methods, f"{cohort}: survival of high- and low-risk cases")
                 written += save(material.results.folder, f"risk_groups_{cohort}", figure)
-        for path in [*written, *write_report(material)]:
+        written += write_report(material)
+
+        print(f"Risk groups of {len(table)} methods; column cut: where they are divided\n\n{shown}\n")
+        print(f"  {LOG_RANK_CAVEAT}\n  p_holm is adjusted for all rows.\n")
+        for path in written:
             print(f"  written   {path}")
 
 

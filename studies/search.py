@@ -109,35 +109,31 @@ def main(settings: SearchSettings) -> None:
 
 
 def report(study: Study, searches: Sequence[Search], seeds: int) -> None:
-    """Print and save the selected settings, their C-index on outer folds, and the optimism of the search."""
+    """Save and print the selected settings, their C-index on outer folds, and what the search was worth."""
     table, outer = nested_table(searches, seeds), outer_table(searches)
+    differences, importances, best = chosen_minus_default(searches, seeds), importance(searches), best_so_far(searches)
+    if len(outer):
+        study.save("outer_folds", outer)
+    study.save("nested_search", table)
+    study.save("chosen_minus_default", differences)
+    study.save("importance", importances)
+    for name in study.cohorts:
+        predictions = outer_predictions([search for search in searches if search.cohort.name == name])
+        if predictions is not None:
+            study.save(f"kaplan_meier_{name}", kaplan_meier_figure(predictions, f"{name}, nested search"))
+        own = (found[found["cohort"] == name] for found in (best, importances))
+        study.save(f"searches_{name}", search_figure(*own, f"{name}, nested search"))
+
     if len(outer):
         shown = outer.drop(columns="model").to_string(index=False)
         print(f"\nSelected setting and C-index per outer fold\n\n{shown}\n")
-        study.save("outer_folds", outer)
     print(f"\nNested search: C-index on outer folds, not used for any selection\n\n{table}\n")
     if len(outer):
         optimistic = outer["search_c_index_optimistic"].mean()
         print(f"  C-index of the selected settings on the inner folds: {optimistic:.3f} (optimistic, not a result)")
     study.show_oracle()
-    study.save("nested_search", table)
-    for name in study.cohorts:
-        predictions = outer_predictions([search for search in searches if search.cohort.name == name])
-        if predictions is not None:
-            study.save(f"kaplan_meier_{name}", kaplan_meier_figure(predictions, f"{name}, nested search"))
-    show_findings(study, searches, seeds)
-
-
-def show_findings(study: Study, searches: Sequence[Search], seeds: int) -> None:
-    """Print and save whether choosing helped, whether the outer searches agree, and which settings mattered."""
-    differences, importances, best = chosen_minus_default(searches, seeds), importance(searches), best_so_far(searches)
     for row in differences.itertuples():
         print(f"  {row.cohort}, seed {row.seed}: {row.in_words}")
-    for name in study.cohorts:
-        own = (table[table["cohort"] == name] for table in (best, importances))
-        study.save(f"searches_{name}", search_figure(*own, f"{name}, nested search"))
-    study.save("chosen_minus_default", differences)
-    study.save("importance", importances)
 
 
 if __name__ == "__main__":

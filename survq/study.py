@@ -110,6 +110,7 @@ class Study:
     _comparisons: dict[str, Comparison] = field(default_factory=dict)  # by cohort
     _about: dict[str, Any] = field(default_factory=dict)  # what the report says of the data
     _plan: dict[str, dict[str, Any]] = field(default_factory=dict)  # by path: how many runs to expect, and their label
+    _written: list[Path] = field(default_factory=list)  # tables and figures
     _start: float = field(default_factory=time.monotonic)
 
     @property
@@ -232,9 +233,11 @@ class Study:
         return queue.records
 
     def save(self, name: str, content: Table | pd.DataFrame | Figure) -> None:
-        """Write a table or a figure into the study's folder, and print its path."""
-        for path in save(self.results.folder, name, content):
-            print(f"  written   {path}")
+        """Write a table or a figure into the study's folder. `farewell` prints its path.
+
+        Studies save everything before they print anything: what cannot be printed, in a closed terminal, is on disk.
+        """
+        self._written += save(self.results.folder, name, content)
 
     def save_files(self, folder: Sequence[str], contents: Mapping[str, bytes | memoryview | Figure]) -> None:
         """Write the files of a case, by name, into a subfolder of the study, whose last part is its id.
@@ -259,7 +262,7 @@ class Study:
 
     def farewell(self) -> None:
         """Write the report, and print the last lines: paths, duration and missing results."""
-        for path in write_report(Material(self.results)):
+        for path in [*self._written, *write_report(Material(self.results))]:
             print(f"  written   {path}")
         print(f"\n  curves    tensorboard --logdir {shlex.quote(str(self.results.views / 'tensorboard'))}")
         print(f"  runs      {self.results.folder / 'index.csv'}")

@@ -51,6 +51,9 @@ class Predict:
         cohort = Cohort.load(self.data, self.cohort)
         predictions = predict(record, folds, cohort, cohort.bags())
 
+        content = parquet(predictions) if output.suffix == ".parquet" else csv_bytes(predictions)
+        replace_file(output.expanduser(), bytes(content))
+
         together = predictions[predictions["model"] == ENSEMBLE].set_index("case_id")
         print(f"{folds[0].config.model}, {len(folds)} fold models of {self.run_folder}")
         print(f"  {cohort.summary()}")
@@ -63,7 +66,5 @@ class Predict:
             )
             events = int(outcomes["event"].sum())
             print(f"  {len(rows)} {seen} cases, {events} events: C-index of the ensemble {c_index:.3f}")
-        content = parquet(predictions) if output.suffix == ".parquet" else csv_bytes(predictions)
-        replace_file(output.expanduser(), bytes(content))
         print(f"\n  written   {output}")
         return 0
