@@ -99,6 +99,22 @@ def test_fixed_queries_never_move_and_start_where_learnable_ones_do(study, resul
         assert not torch.equal(before, after) and after.requires_grad
 
 
+def test_tables_are_on_disk_before_they_are_printed(study, results, monkeypatch):
+    study("fixed_queries", keep_weights=True)  # stored, if it has run before
+    tables = sorted((results / "fixed_queries/tables").glob("[!m]*"))
+    for file in tables:
+        file.unlink()
+
+    def full(text, **options):
+        if "Table 4" in text:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("builtins.print", full)
+    with pytest.raises(SystemExit):
+        study("fixed_queries", keep_weights=True)
+    assert len(tables) == 3 and all(file.is_file() for file in tables)
+
+
 def test_maps_of_two_cases(study, results, tiny_folder):
     printed = study("query_maps")
     cohort = Cohort.load(tiny_folder, "TINY")
