@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -45,8 +45,9 @@ class ImportExpression:
     the names of columns and by the ids in them."""
     sample_column: Annotated[str | None, arg(metavar="COLUMN")] = None
     """Column of the sample ids, which state the sample type."""
-    drop_incomplete_genes: bool = False
-    """Leave out genes with a missing value of any case, in place of an error."""
+    incomplete_genes: Literal["error", "drop", "keep"] = "error"
+    """Genes with a missing value of any case: an error, left out, or kept, where a fold reads the mean of its training
+    cases for it."""
     missing: Annotated[tuple[str, ...], arg(metavar="TEXT ...")] = ()
     """Further spellings of a missing value, such as -999 (as --missing=-999)."""
 
@@ -71,7 +72,7 @@ class ImportExpression:
                 missing=Missing.and_also(self.missing),
                 progress=ByteProgress(smallest=50_000_000),
             ),
-            drop_incomplete_genes=self.drop_incomplete_genes,
+            incomplete_genes=self.incomplete_genes,
         )
         cases, genes = expression.values.shape
         show_cohort(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from survq.data.clinical import ClinicalScale
 from survq.data.cohort import Cohort
-from survq.data.expression import SCALES, ExpressionScale
+from survq.data.expression import SCALES, ExpressionScale, filled, training_means
 from survq.data.folds import Fold, TimeIntervals
 from survq.data.problems import DataError
 
@@ -59,6 +59,7 @@ class Preprocessing:
     highest: Float[np.ndarray, " gene"]
     clinical: ClinicalScale
     intervals: TimeIntervals
+    means: Float[np.ndarray, " gene"] | None = None  # of the training cases, unscaled: for unknown values
 
     @classmethod
     def fit(
@@ -84,11 +85,13 @@ class Preprocessing:
         genes = () if cohort.expression is None else tuple(cohort.expression.columns)
         if cohort.expression is None or not cohort.has_expression.any():
             zeros = np.zeros(len(genes), np.float32)
-            return cls(genes, ExpressionScale(0.0, 1.0), zeros, zeros, clinical, edges)
+            return cls(genes, ExpressionScale(0.0, 1.0), zeros, zeros, clinical, edges, zeros)
         measured = case_ids[training & cohort.has_expression]
         if measured.empty:
             raise DataError([f"fold {fold.index}: no training case has expression to scale by. Fix: fewer folds."])
         expression = cohort.expression.loc[measured].to_numpy()
+        means = training_means(expression)
+        expression = filled(expression, means)
         return cls(
             genes=genes,
             scale=SCALES[expression_scale](expression),
@@ -96,6 +99,7 @@ class Preprocessing:
             highest=expression.max(axis=0),
             clinical=clinical,
             intervals=edges,
+            means=means,
         )
 
     def table(self, cohort: Cohort) -> CaseTable:
@@ -106,7 +110,8 @@ class Preprocessing:
         has = cohort.has_expression if self.genes else np.zeros(len(case_ids), dtype=bool)
         if has.any():
             assert cohort.expression is not None
-            expression[has] = self.scale(cohort.expression.loc[case_ids[has], list(self.genes)].to_numpy())
+            measured = cohort.expression.loc[case_ids[has], list(self.genes)].to_numpy()
+            expression[has] = self.scale(measured if self.means is None else filled(measured, self.means))
         return CaseTable(
             row={case: number for number, case in enumerate(case_ids)},
             expression=torch.from_numpy(expression),

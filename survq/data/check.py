@@ -11,7 +11,6 @@ import pandas as pd
 
 from survq.data.barcodes import DIAGNOSTIC, PRIMARY, other_specimen, specimen
 from survq.data.clinical import clinical_values, informative_covariates
-from survq.data.cohort_files import read_source
 from survq.data.equal_bags import equal_bag_problems
 from survq.data.feature_store import file_of, read_coordinates, read_slides
 from survq.data.folds import fold_problems, given_folds
@@ -21,7 +20,7 @@ from survq.data.location import Location
 from survq.data.patch_sizes import size_notes
 from survq.data.problems import DataError
 from survq.data.seal import seal_problem
-from survq.data.tables import Tables, read_tables
+from survq.data.tables import Tables, read_source, read_tables
 from survq.data.write import blank_patches
 from survq.text import preview
 
@@ -177,8 +176,11 @@ def _check_expression(expression: pd.DataFrame, checked: CohortCheck) -> None:
     constant = expression.columns[(values == values[:1]).all(axis=0)]
     if len(constant):
         checked.notes.append(f"genes with the same value in all cases: {preview(constant)}")
-    if values.max() > 50:
-        checked.notes.append(f"the largest expression is {values.max():g}; it should be on a log scale")
+    if (largest := np.nanmax(values)) > 50:
+        checked.notes.append(f"the largest expression is {largest:g}; it should be on a log scale")
+    if unknown := int(np.isnan(values).sum()):
+        genes = list(expression.columns[np.isnan(values).any(axis=0)])
+        checked.notes.append(f"{unknown} unknown values of {len(genes)} genes become training means: {preview(genes)}")
 
 
 def _check_modalities(

@@ -23,10 +23,12 @@ from survq.data.lock import locked
 from survq.data.problems import DataError, raise_if_any
 from survq.data.tables import (
     DROPPED,
+    INCOMPLETE,
     NEITHER,
     cases_problems,
     cohort_name_problems,
     expression_problems,
+    read_source,
     splits_problems,
 )
 
@@ -75,7 +77,8 @@ def update_cohort(
         problems += cases_problems(tables["cases.parquet"], f"{folder}/cases.parquet")
     if expression is not None:
         tables["expression.parquet"] = expression.astype(np.float32).reset_index(names="case_id")
-        problems += expression_problems(tables["expression.parquet"], f"{folder}/expression.parquet")
+        incomplete = source.get("expression", {}).get(INCOMPLETE, ())
+        problems += expression_problems(tables["expression.parquet"], f"{folder}/expression.parquet", incomplete)
     if splits is not None:
         tables["splits.parquet"] = splits
         problems += splits_problems(splits, f"{folder}/splits.parquet")
@@ -143,16 +146,6 @@ def labelled(folder: Location) -> set[str]:
     """All ids in the labels of a cohort: its cases, and those that the labels exclude."""
     by_labels = {case for case, reason in read_dropped(folder).items() if reason not in WITHOUT_LABEL.values()}
     return {*_case_ids(folder, "cases.parquet", {}), *by_labels}
-
-
-def read_source(folder: Location) -> dict[str, dict]:
-    """The origin of each part of a cohort, as recorded by its import; empty if none did."""
-    file = folder / "source.json"
-    try:
-        parts = json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise DataError([f"{file}: is not JSON ({error}). Fix: remove it."]) from error
-    return {name: facts for name, facts in parts.items() if isinstance(facts, dict)} if isinstance(parts, dict) else {}
 
 
 def read_cases(folder: Location) -> pd.DataFrame:

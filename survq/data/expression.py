@@ -8,6 +8,22 @@ import numpy as np
 from jaxtyping import Float
 
 
+def training_means(training: Float[np.ndarray, "case gene"]) -> Float[np.ndarray, " gene"]:
+    """The mean of each gene over its known values; of a gene without any, the mean of all genes. Unknown is NaN."""
+    known = ~np.isnan(training)
+    sums, counts = np.where(known, training, 0).sum(axis=0, dtype=np.float64), known.sum(axis=0)
+    means = np.where(counts, sums / np.maximum(counts, 1), sums.sum() / max(1, counts.sum()))
+    return means.astype(np.float32)
+
+
+def filled(
+    expression: Float[np.ndarray, "case gene"], means: Float[np.ndarray, " gene"]
+) -> Float[np.ndarray, "case gene"]:
+    """Expression with the mean of its gene in the place of every unknown value."""
+    unknown = np.isnan(expression)
+    return np.where(unknown, means.astype(expression.dtype), expression) if unknown.any() else expression
+
+
 @dataclass(frozen=True)
 class ExpressionScale:
     """An affine map of each gene: (value - offset) * factor."""

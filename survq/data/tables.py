@@ -17,9 +17,11 @@ slides nor expression is in both, until it gets either.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +37,9 @@ from survq.text import preview
 DROPPED = ["case_id", "reason"]
 """The columns of dropped.csv."""
 
+INCOMPLETE = "incomplete_genes_kept"
+"""The entry of source.json with the genes whose unknown values were kept."""
+
 NEITHER = "neither slides nor expression"  # the reason of a case that a study cannot use yet
 
 
@@ -47,6 +52,17 @@ class Tables:
     splits: pd.DataFrame | None
     slides: pd.DataFrame
     dropped: pd.DataFrame
+    incomplete: tuple[str, ...] = ()  # genes that may have unknown values, as their import was asked to keep them
+
+
+def read_source(folder: Location) -> dict[str, dict]:
+    """The origin of each part of a cohort, as recorded by its import; empty if none did."""
+    file = folder / "source.json"
+    try:
+        parts = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise DataError([f"{file}: is not JSON ({error}). Fix: remove it."]) from error
+    return {name: facts for name, facts in parts.items() if isinstance(facts, dict)} if isinstance(parts, dict) else {}
 
 
 def read_tables(folder: Location) -> tuple[Tables, list[str]]:
@@ -72,7 +88,12 @@ def read_tables(folder: Location) -> tuple[Tables, list[str]]:
         dropped = (folder / "dropped.csv").read_csv(DROPPED)
     except DataError as error:
         problems += error.problems
-    tables, found = valid_tables(Tables(cases, expression, splits, slides, dropped), str(folder))
+    incomplete: tuple[str, ...] = ()
+    try:
+        incomplete = tuple(read_source(folder).get("expression", {}).get(INCOMPLETE, ()))
+    except DataError as error:
+        problems += error.problems
+    tables, found = valid_tables(Tables(cases, expression, splits, slides, dropped, incomplete), str(folder))
     return tables, problems + found
 
 
@@ -80,11 +101,11 @@ def valid_tables(tables: Tables, folder: str) -> tuple[Tables, list[str]]:
     """The tables without invalid ones, and the problems of all tables, each by itself and joined."""
     checks: dict[str, Callable[[pd.DataFrame, str], list[str]]] = {
         "cases": cases_problems,
-        "expression": expression_problems,
+        "expression": lambda table, file: expression_problems(table, file, tables.incomplete),
         "splits": splits_problems,
     }
     problems: list[str] = []
-    invalid: dict[str, None] = {}
+    invalid: dict[str, Any] = {}
     for name, check in checks.items():
         table = getattr(tables, name)
         if table is not None and (found := check(table, f"{folder}/{name}.parquet")):
@@ -199,7 +220,8 @@ def _shortened(value: object) -> str:
     return repr(value) if len(repr(value)) <= 80 else repr(value)[:80] + "..."
 
 
-def expression_problems(expression: pd.DataFrame, file: str) -> list[str]:
+def expression_problems(expression: pd.DataFrame, file: str, incomplete: Collection[str] = ()) -> list[str]:
+    """Problems of a table of expression. Genes that are `incomplete` may have unknown values, NaN."""
     if "case_id" not in expression:
         return [f"{file}: lacks the column case_id."]
     problems = case_id_problems(expression["case_id"], file)
@@ -211,7 +233,8 @@ def expression_problems(expression: pd.DataFrame, file: str) -> list[str]:
     if text := [column for column in genes if not pd.api.types.is_numeric_dtype(genes[column])]:
         problems.append(f"{file}: columns that are not numeric: {preview(text)}. Fix: keep numeric columns only.")
         genes = genes.drop(columns=text)
-    finite = np.isfinite(genes.to_numpy(dtype=np.float64, na_value=np.nan))
+    values = genes.to_numpy(dtype=np.float64, na_value=np.nan)
+    finite = np.isfinite(values) | (np.isnan(values) & np.isin(genes.columns, list(incomplete)))
     for column in np.flatnonzero(~finite.all(axis=0)):
         rows = np.flatnonzero(~finite[:, column])
         problems.append(

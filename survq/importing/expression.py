@@ -6,7 +6,8 @@
                otherwise hide the gene
     aliases    a gene of a gene set that was measured under another of its names is renamed as in the gene set
     genes      those of all gene sets of the data folder, or all on request
-    missing    a missing value is an error, stated with its gene and case; on request such genes are left out
+    missing    a missing value is an error, stated with its gene and case; on request such genes are left out, or kept:
+               then a fold reads the mean of its training cases
 
 See expression_table.py for reading the tables.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from survq.data.cohort_files import cohort_folder, labelled, read_cases, read_so
 from survq.data.hints import gene_name_hints
 from survq.data.location import Location
 from survq.data.problems import DataError, raise_if_any
-from survq.data.tables import expression_problems
+from survq.data.tables import INCOMPLETE, expression_problems
 from survq.importing.coverage import genes_of, given_gene_sets, write_coverage
 from survq.importing.decompress import sha256
 from survq.importing.expression_table import AS_FOUND, Reading, SampleTable, read_table
@@ -52,7 +54,7 @@ def import_expression(
     aliases: Path | None = None,
     all_genes: bool = False,
     reading: Reading = AS_FOUND,
-    drop_incomplete_genes: bool = False,
+    incomplete_genes: Literal["error", "drop", "keep"] = "error",
 ) -> tuple[Expression, pd.DataFrame]:
     """Import the expression in a table into a cohort with labels. Returns it, and the new dropped.csv.
 
@@ -73,7 +75,7 @@ def import_expression(
         all_genes=all_genes,
         aliases=names,
         reading=reading,
-        drop_incomplete_genes=drop_incomplete_genes,
+        incomplete_genes=incomplete_genes,
     )
     for what, used in (("gene_map", gene_map), ("aliases", aliases)):
         if used:
@@ -113,7 +115,7 @@ def read_expression(
     all_genes: bool = False,
     aliases: Aliases | None = None,
     reading: Reading = AS_FOUND,
-    drop_incomplete_genes: bool = False,
+    incomplete_genes: Literal["error", "drop", "keep"] = "error",
 ) -> Expression:
     """Read the expression of `cases` by the rules above.
 
@@ -140,9 +142,10 @@ def read_expression(
                 f"Fix: use the same names, or --aliases."
             ]
         )
-    values, incomplete = _complete(values, drop_incomplete_genes, file)
-    raise_if_any(expression_problems(values.reset_index(names="case_id"), str(file)))
-    found = values.to_numpy()
+    values, incomplete = _complete(values, incomplete_genes, file)
+    kept_incomplete = incomplete if incomplete_genes == "keep" else []
+    raise_if_any(expression_problems(values.reset_index(names="case_id"), str(file), kept_incomplete))
+    found = values.to_numpy()[np.isfinite(values)]
     source = {
         "file": file.name,
         "sha256": sha256(file),
@@ -156,13 +159,15 @@ def read_expression(
         "genes_kept": "all" if kept is None else "those of the gene sets",
         "several_rows_of_a_case_first_kept": list(table.repeated),
         "kept_of_several": {case: names[0] for case, names in table.repeated.items()},
-        "incomplete_genes_left_out": incomplete,
+        "incomplete_genes_left_out": [] if kept_incomplete else incomplete,
+        INCOMPLETE: kept_incomplete,
         "several_rows_of_a_gene_highest_mean_kept": repeated_genes,
         "renamed": renamed,
     }
     notes = [*_name_notes(table, repeated_genes, renamed, ambiguous), *_value_notes(values)]
     if incomplete:
-        notes.append(f"{len(incomplete)} genes with missing values were left out: {preview(incomplete)}")
+        what = "kept; a fold reads the means of its training cases" if kept_incomplete else "left out"
+        notes.append(f"{len(incomplete)} genes with missing values were {what}: {preview(incomplete)}")
     return Expression(values, tuple(table.unlabelled), source, tuple(notes))
 
 
@@ -191,17 +196,20 @@ def _kept_of(case: str, names: Sequence[str]) -> str:
     return f"{names[0]} before {' '.join(names[1:])}" if len(set(names)) > 1 else case
 
 
-def _complete(values: pd.DataFrame, drop: bool, file: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The genes with a finite value for every case, and the names of those left out on request."""
+def _complete(values: pd.DataFrame, wanted: str, file: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The genes with a finite value for every case, or all on request; and the names of the others."""
     finite = np.isfinite(values.to_numpy())
     incomplete = list(values.columns[~finite.all(axis=0)])
-    fix = "Fix: fill in the values, or leave such genes out with --drop-incomplete-genes."
-    if len(incomplete) == values.shape[1]:
-        cases = values.index[~finite.any(axis=1)]
+    fix = "Fix: fill in the values, or use --incomplete-genes drop, or keep."
+    cases = values.index[~finite.any(axis=1)]
+    if len(incomplete) == values.shape[1] and (len(cases) or wanted != "keep"):
         of = f"no gene has a finite number for {preview(cases)}" if len(cases) else "no gene has a number for all cases"
         raise DataError([f"{file}: {of}. Fix: fill in the values, or leave out these cases."])
-    if drop:
+    if wanted == "drop":
         return values.drop(columns=incomplete), incomplete
+    if wanted == "keep":
+        unknown = values.columns[~finite.any(axis=0)]
+        return values.drop(columns=unknown), [gene for gene in incomplete if gene not in set(unknown)]
     problems = [
         f"{file}: gene {gene!r}: not a finite number for {preview(values.index[~np.isfinite(values[gene])])}. {fix}"
         for gene in incomplete

@@ -23,7 +23,7 @@ from survq.training.config import TrainConfig
 from survq.training.fold import FittedFold
 from survq.training.tensor_file import read_tensor_file, tensor_file
 
-FORMAT = 2  # version of the file format
+FORMAT = 3  # version of the file format
 MODEL, FITTED = "model/", "fitted/"  # prefixes of tensor names
 
 
@@ -35,6 +35,7 @@ def fold_content(fold: FittedFold, further: Mapping[str, Tensor] | None = None) 
         FITTED + "factor": torch.from_numpy(np.asarray(fitted.scale.factor, np.float64)),
         FITTED + "lowest": torch.from_numpy(fitted.lowest),
         FITTED + "highest": torch.from_numpy(fitted.highest),
+        FITTED + "means": torch.from_numpy(np.zeros_like(fitted.lowest) if fitted.means is None else fitted.means),
         FITTED + "clinical_mean": torch.from_numpy(fitted.clinical.mean),
         FITTED + "clinical_deviation": torch.from_numpy(fitted.clinical.deviation),
         **{MODEL + name: tensor for name, tensor in fold.model.state_dict().items()},
@@ -84,12 +85,15 @@ def _fold(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Fitt
     affine = (tensors[FITTED + name].numpy() for name in ("offset", "factor"))
     offset, factor = (value if value.ndim else float(value) for value in affine)
     scale = ExpressionScale(offset, factor, bool(description["keeps_zeros"]))
-    lowest, highest = (tensors[FITTED + name].numpy() for name in ("lowest", "highest"))
+    lowest, highest, means = (tensors[FITTED + name].numpy() for name in ("lowest", "highest", "means"))
     mean, deviation = (tensors[FITTED + name].numpy() for name in ("clinical_mean", "clinical_deviation"))
     genes = tuple(description["genes"])
     if any(not 0 <= gene < len(genes) for sets in gene_sets.values() for members in sets for gene in members):
         raise ValueError("a gene set refers to an unknown gene")
-    if not len(genes) == spec.genes == len(lowest) == len(highest) or np.shape(offset) not in ((), (len(genes),)):
+    if not len(genes) == spec.genes == len(lowest) == len(highest) == len(means) or np.shape(offset) not in (
+        (),
+        (len(genes),),
+    ):
         raise ValueError("the number of genes differs from the number of scales")
     if not len(spec.clinical) == len(mean) == len(deviation):
         raise ValueError("the number of clinical covariates differs from the number of scales")
@@ -105,6 +109,7 @@ def _fold(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> Fitt
             highest=highest,
             clinical=ClinicalScale(spec.clinical, mean, deviation),
             intervals=TimeIntervals(tuple(map(float, description["interval_edges"]))),
+            means=means,
         ),
         gene_set_names={name: tuple(sets) for name, sets in description["gene_set_names"].items()},
         encoder=str(description["encoder"]),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from survq.data.expression import minmax, minmax_as_survpath, zscore
+from survq.data.expression import filled, minmax, minmax_as_survpath, training_means, zscore
 
 TRAINING = np.array([[0.0, 2, -4], [6, 1, 0]])
 HELD_OUT = np.array([[8.0, 0, -5]])
@@ -44,3 +44,13 @@ def test_training_values_are_in_range_and_finite(scaling, values):
     assert np.isfinite(scaled).all()
     if scaling is minmax:
         assert np.abs(scaled).max() <= 1 + 1e-5
+
+
+def test_unknown_values_by_hand():
+    nan = np.nan
+    training = np.array([[1, nan, nan], [3, 5, nan]], np.float32)
+    means = training_means(training)
+    np.testing.assert_array_equal(means, np.array([2, 5, 3], np.float32))  # of an unknown gene: the mean of 1, 3 and 5
+    np.testing.assert_array_equal(filled(training, means), np.array([[1, 5, 3], [3, 5, 3]], np.float32))
+    whole = np.ones((2, 3), np.float32)
+    assert filled(whole, means) is whole

@@ -98,6 +98,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "H progression-free survival": ("importing/test_labels_as_found.py::test_progression_free_survival_of_cbioportal",),
     "H genes with missing values": (
         "importing/test_expression_import.py::test_a_missing_value_is_reported_with_gene_and_case",
+        "importing/test_expression_import.py::test_unknown_values_become_the_means_of_training_cases_on_request",
     ),
 }
 

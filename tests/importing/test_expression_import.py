@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 from expression_files import CASES, GENES, random_values, survpath, xena
 
+from survq.data.batch import Preprocessing
+from survq.data.check import check
 from survq.data.cohort import Cohort
 from survq.data.cohort_files import read_dropped, read_source, update_cohort
+from survq.data.folds import Fold
 from survq.data.gene_sets import GeneSets
 from survq.data.location import Location
 from survq.data.problems import DataError
@@ -113,6 +116,26 @@ def test_a_missing_value_is_reported_with_gene_and_case(tmp_path, root, values, 
     with pytest.raises(DataError, match=f"gene 'TP53': not a finite number for '{CASES[1]}'"):
         import_expression(tmp_path / "t", root, "BRCA")
     assert tree(tmp_path) == before
+
+
+def test_unknown_values_become_the_means_of_training_cases_on_request(tmp_path, root, values):
+    """Of each fold, and whatever the values of held-out cases are."""
+    values.loc[CASES[:2], "TP53"] = float("nan")
+    values["BRCA1"] = float("nan")
+    (tmp_path / "t").write_text(xena(values))
+    read, _ = import_expression(tmp_path / "t", root, "BRCA", all_genes=True, incomplete_genes="keep")
+    assert "BRCA1" not in read.values and any("2 genes" not in note and "kept" in note for note in read.notes)
+    checked = check(root)
+    assert not checked.problems
+    assert any("2 unknown values of 1 genes become training means: 'TP53'" in note for note in checked.notes)
+    cohort = Cohort.load(root, "BRCA")
+    fold = Fold(0, 0, training=(CASES[0], CASES[2], CASES[3]), validation=(CASES[1],))
+    fitted = Preprocessing.fit(cohort, fold, intervals=1, expression_scale="zscore")
+    place = fitted.genes.index("TP53")
+    assert fitted.means[place] == pytest.approx(values.loc[[CASES[2], CASES[3]], "TP53"].mean())
+    scaled = fitted.table(cohort).expression[:, place]
+    row = fitted.table(cohort).row
+    assert scaled[row[CASES[0]]] == scaled[row[CASES[1]]] == pytest.approx(0, abs=1e-6) and scaled.isfinite().all()
 
 
 def test_labels_must_be_imported_first(tmp_path, root, values):

@@ -192,10 +192,10 @@ def test_missing_is_the_same_for_all_readers(tmp_path, blank):
     assert labels.dropped == {"P4": "no time", "P5": "no event status"} and list(labels.cases.index) == list(OUTCOMES)
     (tmp_path / "t").write_text(f"{EXPRESSION}P4,{blank},1\n{blank},{blank},{blank}\n")
     with pytest.raises(
-        DataError, match=r"t: gene 'TP53': not a finite number for 'P4'. Fix: .* --drop-incomplete-genes"
+        DataError, match=r"t: gene 'TP53': not a finite number for 'P4'. Fix: .* --incomplete-genes drop, or keep"
     ):
         values(tmp_path / "t", [*VALUES, "P4"])
-    left = read_expression(tmp_path / "t", [*VALUES, "P4"], drop_incomplete_genes=True)
+    left = read_expression(tmp_path / "t", [*VALUES, "P4"], incomplete_genes="drop")
     assert list(left.values) == ["KRAS"] and list(left.values.index) == [*VALUES, "P4"]
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "splits_0.csv").write_text(f",train,val\n0,P1,P2\n1,P3,{blank}\n{blank},{blank},{blank}\n")
