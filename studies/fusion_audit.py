@@ -1,6 +1,6 @@
 """Does a fused model use slides and genes? An audit of every fused model of a finished study.
 
-    python studies/fusion_audit.py                            # of results/compare_models, 1 min on 2 CPUs
+    python studies/fusion_audit.py                            # of results/compare_models
     python studies/fusion_audit.py results/OTHER              # of any study with fused models
 
 Three questions, each answered from held-out cases:
