@@ -1,7 +1,10 @@
-"""The ten security checks of the reliability design, where no other test has them. Each was seen to fail on a plant.
+"""The ten security checks of the reliability design, where no other test has them. Each was seen to fail on a plant,
+except for those under Ray of the token (B) and of the canary (H).
 
-A, B: tests/distributed/test_token.py   C: tests/test_cluster.py   F: tests/reporting/test_report.py   I: tests/
-test_lock_file.py   D: also tests/importing/test_malformed_features.py, tests/training/test_ensemble.py
+A: tests/distributed/test_ray_session.py   B: tests/distributed/test_token.py   C: tests/test_cluster.py
+D: tests/test_architecture.py, tests/importing/test_malformed_features.py, tests/training/test_ensemble.py
+E: also tests/data/test_feature_store.py   F: tests/reporting/test_report.py   H: tests/distributed/test_studies.py
+I: tests/test_lock_file.py   J: tests/faults/test_resource_bombs.py
 """
 
 from __future__ import annotations
