@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,23 +28,27 @@ PROBLEMS = "problems"  # column, in place of the features that cannot be read
 class SharedBags(BagsByDtype):
     """case id -> (patch, feature): read-only views of the node's shared memory, fetched on first access.
 
-    A node holds one copy of a bag, in each of `dtypes`, for all its trials.
+    A node holds one copy of a bag, in each of `dtypes`, for all its trials. `ahead` is the number of bags that a
+    process should read ahead of use, because the others are on disk; 0 if all are in memory.
     """
 
-    def __init__(self, blocks: dict[str, ray.ObjectRef], dtypes: tuple[torch.dtype, ...]):
-        self.dtypes = dtypes
+    def __init__(self, blocks: dict[str, ray.ObjectRef], dtypes: tuple[torch.dtype, ...], ahead: int = 0):
+        self.dtypes, self.ahead = dtypes, ahead
         self._blocks = blocks
 
     def of(self, dtype: torch.dtype) -> SharedBags:
         chosen = dtype if dtype in self.dtypes else torch.float16
         if chosen not in self.dtypes:
             raise KeyError(f"the features are shared as {self.dtypes}, and not as {dtype}")
-        return SharedBags(self._blocks, (chosen,))
+        return SharedBags(self._blocks, (chosen,), self.ahead)
 
     def __getitem__(self, case_id: str) -> Tensor:
         block = ray.get(self._blocks[case_id])
         features = np.frombuffer(block[_name(self.dtypes[0])][0].as_buffer(), np.int16)
         return as_tensor(features.reshape(block["patches"][0].as_py(), -1), self.dtypes[0])
+
+    def __contains__(self, case_id: object) -> bool:
+        return case_id in self._blocks
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._blocks)
@@ -59,18 +63,65 @@ def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,
     Features are verified by the store's checksums, and converted from float16 to each of `dtypes`. Where some nodes do
     not see the files, this process reads them. Raises DataError with the problems of all slides.
     """
-    kept = tuple(sorted(dtypes, key=_name, reverse=True))  # float16 first
-    by_case = [
-        {"case_id": case, "slides": json.dumps([{name: row[name] for name in TO_READ} for row in rows])}
-        for case, rows in cohort.slides_by_case.items()
-    ]
+    kept, by_case, settings = _reading(cohort, dtypes)
     if not by_case:
         return SharedBags({}, kept)
-    settings = {"folder": cohort.features, "dtypes": [_name(dtype) for dtype in kept]}
     blocks = _read_on_all_nodes(by_case, settings) if seen_by_all_nodes(cohort) else _read_here(by_case, settings)
     rows = _cases_and_problems(blocks)  # block order is not guaranteed
     raise_if_any([problem for _, problems in rows for problem in problems])
     return SharedBags({case: block for (case, _), block in zip(rows, blocks, strict=True)}, kept)
+
+
+def copy_bags(
+    cohort: Cohort, nodes: Sequence[str], ahead: int, dtypes: Collection[torch.dtype] = (torch.float16,)
+) -> dict[str, SharedBags]:
+    """By node: a copy of all bags of a cohort, in its object store as far as they fit, and the rest on its disk.
+
+    Each node reads the files itself, or receives the bags from this process if some nodes do not see them. A node that
+    is lost meanwhile is left out. Raises DataError with the problems of all slides, and RayError if all nodes are lost.
+    """
+    kept, by_case, settings = _reading(cohort, dtypes)
+    function: Callable[..., tuple[pa.Table, list[str]]]
+    sources: list[tuple]
+    if seen_by_all_nodes(cohort):
+        function, sources = _read_and_check, [(case, settings) for case in by_case]
+    else:
+        function, sources = _copy, [(block,) for block in _read_here(by_case, settings)]
+
+    def copy(node: str) -> list[tuple[ray.ObjectRef, list[str]]] | Exception:
+        task = ray.remote(num_cpus=0, num_returns=2, scheduling_strategy=on_node(node))(function)
+        copied = []
+        try:
+            for start in range(0, len(sources), READERS):
+                blocks, problems = zip(
+                    *(task.remote(*source) for source in sources[start : start + READERS]), strict=True
+                )
+                copied += list(zip(blocks, ray.get(list(problems)), strict=True))
+        except ray.exceptions.RayError as error:
+            return error
+        return copied
+
+    with ThreadPoolExecutor(len(nodes)) as threads:
+        copies = dict(zip(nodes, threads.map(copy, nodes), strict=True))
+    whole = {node: copied for node, copied in copies.items() if not isinstance(copied, Exception)}
+    if not whole:
+        raise next(iter(copies.values()))  # type: ignore[misc]
+    raise_if_any(list(dict.fromkeys(problem for copied in whole.values() for _, found in copied for problem in found)))
+    cases = [case["case_id"] for case in by_case]
+    return {
+        node: SharedBags({case: block for case, (block, _) in zip(cases, copied, strict=True)}, kept, ahead)
+        for node, copied in whole.items()
+    }
+
+
+def _reading(cohort: Cohort, dtypes: Collection[torch.dtype]) -> tuple[tuple[torch.dtype, ...], list[dict], dict]:
+    """The dtypes, float16 first; a row per case with slides; and what else `_read_case` takes."""
+    kept = tuple(sorted(dtypes, key=_name, reverse=True))
+    by_case = [
+        {"case_id": case, "slides": json.dumps([{name: row[name] for name in TO_READ} for row in rows])}
+        for case, rows in cohort.slides_by_case.items()
+    ]
+    return kept, by_case, {"folder": cohort.features, "dtypes": [_name(dtype) for dtype in kept]}
 
 
 def seen_by_all_nodes(cohort: Cohort) -> bool:
@@ -127,6 +178,16 @@ def _read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.T
             json.dumps(getattr(error, "problems", [str(error)])),
         )
     return read.append_column(PROBLEMS, pa.array([problems], pa.string()))
+
+
+def _read_and_check(case: dict, settings: dict) -> tuple[pa.Table, list[str]]:
+    table = _read_case(pa.Table.from_pylist([case]), **settings)
+    return table, _case_and_problems(table)[1]
+
+
+def _copy(block: pa.Table) -> tuple[pa.Table, list[str]]:
+    """The block itself: as the result of a task, it is kept by the node on which the task ran."""
+    return block, _case_and_problems(block)[1]
 
 
 def _cases_and_problems(blocks: list[ray.ObjectRef]) -> list[tuple[str, list[str]]]:

@@ -39,14 +39,13 @@ class Machines:
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
         trial = TrialResources.of(self._settings)
         print(f"ray on {where}: {cpus} CPUs, {gpus} GPUs, {trial} | torch {torch.__version__}", flush=True)
+        shared = self._shared = self._shared or SharedCohorts(self._cohorts)
         device = torch.device("cuda" if trial.on_gpu else "cpu")
-        dtypes = {name: _dtypes(queue.schedule, cohort, device) for name, cohort in self._cohorts.items()}
-        if self._shared is None:
-            self._shared = SharedCohorts(self._cohorts)
-        self._shared.dtypes = dtypes
+        shared.dtypes = {name: _dtypes(queue.schedule, cohort, device) for name, cohort in self._cohorts.items()}
+        shared.processes = trial.trials * max(1, trial.workers)
         execute(
             queue,
-            self._shared,
+            shared,
             trial,
             checkpoint_minutes=self._settings.checkpoint_minutes,
             verbose=self._settings.verbose,

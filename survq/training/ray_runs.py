@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from survq.data.batch import Bags
 from survq.data.cohort import Cohort
+from survq.data.shared_bags import SharedBags
 from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.exits import UsageError
 from survq.ray_session import resources as session_resources
@@ -23,6 +23,7 @@ from survq.training.checkpoints import Checkpoints, checkpoints_at
 from survq.training.distributed import release_workers, train_over_workers, worker_problem
 from survq.training.loop import RunOutcome, best_device, train_folds
 from survq.training.queue import RunQueue
+from survq.training.reading_order import reading_ahead
 from survq.training.run import Run
 from survq.training.shared_cohorts import Board, SharedCohorts
 
@@ -168,27 +169,29 @@ def _trial(
     torch.set_num_threads(resources.threads)
     checkpoints = checkpoints_at(parameters["checkpoints"], checkpoint_minutes)
 
-    cohort, its_bags = cohorts[run.cohort], bags[run.cohort]
+    cohort = cohorts[run.cohort]
     if not resources.workers:
-        outcome = _train_here(run, cohort, its_bags, resources.device, checkpoints)
+        outcome = _train_here(run, cohort, bags[run.cohort], resources.device, checkpoints)
     elif problem := worker_problem(resources.workers, len(run.folds)):
         outcome = _failed(problem)
     else:
         # errors are raised: most are dead workers, and Tune retries the trial
-        return train_over_workers(run, cohort, its_bags, resources.workers, resources.worker, checkpoints)
+        return train_over_workers(run, cohort, bags, resources.workers, resources.worker, checkpoints)
     tune.report({"epoch": run.config.epochs, "message": outcome})
 
 
 def _train_here(
-    run: Run, cohort: Cohort, bags: Bags, device: torch.device, checkpoints: Checkpoints | None
+    run: Run, cohort: Cohort, bags: SharedBags, device: torch.device, checkpoints: Checkpoints | None
 ) -> RunOutcome:
-    def on_epoch(epoch: Epoch | PretrainingEpoch) -> None:
+    def report(epoch: Epoch | PretrainingEpoch) -> None:
         tune.report({"epoch": epoch.epoch, "message": epoch})
 
+    keep = run.keep_weights
     try:
-        return train_folds(
-            run, cohort, bags, device=device, on_epoch=on_epoch, checkpoints=checkpoints, keep_weights=run.keep_weights
-        )
+        with reading_ahead(run, cohort, bags, device=device, on_epoch=report) as (its_bags, on_epoch):
+            return train_folds(
+                run, cohort, its_bags, device=device, on_epoch=on_epoch, checkpoints=checkpoints, keep_weights=keep
+            )
     except Exception:
         return _failed(traceback.format_exc())
 

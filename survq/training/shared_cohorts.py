@@ -1,4 +1,8 @@
-"""Cohorts in the object stores: the features of one enter when its first run starts, and leave after its last."""
+"""Cohorts in the object stores: the features of one enter when its first run starts, and leave after its last.
+
+A cohort that fits is shared: a node fetches a bag when it first needs it. Of a cohort that does not fit, every node
+keeps a copy, in its store as far as possible and the rest on its disk, and runs read it ahead of use.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +12,47 @@ from collections.abc import Collection, Mapping
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.shared_bags import SharedBags, share_bags
+from survq.data.shared_bags import SharedBags, copy_bags, share_bags
 from survq.ray_session import ON_CLUSTER, on_node, ray, smallest_store
 from survq.text import clock
 
-Dtypes = Mapping[str, frozenset[torch.dtype]]
-"""cohort -> the dtypes in which runs read its features."""
+USABLE = 0.8  # of a store: Ray writes to disk what exceeds it
+AHEAD = 0.25  # of a store, for bags that are read ahead by all processes of a node
+MOST_AHEAD = 64  # bags, per process
+ANY = "any node"
 
 
 class SharedCohorts:
     """The features of the cohorts in training. This process owns them, and trials ask `board` for them."""
 
-    def __init__(self, cohorts: Mapping[str, Cohort], dtypes: Dtypes | None = None):
-        self.cohorts, self.dtypes = cohorts, dtypes or {name: frozenset({torch.float16}) for name in cohorts}
+    def __init__(self, cohorts: Mapping[str, Cohort]):
+        self.cohorts = cohorts
+        self.dtypes = {name: frozenset({torch.float16}) for name in cohorts}  # in which runs read them
+        self.processes = 1  # that train at the same time, on all nodes
         self.board = Board()
-        self._shared: dict[str, SharedBags] = {}
+        self._shared: dict[str, dict[str, SharedBags]] = {}
 
     def enter(self, name: str) -> None:
         """Read the features of a cohort, unless they are shared. Raises DataError with the problems of all slides."""
-        shared = self._shared.get(name)
-        if shared is not None and self.dtypes[name] <= set(shared.dtypes):
+        cohort, dtypes, start = self.cohorts[name], self.dtypes[name], time.monotonic()
+        if name in self and dtypes <= set(_any(self._shared[name]).dtypes):
             return
-        start, cohort = time.monotonic(), self.cohorts[name]
-        bags = share_bags(cohort, self.dtypes[name])
-        self._shared[name] = bags
-        self.board.post(name, bags)
-        if len(bags):
-            self._say(cohort, bags, time.monotonic() - start)
+        store, size = smallest_store(), _size(cohort, dtypes)
+        others = sum(_size(self.cohorts[n], _any(bags).dtypes) for n, bags in self._shared.items() if n != name)
+        if size + others <= USABLE * store or not store:
+            by_node = {ANY: share_bags(cohort, dtypes)}
+        else:
+            nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+            bag = size / max(1, len(cohort.slides_by_case))
+            room = AHEAD * store * len(nodes) / self.processes
+            by_node = copy_bags(cohort, nodes, max(2, min(MOST_AHEAD, int(room / bag))), dtypes)
+            _say_that_it_exceeds(name, size, others, store)
+        self._shared[name] = by_node
+        self.board.post(name, by_node)
+        if bags := _any(by_node):
+            kinds = " and ".join(str(dtype).removeprefix("torch.") for dtype in bags.dtypes)
+            took = clock(time.monotonic() - start)
+            print(f"  {name}: features in shared memory as {kinds}, {size / 1e6:,.0f} MB in {took}", flush=True)
 
     def leave(self, staying: Collection[str]) -> None:
         """Free the memory of all cohorts but these."""
@@ -45,20 +63,6 @@ class SharedCohorts:
     def __contains__(self, name: str) -> bool:
         return name in self._shared
 
-    def _say(self, cohort: Cohort, bags: SharedBags, seconds: float) -> None:
-        size = _size(cohort, bags)
-        kinds = " and ".join(str(dtype).removeprefix("torch.") for dtype in bags.dtypes)
-        took = clock(seconds)
-        print(f"  {cohort.name}: features in shared memory as {kinds}, {size / 1e6:,.0f} MB in {took}", flush=True)
-        store, all_of_it = smallest_store(), sum(_size(self.cohorts[n], shared) for n, shared in self._shared.items())
-        if all_of_it > store > 0:
-            cure = "start Ray with a larger --object-store-memory" if ON_CLUSTER else "use a machine with more memory"
-            print(
-                f"  the features ({all_of_it / 1e6:,.0f} MB) exceed the object store of a node ({store / 1e6:,.0f} MB),"
-                f" and the rest is read again in every epoch. To be faster, {cure}.",
-                flush=True,
-            )
-
 
 class Board:
     """Hands references from the process that owns them to trials, by cohort. It may be sent to other processes."""
@@ -67,33 +71,51 @@ class Board:
         here = on_node(ray.get_runtime_context().get_node_id())
         self._actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
 
-    def post(self, name: str, bags: SharedBags) -> None:
-        ray.get(self._actor.post.remote(name, [ray.put(bags)]))
+    def post(self, name: str, by_node: Mapping[str, SharedBags]) -> None:
+        ray.get(self._actor.post.remote(name, {node: ray.put(bags) for node, bags in by_node.items()}))
 
     def remove(self, name: str) -> None:
         ray.get(self._actor.remove.remote(name))
 
     def __getitem__(self, name: str) -> SharedBags:
-        (posted,) = ray.get(self._actor.find.remote(name))
+        """The bags of a cohort for the node of this process."""
+        (posted,) = ray.get(self._actor.find.remote(name, ray.get_runtime_context().get_node_id()))
         return ray.get(posted)
 
 
 class _Board:
-    """Within lists, Ray passes references and does not fetch what they refer to."""
+    """Inside of containers, Ray passes references and does not fetch what they refer to."""
 
     def __init__(self) -> None:
-        self._posted: dict[str, list[ray.ObjectRef]] = {}
+        self._posted: dict[str, dict[str, ray.ObjectRef]] = {}
 
-    def post(self, name: str, bags: list[ray.ObjectRef]) -> None:
-        self._posted[name] = bags
+    def post(self, name: str, by_node: dict[str, ray.ObjectRef]) -> None:
+        self._posted[name] = by_node
 
     def remove(self, name: str) -> None:
         del self._posted[name]
 
-    def find(self, name: str) -> list[ray.ObjectRef]:
-        return self._posted[name]
+    def find(self, name: str, node: str) -> list[ray.ObjectRef]:
+        by_node = self._posted[name]
+        # a node that has come later has no copy
+        return [by_node[node] if node in by_node else next(iter(by_node.values()))]
 
 
-def _size(cohort: Cohort, bags: SharedBags) -> int:
+def _any(by_node: Mapping[str, SharedBags]) -> SharedBags:
+    return next(iter(by_node.values()))
+
+
+def _size(cohort: Cohort, dtypes: Collection[torch.dtype]) -> int:
     """Bytes of the features of a cohort in shared memory."""
-    return 2 * len(bags.dtypes) * int((cohort.slides["patches"] * cohort.slides["width"]).sum())
+    return 2 * len(dtypes) * int((cohort.slides["patches"] * cohort.slides["width"]).sum())
+
+
+def _say_that_it_exceeds(name: str, size: int, others: int, store: int) -> None:
+    beside = f", beside {others / 1e6:,.0f} MB of other cohorts," if others else ""
+    cure = "start Ray with a larger --object-store-memory" if ON_CLUSTER else "use a machine with more memory"
+    print(
+        f"  {name}: its features ({size / 1e6:,.0f} MB){beside} exceed the object store of a node ({store / 1e6:,.0f} "
+        f"MB). Each node keeps a copy, what exceeds the store on its disk, and reads that twice in every epoch, ahead "
+        f"of use. To be faster, {cure}.",
+        flush=True,
+    )

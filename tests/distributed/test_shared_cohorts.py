@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_ray_runs import run_all
 
 from survq.data.problems import DataError
 from survq.ray_session import ray
-from survq.training.loop import RunOutcome
+from survq.training.loop import RunOutcome, train_folds
 from survq.training.queue import Grid, RunQueue
 from survq.training.ray_runs import _Searcher
 from survq.training.results import Results
@@ -64,12 +65,29 @@ def test_a_cohort_enters_with_its_first_run_and_leaves_after_its_last(tmp_path, 
 
 
 def test_trials_find_the_features_of_their_cohort_on_the_board(ray_session, cohorts, bags):
-    shared = SharedCohorts(cohorts, {"A": frozenset({torch.bfloat16, torch.float16}), "B": frozenset({torch.float16})})
+    shared = SharedCohorts(cohorts)
+    shared.dtypes["A"] = frozenset({torch.bfloat16, torch.float16})
     shared.enter("A")
     read = ray.remote(num_cpus=0)(lambda board, case: (board["A"].dtypes, board["A"][case].float().numpy()))
     for case, bag in list(bags.items())[:3]:
         dtypes, found = ray.get(read.remote(shared.board, case))
         assert dtypes == (torch.float16, torch.bfloat16) and np.array_equal(found, bag.float())
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_cohort_that_exceeds_a_store_is_read_ahead_with_the_same_result(
+    tmp_path, ray_session, cohort, bags, make_run, monkeypatch, capfd, seen
+):
+    """Also where this process has to read the files. With small stores, on two nodes: see tests/cluster."""
+    monkeypatch.setattr("survq.training.shared_cohorts.smallest_store", lambda: 100_000)
+    monkeypatch.setattr("survq.data.shared_bags.seen_by_all_nodes", lambda cohort: seen)
+    shared, run = SharedCohorts({cohort.name: cohort}), make_run()
+    record = run_all(Grid([run]), tmp_path, cohort, shared).records[run.path]
+    here = train_folds(run, cohort, bags)
+    assert list(record.report.weights_sha256) == here.details["weights_sha256"]
+    assert np.array_equal(record.predictions["risk"], here.predictions["risk"])
+    assert shared.board[cohort.name].ahead >= 2
+    assert "exceed the object store of a node (0 MB)" in capfd.readouterr().out
 
 
 def test_damaged_features_end_the_study_with_all_problems(tmp_path, ray_session, cohorts, make_run):
