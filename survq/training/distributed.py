@@ -20,13 +20,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from survq.data.cohort import Cohort
+from survq.data.shared_bags import SharedBags
 from survq.ray_session import on_loopback, ray
 from survq.training.checkpoints import Checkpoints
 from survq.training.loop import train_folds
 from survq.training.reading_order import reading_ahead
 from survq.training.run import Run
 from survq.training.share import Share
-from survq.training.shared_cohorts import Board
 
 # isort: split
 import ray.train
@@ -40,7 +40,7 @@ from ray.util.placement_group import PlacementGroup
 def train_over_workers(
     run: Run,
     cohort: Cohort,
-    bags: Board,
+    bags: SharedBags,
     workers: int,
     worker: Mapping[str, float] | None,
     checkpoints: Checkpoints | None = None,
@@ -208,7 +208,7 @@ def _worker(config: dict[str, Any]) -> None:
         content = {"epoch": epoch, "message": message, "placement": placement.id.hex() if placement else ""}
         ray.train.report(content if rank == 0 else {})
 
-    cohort, bags, device = config["cohort"], config["bags"][run.cohort], get_device()
+    cohort, bags, device = config["cohort"], config["bags"], get_device()
     share = Share(folds, part, parts, sum_gradients, copy_buffers, gather)
     with reading_ahead(
         run, cohort, bags, device=device, share=share, on_epoch=lambda epoch: send(epoch.epoch, epoch)

@@ -169,14 +169,14 @@ def _trial(
     torch.set_num_threads(resources.threads)
     checkpoints = checkpoints_at(parameters["checkpoints"], checkpoint_minutes)
 
-    cohort = cohorts[run.cohort]
+    cohort, its_bags = cohorts[run.cohort], bags[run.cohort]
     if not resources.workers:
-        outcome = _train_here(run, cohort, bags[run.cohort], resources.device, checkpoints)
+        outcome = _train_here(run, cohort, its_bags, resources.device, checkpoints)
     elif problem := worker_problem(resources.workers, len(run.folds)):
         outcome = _failed(problem)
     else:
         # errors are raised: most are dead workers, and Tune retries the trial
-        return train_over_workers(run, cohort, bags, resources.workers, resources.worker, checkpoints)
+        return train_over_workers(run, cohort, its_bags, resources.workers, resources.worker, checkpoints)
     tune.report({"epoch": run.config.epochs, "message": outcome})
 
 
