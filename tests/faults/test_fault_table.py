@@ -69,7 +69,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     "F21 lock of a dead process": (
         "faults/test_machine_faults.py::test_a_lock_that_a_dead_process_of_another_machine_left_holds_nobody_up",
-        "data/test_lock.py::test_without_locks_of_the_file_system_the_process_of_another_machine_has_to_be_looked_after",
+        "data/test_lock.py::test_without_locks_of_the_file_system_a_process_of_elsewhere_has_to_be_looked_after",
     ),
     "F22 clock jumps back": ("faults/test_machine_faults.py::test_a_clock_that_jumps_back_changes_no_result",),
     "F24 connection lost": ("distributed/test_faults.py::test_signals_in_a_row_lose_nothing",),
