@@ -49,12 +49,13 @@ def execute(
     """
     # Tune requires a folder for its state; survq never reads it
     scratch = tempfile.mkdtemp(prefix="survq-tune-")
-    scheduler, searcher = _Scheduler(queue), _Searcher(queue, shared)
+    runs: dict[str, Run] = {}
+    scheduler, searcher = _Scheduler(queue, runs), _Searcher(queue, shared, runs)
     try:
         trial = tune.with_parameters(
             _trial,
             cohorts=queue.cohorts,
-            bags=shared.board,
+            board=shared.board,
             resources=resources,
             checkpoint_minutes=checkpoint_minutes,
         )
@@ -160,23 +161,27 @@ def _trial(
     parameters: dict,
     *,
     cohorts: Mapping[str, Cohort],
-    bags: Board,
+    board: Board,
     resources: TrialResources,
     checkpoint_minutes: float,
 ) -> None:
     """Train one run in the process of a trial. With `reuse_actors` the process serves further trials."""
-    run: Run = parameters["run"]
+    run = board.run(parameters["trial"])
     torch.set_num_threads(resources.threads)
     checkpoints = checkpoints_at(parameters["checkpoints"], checkpoint_minutes)
+    _train(run, cohorts[run.cohort], board[run.cohort], resources, checkpoints)
 
-    cohort, its_bags = cohorts[run.cohort], bags[run.cohort]
+
+def _train(
+    run: Run, cohort: Cohort, bags: SharedBags, resources: TrialResources, checkpoints: Checkpoints | None
+) -> None:
     if not resources.workers:
-        outcome = _train_here(run, cohort, its_bags, resources.device, checkpoints)
+        outcome = _train_here(run, cohort, bags, resources.device, checkpoints)
     elif problem := worker_problem(resources.workers, len(run.folds)):
         outcome = _failed(problem)
     else:
         # errors are raised: most are dead workers, and Tune retries the trial
-        return train_over_workers(run, cohort, its_bags, resources.workers, resources.worker, checkpoints)
+        return train_over_workers(run, cohort, bags, resources.workers, resources.worker, checkpoints)
     tune.report({"epoch": run.config.epochs, "message": outcome})
 
 
@@ -210,10 +215,10 @@ class _NotPickled:
 class _Searcher(_NotPickled, Searcher):
     """Gives Tune the next trial. (The schedule calls Optuna, see survq/tuning/search.py.)"""
 
-    def __init__(self, queue: RunQueue, shared: SharedCohorts):
+    def __init__(self, queue: RunQueue, shared: SharedCohorts, runs: dict[str, Run]):
         super().__init__(metric="epoch", mode="max")  # required by Tune
         self._queue, self._shared = queue, shared
-        self._runs: dict[str, Run] = {}  # by trial
+        self._runs = runs  # of all trials that have begun, by their id
         self.error: Exception | None = None  # of the queue, or of reading features; Tune replaces it by its own
 
     def suggest(self, trial_id: str) -> dict | str | None:
@@ -223,13 +228,16 @@ class _Searcher(_NotPickled, Searcher):
                 return Searcher.FINISHED if self._queue.exhausted else None
             self._shared.enter(run.cohort)
             self._runs[trial_id] = run
-            return {"run": run, "checkpoints": self._queue.checkpoints(run)}
+            # not by way of Tune, which writes down what a trial is given: a run has the ids of cases
+            self._shared.board.give(trial_id, run)
+            return {"trial": trial_id, "checkpoints": self._queue.checkpoints(run)}
         except Exception as error:
             self.error = error
             raise
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        run = self._runs[trial_id]
+        run = self._runs.pop(trial_id)
+        self._shared.board.take_back(trial_id)
         # Tune does not call the scheduler if a process dies while it is reset for another run
         if error and self._queue.is_running(run):
             self._queue.end(run, _failed("its process died"))
@@ -244,13 +252,13 @@ class _Searcher(_NotPickled, Searcher):
 class _Scheduler(_NotPickled, FIFOScheduler):
     """Receives every report from Tune, and decides whether a trial continues."""
 
-    def __init__(self, queue: RunQueue):
+    def __init__(self, queue: RunQueue, runs: dict[str, Run]):
         super().__init__()
-        self._queue = queue
+        self._queue, self._runs = queue, runs
         self.error: Exception | None = None  # raised by the queue; Tune replaces it by its own
 
     def on_trial_result(self, controller, trial, result: dict) -> str:
-        message, run = result.get("message"), trial.config["run"]
+        message, run = result.get("message"), self._runs[trial.trial_id]
         try:
             if isinstance(message, RunOutcome):
                 self._queue.end(run, message)
@@ -266,9 +274,10 @@ class _Scheduler(_NotPickled, FIFOScheduler):
 
     def on_trial_error(self, controller, trial) -> None:
         release_workers(trial.last_result)
+        run = self._runs[trial.trial_id]
         reason = Path(trial.error_file).read_text() if trial.error_file else "its process died"
         if trial.should_recover():  # Tune retries it
             short = "its memory ran out" if "OutOfMemory" in reason else "its process or machine was lost"
-            self._queue.lost(trial.config["run"], short)
+            self._queue.lost(run, short)
         else:
-            self._queue.end(trial.config["run"], _failed(reason))
+            self._queue.end(run, _failed(reason))

@@ -15,6 +15,7 @@ from survq.data.cohort import Cohort
 from survq.data.shared_bags import SharedBags, copy_bags, share_bags
 from survq.ray_session import ON_CLUSTER, on_node, ray, smallest_store
 from survq.text import clock
+from survq.training.run import Run
 
 USABLE = 0.8  # of a store: Ray writes to disk what exceeds it
 AHEAD = 0.25  # of a store, for bags that are read ahead by all processes of a node
@@ -65,7 +66,10 @@ class SharedCohorts:
 
 
 class Board:
-    """Hands references from the process that owns them to trials, by cohort. It may be sent to other processes."""
+    """Hands runs to their trials, and references to features, by cohort, from the process that owns them.
+
+    It may be sent to other processes.
+    """
 
     def __init__(self) -> None:
         here = on_node(ray.get_runtime_context().get_node_id())
@@ -82,12 +86,31 @@ class Board:
         (posted,) = ray.get(self._actor.find.remote(name, ray.get_runtime_context().get_node_id()))
         return ray.get(posted)
 
+    def give(self, trial: str, run: Run) -> None:
+        ray.get(self._actor.give.remote(trial, run))
+
+    def take_back(self, trial: str) -> None:
+        self._actor.take_back.remote(trial)
+
+    def run(self, trial: str) -> Run:
+        return ray.get(self._actor.run.remote(trial))
+
 
 class _Board:
     """Inside of containers, Ray passes references and does not fetch what they refer to."""
 
     def __init__(self) -> None:
         self._posted: dict[str, dict[str, ray.ObjectRef]] = {}
+        self._runs: dict[str, Run] = {}
+
+    def give(self, trial: str, run: Run) -> None:
+        self._runs[trial] = run
+
+    def take_back(self, trial: str) -> None:
+        self._runs.pop(trial, None)
+
+    def run(self, trial: str) -> Run:
+        return self._runs[trial]
 
     def post(self, name: str, by_node: dict[str, ray.ObjectRef]) -> None:
         self._posted[name] = by_node

@@ -16,7 +16,7 @@ from survq.settings import StudySettings
 from survq.training.comparison import common_folds
 from survq.training.loop import train_folds
 from survq.training.queue import Grid, RunQueue
-from survq.training.ray_runs import TrialResources, _Searcher, _trial, execute
+from survq.training.ray_runs import TrialResources, _Searcher, _train, execute
 from survq.training.results import Results
 from survq.training.shared_cohorts import SharedCohorts
 
@@ -69,13 +69,7 @@ def test_a_trial_uses_a_gpu_only_if_one_is_assigned_to_it(cohort, bags, make_run
     monkeypatch.setattr("survq.training.ray_runs.train_folds", lambda *_, device, **_options: used.append(device))
     monkeypatch.setattr("survq.training.ray_runs.tune.report", lambda message: None)
     run = make_run()
-    _trial(
-        {"run": run, "checkpoints": Path("nowhere")},
-        cohorts={run.cohort: cohort},
-        bags={run.cohort: bags},
-        resources=TrialResources(1, trial, threads=1),
-        checkpoint_minutes=10,
-    )
+    _train(run, cohort, bags, TrialResources(1, trial, threads=1), checkpoints=None)
     assert used == [torch.device(device)]
 
 
@@ -87,7 +81,7 @@ def test_a_trial_never_uses_fractions_of_several_gpus(monkeypatch, gpu, trials):
 
 def test_a_run_abandoned_by_tune_has_failed(tmp_path, cohort, shared, make_run):
     queue = RunQueue(Grid([make_run()]), Results(tmp_path), {cohort.name: cohort})
-    searcher = _Searcher(queue, shared)
+    searcher = _Searcher(queue, shared, {})
     searcher.suggest("a trial")
     assert not queue.done
     searcher.on_trial_complete("a trial", error=True)

@@ -36,12 +36,13 @@ def test_a_cohort_enters_with_its_first_run_and_leaves_after_its_last(tmp_path, 
     """The schedule and the calls are those of Tune; the runs end without training."""
     runs = [replace(make_run(seed=seed), cohort=name) for seed, name in enumerate("ABA")]
     queue, shared = RunQueue(Grid(runs), Results(tmp_path), cohorts), SharedCohorts(cohorts)
-    searcher, before = _Searcher(queue, shared), bytes_used()
+    searcher, before = _Searcher(queue, shared, {}), bytes_used()
     size = 2 * int((cohorts["A"].slides["patches"] * cohorts["A"].slides["width"]).sum())
     seen = []
 
     def start(trial):
-        run = searcher.suggest(trial)["run"]
+        searcher.suggest(trial)
+        run = shared.board.run(trial)
         seen.append((run.cohort, *(name for name in cohorts if name in shared)))
 
     def end(trial):
@@ -95,7 +96,7 @@ def test_damaged_features_end_the_study_with_all_problems(tmp_path, ray_session,
     slides.loc[[slides.index[3], slides.index[40]], "sha256"] = "0" * 64
     cohorts["B"] = replace(cohorts["B"], slides=slides)
     queue = RunQueue(Grid([replace(make_run(), cohort="B")]), Results(tmp_path), cohorts)
-    searcher = _Searcher(queue, SharedCohorts(cohorts))
+    searcher = _Searcher(queue, SharedCohorts(cohorts), {})
     with pytest.raises(DataError):
         searcher.suggest("1")
     assert isinstance(searcher.error, DataError) and len(searcher.error.problems) == 2

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,25 @@ def test_no_secret_is_in_results_or_in_the_log_of_ray(undisturbed, ray_folder):
     secrets = CANARY.encode(), CANARY.encode().hex().encode()
     assert [file for file in files if any(secret in file.read_bytes() for secret in secrets)] == []
     assert all(secret.decode() not in undisturbed[1].stdout + undisturbed[1].stderr for secret in secrets)
+
+
+def files_with_ids(folder: Path, cohort) -> set[str]:
+    """The names of the files below a folder that hold the id of a case."""
+    ids = re.compile("|".join(map(re.escape, cohort.cases.index)).encode())
+    return {file.name for file in folder.rglob("*") if file.is_file() and ids.search(file.read_bytes())}
+
+
+def test_case_ids_are_in_predictions_and_nowhere_else(undisturbed, ray_folder, cohort):
+    """Not in what is printed, in event files, settings, or the report; nor in the logs of Ray."""
+    results, completed = undisturbed
+    assert files_with_ids(results, cohort) == {"predictions.parquet"}
+    assert not [case for case in cohort.cases.index if case in completed.stdout + completed.stderr]
+    logs = [folder for folder in ray_folder.rglob("logs") if folder.is_dir()]
+    assert logs and not any(files_with_ids(folder, cohort) for folder in logs)
+
+
+def test_case_ids_are_nowhere_in_the_folder_of_ray(undisturbed, ray_folder, cohort):
+    assert not files_with_ids(ray_folder, cohort)
 
 
 def test_tensorboard_has_curves_hyperparameters_and_a_figure(undisturbed):

@@ -128,7 +128,7 @@ def test_too_little_memory_of_a_gpu_is_said_with_the_size_of_the_batch(monkeypat
     from small_cohort import make_cohort, make_run
 
     from survq.models.survq import SurvQ
-    from survq.training.ray_runs import TrialResources, _trial
+    from survq.training.ray_runs import TrialResources, _train
 
     def full(self, batch, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
@@ -138,12 +138,7 @@ def test_too_little_memory_of_a_gpu_is_said_with_the_size_of_the_batch(monkeypat
     monkeypatch.setattr("survq.training.ray_runs.tune.report", reports.append)
     cohort, bags = make_cohort()
     run = make_run(cohort, epochs=1)
-    options = {
-        "cohorts": {run.cohort: cohort},
-        "bags": {run.cohort: bags},
-        "resources": TrialResources(1, {"CPU": 1}, 1),
-    }
-    _trial({"run": run, "checkpoints": tmp_path / "none"}, **options, checkpoint_minutes=10)
+    _train(run, cohort, bags, TrialResources(1, {"CPU": 1}, 1), checkpoints=None)
     outcome = reports[-1]["message"]
     assert outcome.state == "failed"
     said = outcome.details["reason"]
