@@ -79,7 +79,7 @@ def test_trials_find_the_features_of_their_cohort_on_the_board(ray_session, coho
 def test_a_cohort_that_exceeds_a_store_is_read_ahead_with_the_same_result(
     tmp_path, ray_session, cohort, bags, make_run, monkeypatch, capfd, seen
 ):
-    """Also where this process has to read the files. With small stores, on two nodes: see tests/cluster."""
+    """Also where this process has to read the files."""
     monkeypatch.setattr("survq.training.shared_cohorts.smallest_store", lambda: 100_000)
     monkeypatch.setattr("survq.data.shared_bags.seen_by_all_nodes", lambda cohort: seen)
     shared, run = SharedCohorts({cohort.name: cohort}), make_run()
