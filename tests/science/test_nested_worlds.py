@@ -1,0 +1,60 @@
+"""The preset `rare`: the curve of one nested training, beside trainings of each number of queries.
+
+    pytest -m slow -s tests/science/test_nested_worlds.py     # 3 minutes on one core; -s shows the table
+
+Both modalities have the same number of queries. The nested model is trained for as many epochs as each of the others.
+"""
+
+import time
+
+import pandas as pd
+import pytest
+from planted import Planted, show, train
+
+from survq.evaluation.concordance import fold_concordance
+from survq.training.config import TrainConfig
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first test waits for all training
+
+WORLDS = (0, 1, 2, 3)
+COUNTS = (1, 4, 16, 32)
+
+
+def config(count: int, **hyperparameters) -> TrainConfig:
+    counts = {"width": 32, "block": "residual", "histology_queries": count, "genomic_queries": count}
+    return TrainConfig(
+        hyperparameters=counts | hyperparameters, learning_rate=1e-3, epochs=20, expression_scale="zscore"
+    )
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory) -> pd.DataFrame:
+    """By world and count: the C-index of the nested curve and of the training of this count, and seconds of CPU."""
+    root = tmp_path_factory.mktemp("worlds")
+    rows = []
+    for world in WORLDS:
+        planted = Planted.draw("rare", world, root)
+        if not rows:
+            train(planted, config(1))  # the first training of a process is slower
+        start = time.process_time()
+        curve = train(planted, config(max(COUNTS), nested_queries=True)).curve
+        nested_seconds = time.process_time() - start
+        for count in COUNTS:
+            start = time.process_time()
+            alone = train(planted, config(count)).c_index
+            seconds = time.process_time() - start
+            own = curve[(curve["histology_queries"] == count) & (curve["genomic_queries"] == count)]
+            (nested,) = fold_concordance(own)["c_index"]
+            rows.append((world, count, nested, alone, nested_seconds / len(COUNTS), seconds))
+            print(rows[-1], flush=True)
+    table = pd.DataFrame(rows, columns=["world", "count", "nested", "alone", "nested_seconds", "seconds"])
+    show(table.pivot(index="world", columns="count", values=["nested", "alone"]))
+    show(table.groupby("count")[["nested", "alone"]].mean().T)
+    show(table.groupby("world")[["nested_seconds", "seconds"]].sum())
+    return table
+
+
+def test_the_curve_is_that_of_separate_trainings(figures):
+    """In the mean over worlds: in each world, a training with another seed moves a point of either curve as much."""
+    mean = figures.groupby("count")[["nested", "alone"]].mean()
+    assert ((mean["nested"] - mean["alone"]).abs() <= 0.015).all()
