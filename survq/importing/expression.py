@@ -145,14 +145,14 @@ def read_expression(
     values, incomplete = _complete(values, incomplete_genes, file)
     kept_incomplete = incomplete if incomplete_genes == "keep" else []
     raise_if_any(expression_problems(values.reset_index(names="case_id"), str(file), kept_incomplete))
-    found = values.to_numpy()[np.isfinite(values)]
+    found = values.where(np.isfinite(values)).to_numpy()
     source = {
         "file": file.name,
         "sha256": sha256(file),
         "layout": table.layout,
         "unit": guess_unit(found, file.name),
-        "lowest": round(float(found.min()), 4),
-        "highest": round(float(found.max()), 4),
+        "lowest": round(float(np.nanmin(found)), 4),
+        "highest": round(float(np.nanmax(found)), 4),
         "genes": values.shape[1],
         "genes_in_the_table": len(table.measured),
         "sample_types": sorted(reading.sample_types),

@@ -23,8 +23,11 @@ BY_NAME = {
 
 
 def guess_unit(values: np.ndarray, file: str) -> str:
-    """The unit of (case, gene) values, and how it was detected: by the floor, the name of the file, or the range."""
-    low, high = float(values.min()), float(values.max())
+    """The unit of (case, gene) values, and how it was detected: by the floor, the name of the file, or the range.
+
+    NaN is passed over; a gene has at least one value.
+    """
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if abs(low - FLOOR) < 1e-3 and high < HIGHEST_LOGARITHM:
         return "log2(TPM + 0.001), by its floor"
     for part, unit in BY_NAME.items():
@@ -32,7 +35,7 @@ def guess_unit(values: np.ndarray, file: str) -> str:
             return f"{unit}, by its name"
     if low >= 0:
         return "log2(x + 1), by its range" if high <= HIGHEST_LOGARITHM else "no logarithm, by its range"
-    spread, centre = np.median(values.std(axis=0)), np.abs(np.median(values, axis=0))
+    spread, centre = np.median(np.nanstd(values, axis=0)), np.abs(np.nanmedian(values, axis=0))
     if 0.5 < spread < 2 and np.median(centre) < 0.5:
         return "z-scores per gene, by their spread"
     return "centred logarithm, by its range" if np.median(centre) < 0.5 and high <= HIGHEST_LOGARITHM else "unknown"
