@@ -160,7 +160,7 @@ def _train_epoch(
     share: Share,
     *,
     pretraining: bool = False,
-) -> dict[str, list[float]]:
+) -> dict[str, tuple[float, ...]]:
     """One pass over the cohort. Returns each term of the loss as means over the training cases, one per fold."""
     config = run.config
     seed = torch_seed(config.seed, "pretraining") if pretraining else config.seed
@@ -198,7 +198,7 @@ def _train_epoch(
 
 def _means(
     run: Run, learners: list[FoldLearner], sums: list[dict[str, float]], batches: list[list[str]], share: Share
-) -> dict[str, list[float]]:
+) -> dict[str, tuple[float, ...]]:
     """Means over all cases from the sums of each process: by term, one per fold of the run."""
     totals: list[dict[str, float]] = [defaultdict(float) for _ in run.folds]
     for pairs in share.gather(list(zip(share.folds, sums, strict=True))):
@@ -207,7 +207,7 @@ def _means(
                 totals[position][name] += value
     cases = share.by_fold([sum(case in learner.training for ids in batches for case in ids) for learner in learners])
     names = dict.fromkeys(name for terms in totals for name in terms)
-    return {name: [terms[name] / n for terms, n in zip(totals, cases, strict=True)] for name in names}
+    return {name: tuple(terms[name] / n for terms, n in zip(totals, cases, strict=True)) for name in names}
 
 
 def _evaluate(
@@ -232,17 +232,17 @@ def _evaluate(
     return predictions.sort_values(["repeat", "fold", "case_id"], ignore_index=True)
 
 
-def _epoch(number: int, run: Run, terms: dict[str, list[float]], predictions: pd.DataFrame) -> Epoch:
+def _epoch(number: int, run: Run, terms: dict[str, tuple[float, ...]], predictions: pd.DataFrame) -> Epoch:
     by_fold = dict(list(predictions.groupby(["repeat", "fold"])))
     tables = [by_fold[fold.repeat, fold.index] for fold in run.folds]
     return Epoch(
         epoch=number,
-        training_loss=[sum(of_fold) for of_fold in zip(*terms.values(), strict=True)],
-        validation_loss=[float(table["nll"].mean()) for table in tables],
-        c_index=[
+        training_loss=tuple(sum(of_fold) for of_fold in zip(*terms.values(), strict=True)),
+        validation_loss=tuple(float(table["nll"].mean()) for table in tables),
+        c_index=tuple(
             concordance_index(table["risk"].to_numpy(), table["time"].to_numpy(), table["event"].to_numpy())
             for table in tables
-        ],
+        ),
         penalties={name: values for name, values in terms.items() if name != SURVIVAL},
     )
 
