@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
@@ -192,9 +191,11 @@ def draw_map(axes: Axes, sheet: Sheet, one: TissueMap, letter: str = "") -> None
     bar.ax.tick_params(labelsize=7)
 
 
-def label_directions(corners: Float[np.ndarray, "patch 2"]) -> Float[np.ndarray, "patch 2"]:
-    """Where the number of each marked patch stands, as a unit vector from its middle: away from the other marked ones,
-    so that the numbers of neighbours do not cover each other. y grows downwards; a single patch has its number on top.
+def label_directions(corners: np.ndarray) -> np.ndarray:
+    """Where the number of each marked patch stands, seen from its middle: unit vectors (patch, 2), for corners (patch, 2).
+
+    Away from the other marked ones, so that the numbers of neighbours do not cover each other. y grows downwards; a
+    single patch has its number on top.
     """
     directions = np.tile([0.0, -1.0], (len(corners), 1))
     for own, corner in enumerate(corners):

@@ -1,5 +1,6 @@
 """The features of a cohort are in memory from its first run to its last."""
 
+import gc
 import time
 from dataclasses import replace
 
@@ -27,6 +28,16 @@ def bytes_used() -> int:
     return get_memory_info_reply(state).store_stats.object_store_bytes_used
 
 
+def settled_bytes() -> int:
+    """`bytes_used`, once it no longer changes: what earlier tests shared is freed after a while."""
+    gc.collect()
+    used, deadline = -1, time.monotonic() + 20
+    while used != bytes_used() and time.monotonic() < deadline:
+        used = bytes_used()
+        time.sleep(2)
+    return used
+
+
 @pytest.fixture
 def cohorts(cohort):
     return {name: replace(cohort, name=name) for name in ("A", "B")}
@@ -36,7 +47,7 @@ def test_a_cohort_enters_with_its_first_run_and_leaves_after_its_last(tmp_path, 
     """The schedule and the calls are those of Tune; the runs end without training."""
     runs = [replace(make_run(seed=seed), cohort=name) for seed, name in enumerate("ABA")]
     queue, shared = RunQueue(Grid(runs), Results(tmp_path), cohorts), SharedCohorts(cohorts)
-    searcher, before = _Searcher(queue, shared, {}), bytes_used()
+    searcher, before = _Searcher(queue, shared, {}), settled_bytes()
     size = 2 * int((cohorts["A"].slides["patches"] * cohorts["A"].slides["width"]).sum())
     seen = []
 
