@@ -192,7 +192,7 @@ def draw_map(axes: Axes, sheet: Sheet, one: TissueMap, letter: str = "") -> None
 
 
 def label_directions(corners: np.ndarray) -> np.ndarray:
-    """Where the number of each marked patch stands, seen from its middle: unit vectors (patch, 2), for corners (patch, 2).
+    """Where the number of each marked patch stands, from its middle: unit vectors (patch, 2), for corners (patch, 2).
 
     Away from the other marked ones, so that the numbers of neighbours do not cover each other. y grows downwards; a
     single patch has its number on top.
