@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +22,6 @@ class ReadAhead(Mapping[str, Tensor]):
     """
 
     def __init__(self, bags: Bags, most: int):
-        self.waited = 0.0  # seconds in which the user of the bags waited for them
         self._bags, self._most = bags, most
         self._first: str | None = None
         self._order: Iterator[str] = iter(())  # from the first one on
@@ -41,16 +39,13 @@ class ReadAhead(Mapping[str, Tensor]):
         self._order = following if first is None else chain([first], following)
 
     def __getitem__(self, case_id: str) -> Tensor:
-        start = time.monotonic()
         if not self._ahead and case_id == self._first:
             self._read_on()
         if self._ahead and self._ahead[0][0] == case_id:
             bag = self._ahead.popleft()[1].result()
             self._read_on()
-        else:
-            bag = self._bags[case_id]
-        self.waited += time.monotonic() - start
-        return bag
+            return bag
+        return self._bags[case_id]
 
     def __contains__(self, case_id: object) -> bool:
         return case_id in self._bags

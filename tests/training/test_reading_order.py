@@ -132,7 +132,7 @@ def test_never_more_than_so_many_bags_wait():
         time.sleep(0.001)
         assert len(alive) <= used + 4
     ahead.close()
-    assert len(alive) == len(names) and ahead.waited >= 0
+    assert len(alive) == len(names)
 
 
 def test_a_problem_of_reading_is_raised_where_the_bag_is_used():
