@@ -14,7 +14,8 @@ Nothing is approximated:
   of a query in a case is its highest score among the first patches, so that total and P are plain sums over chunks. If
   a total shows that far higher scores followed, all is computed again with the highest score of all patches.
 - Patches are processed in chunks that fit the cache. H is (hidden, patch) and X is (width, patch), so that all products
-  of the backward pass read memory contiguously.
+  of the backward pass read memory contiguously. A chunk may end in padding: its x and its E are 0, so that it adds
+  nothing to any sum or gradient.
 - The backward pass uses the activations that the forward pass kept of a chunk, and recomputes them if the budget was
   exceeded, so that memory does not grow with the patches. Dropout is stored as one seed per chunk.
 
@@ -90,9 +91,9 @@ def _pool(
 ) -> Float[Tensor, "case query width"]:
     """P of every bag, with X = W_2 H, or X = H if W_2 is None. Dropout does not rescale."""
     kind = "cpu bf16" if q.device.type == "cpu" and dtype == torch.bfloat16 else q.device.type
-    pieces = list(chunked([len(bag) for bag in bags], PATCHES.get(kind, PATCHES["cuda"])))
-    seeds = torch.randint(2**62, (len(pieces),)).tolist() if p else [0] * len(pieces)
-    return _Pool.apply(_Patches(bags, pieces, seeds, p, dtype), torch.is_grad_enabled(), q, W_1, b_1, W_2)
+    parts = list(chunked([len(bag) for bag in bags], PATCHES.get(kind, PATCHES["cuda"])))
+    seeds = torch.randint(2**62, (len(parts),)).tolist() if p else [0] * len(parts)
+    return _Pool.apply(_Patches(bags, parts, seeds, p, dtype), torch.is_grad_enabled(), q, W_1, b_1, W_2)
 
 
 class _Weights(NamedTuple):

@@ -56,4 +56,4 @@ class PathwayEncoder(nn.Module):
         h = elu_alpha_dropout(h + self.bias_1, self.dropout, self.training)
         h = torch.baddbmm(self.bias_2, h, self.weight_2)
         h = elu_alpha_dropout(h, self.dropout, self.training)
-        return h.transpose(0, 1)[:, self.given_order]  # in rows, as whoever reads the pathways of a case needs them
+        return h.transpose(0, 1)[:, self.given_order]  # contiguous, so that attention does not copy it
