@@ -26,9 +26,9 @@ from survq.exits import UsageError, exit_on_user_error, exit_with
 from survq.reporting.configurations import index_table, short_labels
 from survq.reporting.figures import png
 from survq.reporting.report_material import ABOUT, SETTINGS, Material
+from survq.reporting.report_sources import refresh_report
 from survq.reporting.run_progress import Progress
 from survq.reporting.saved import save
-from survq.reporting.study_report import write_report
 from survq.reporting.study_tables import Trained
 from survq.reporting.tables import Table
 from survq.reporting.tensorboard import Board
@@ -110,6 +110,7 @@ class Study:
     _comparisons: dict[str, Comparison] = field(default_factory=dict)  # by cohort
     _about: dict[str, Any] = field(default_factory=dict)  # what the report says of the data
     _plan: dict[str, dict[str, Any]] = field(default_factory=dict)  # by path: how many runs to expect, and their label
+    _records: list[Record] = field(default_factory=list)  # of all ended runs in its folder
     _written: list[Path] = field(default_factory=list)  # tables and figures
     _start: float = field(default_factory=time.monotonic)
 
@@ -201,7 +202,9 @@ class Study:
         by_path = {run.path: replace(run, keep_weights=self.settings.keep_weights) for run in runs}
         problems = {path: "not applicable" for path, run in by_path.items() if self._is_not_applicable(run)}
         todo = [run for path, run in by_path.items() if path not in problems]
-        uncut = [problem for run in todo for problem in run.problems(self.cohorts[run.cohort].cases)]
+        # runs of the same folds have the same problems
+        cut = {(r.cohort, r.group, r.folds, r.config.intervals, r.config.interval_edges): r for r in todo}
+        uncut = [problem for run in cut.values() for problem in run.problems(self.cohorts[run.cohort].cases)]
         raise_if_any(list(dict.fromkeys(uncut)))
         records = self.run(Grid(todo), short_labels(todo))
         self.missing |= {
@@ -227,8 +230,9 @@ class Study:
                 self._machines.execute(queue)
         self._write_about(schedule, label)  # a search knows at its end how many runs it needed
         self.missing |= {path: f"failed: {reason}" for path, reason in queue.failures.items()}
-        if records := self.results.records(known=queue.records.values()):
-            index = index_table(records, self.results.runs)
+        self._records = self.results.records(known=[*self._records, *queue.records.values()])
+        if self._records:
+            index = index_table(self._records, self.results.runs)
             replace_file(self.results.folder / "index.csv", csv_bytes(index))
         return queue.records
 
@@ -261,9 +265,12 @@ class Study:
             print(f"  {name} is simulated: C-index of the true risk {c_index:.3f}{other}")
 
     def farewell(self) -> None:
-        """Write the report, and print the last lines: paths, duration and missing results."""
-        for path in [*self._written, *write_report(Material(self.results))]:
+        """Write the report if anything in it changed, and print the last lines: paths, duration, missing results."""
+        report, was_written = refresh_report(Material(self.results, self._records))
+        for path in self._written:
             print(f"  written   {path}")
+        for path in report:
+            print(f"  {'written' if was_written else 'unchanged':<9} {path}")
         print(f"\n  curves    tensorboard --logdir {shlex.quote(str(self.results.views / 'tensorboard'))}")
         print(f"  runs      {self.results.folder / 'index.csv'}")
         print(f"  took      {clock(time.monotonic() - self._start)}", flush=True)

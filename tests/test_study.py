@@ -91,6 +91,30 @@ def test_a_cell_with_a_diverged_seed_has_no_number_and_names_the_problem(make_st
     assert f"{runs[1].path}: diverged: the loss became nan" in capsys.readouterr().err
 
 
+def test_a_study_that_is_started_again_writes_its_report_only_if_something_changed(make_study, tree, capsys):
+    def start_again(seeds=1, **settings) -> str:
+        study = make_study(**settings)
+        runs = runs_of(study, seeds=seeds)
+        for run in runs:
+            if not (study.results.runs / run.path).exists():
+                write(study, run, "diverged")  # its report has no figures, which take seconds
+        capsys.readouterr()
+        study.save("table_9", study_table(study.train(runs), ["learning_rate"]))
+        study.farewell()
+        return capsys.readouterr().out
+
+    page = make_study().results.folder / "report.html"
+    assert f"written   {page}" in start_again()
+    everything = tree(page.parent)
+    assert f"unchanged {page}" in start_again()
+    assert tree(page.parent) == everything
+    assert f"written   {page}" in start_again(seeds=2) and "Seeds: 0, 1." in page.read_text()
+    assert f"written   {page}" in start_again(seeds=2, epochs=9), "another option"
+    page.unlink()
+    assert f"written   {page}" in start_again(seeds=2, epochs=9) and page.exists()
+    assert f"unchanged {page}" in start_again(seeds=2, epochs=9)
+
+
 def test_a_table_without_any_number_states_the_reasons(make_study):
     study = make_study()
     runs = runs_of(study)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +27,11 @@ class Material:
     """What a results folder holds."""
 
     results: Results
+    known: Sequence[Record] = ()  # runs that were read before; the others are read when they are needed
 
     @cached_property
     def records(self) -> list[Record]:
-        return self.results.records()
+        return self.results.records(self.known)
 
     @cached_property
     def methods(self) -> list[Method]:

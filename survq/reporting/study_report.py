@@ -23,24 +23,35 @@ from survq.reporting.report_sections import (
     survival,
 )
 
+METRICS_TABLE, PICTURES = Path("tables/metrics.csv"), Path("figures/report")  # below the folder of a study
+
 
 def write_report(material: Material) -> list[Path]:
-    """Write tables/metrics.csv, report.html, report.md and its pictures into a study's folder; returns their paths."""
-    results, document = material.results, document_of(material)
-    tables, pictures = results.folder / "tables", results.folder / "figures" / "report"
-    written = []
+    """Write tables/metrics.csv, report.html, report.md and its pictures into a study's folder.
+
+    Returns the paths of all but the pictures, which the page contains. Files that only an earlier report had are
+    deleted.
+    """
+    folder, document = material.results.folder, document_of(material)
+    contents: dict[Path, bytes] = {}
     if len(material.metrics):
-        tables.mkdir(exist_ok=True)
-        replace_file(tables / "metrics.csv", csv_bytes(material.metrics))
-        written.append(tables / "metrics.csv")
-    if document.pictures:
-        pictures.mkdir(parents=True, exist_ok=True)
-    for picture in document.pictures:
-        replace_file(pictures / f"{picture.name}.png", picture.png)
-    for name, content in (("report.md", document.to_markdown("figures/report")), ("report.html", document.to_html())):
-        replace_file(results.folder / name, content.encode())
-        written.append(results.folder / name)
-    return written
+        contents[METRICS_TABLE] = csv_bytes(material.metrics)
+    contents |= {PICTURES / f"{picture.name}.png": picture.png for picture in document.pictures}
+    contents[Path("report.md")] = document.to_markdown(PICTURES.as_posix()).encode()
+    contents[Path("report.html")] = document.to_html().encode()
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / name, content)
+    for earlier in report_files(folder):
+        if earlier.relative_to(folder) not in contents:
+            earlier.unlink()
+    return [folder / name for name in contents if name.parent != PICTURES]
+
+
+def report_files(folder: Path) -> list[Path]:
+    """The files of a study's report that exist."""
+    named = (folder / name for name in (METRICS_TABLE, "report.md", "report.html"))
+    return [*filter(Path.is_file, named), *sorted((folder / PICTURES).glob("*.png"))]
 
 
 def document_of(material: Material) -> Document:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import pandas as pd
@@ -57,10 +57,6 @@ class Run:
         """The weight files of its folds, in their order."""
         return tuple(weights_file(fold.repeat, fold.index) for fold in self.folds)
 
-    @cached_property
-    def _folds_sha256(self) -> str:
-        return sha256_of(json.dumps([asdict(fold) for fold in self.folds], sort_keys=True))
-
     def problems(self, cases: pd.DataFrame) -> list[str]:
         """The folds with too few times of death for time intervals. `cases` has time and event."""
         found = []
@@ -85,10 +81,15 @@ class Run:
             "model": self.model,
             "hyperparameters": self.hyperparameters,
             "training": self.training,
-            "folds": {"count": len(self.folds), "sha256": self._folds_sha256},
+            "folds": {"count": len(self.folds), "sha256": _sha256_of_folds(self.folds)},
             "data": data_of(self.model, parts),
             "code": code_of(self.model),
         }
+
+
+@lru_cache(maxsize=16)  # the runs of a study have few sets of folds
+def _sha256_of_folds(folds: tuple[Fold, ...]) -> str:
+    return sha256_of(json.dumps([asdict(fold) for fold in folds], sort_keys=True))
 
 
 def weights_file(repeat: int, index: int) -> str:

@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,6 +115,7 @@ class Search:
     defaults: dict[int, Record | None] = field(default_factory=dict)  # by seed: its results
     abandoned: bool = False
     _chosen_sizes: dict[Path, Sizes | None] = field(default_factory=dict)  # by the folder of the curve, which is large
+    _known_to_optuna: int = 0  # the first trials, which were added to `_optuna`
 
     def next(self) -> tuple[Run, Trial | Refit] | None:
         """The next run, with its trial or refit."""
@@ -226,8 +228,10 @@ class Search:
     @property
     def _needs_curve(self) -> bool:
         """Whether the curve is from a run of its own: that of a trial is from its last epoch."""
+        if not self.space.nested:
+            return False
         chosen = self.chosen
-        return self.space.nested and chosen is not None and chosen.best.epoch < chosen.config.epochs
+        return chosen is not None and chosen.best.epoch < chosen.config.epochs
 
     def problems(self) -> list[str]:
         """Problems of its folds that prevent training. They do not depend on the searched settings."""
@@ -296,28 +300,35 @@ class Search:
 
     def _known_generation(self) -> int:
         """The limit of trial numbers that may be suggested now: all earlier generations have ended."""
-        generation = 0
-        while all(t.record is not None for t in self.trials[:generation]) and generation <= len(self.trials):
-            generation += GENERATION
-        return generation
+        complete = len(self.trials) // GENERATION * GENERATION
+        last = self.trials[max(0, complete - GENERATION) : complete]  # those before it ended before it started
+        return complete + GENERATION * all(trial.record is not None for trial in last)
 
     def _before(self, number: int) -> list[Trial]:
         """The trials of earlier generations."""
         return self.trials[: number // GENERATION * GENERATION]
 
+    @cached_property
+    def _optuna(self) -> optuna.Study:
+        """The ended trials of earlier generations, for suggestions."""
+        return optuna.create_study(direction="maximize")
+
     def _suggest(self, number: int) -> Trial:
         fold = f"outer={self.outer.repeat}.{self.outer.index}" if self.outer else "sweep"
         key = (self.seed, "search", self.cohort.name, fold, number)
         # one sampler per trial: a shared sampler would repeat its values after resuming
-        sampler = optuna.samplers.TPESampler(
+        self._optuna.sampler = optuna.samplers.TPESampler(
             seed=torch_seed(*key) % 2**32, n_startup_trials=STARTUP, constant_liar=False
         )
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        study.add_trials([trial.as_optuna_trial() for trial in self._before(number)])
+        before = self._before(number)
+        self._optuna.add_trials([trial.as_optuna_trial() for trial in before[self._known_to_optuna :]])
+        self._known_to_optuna = len(before)
         if number == 0:
-            study.enqueue_trial(dict(self.space.first))
-        suggestion = study.ask()
+            self._optuna.enqueue_trial(dict(self.space.first))
+        suggestion = self._optuna.ask()
         config = self.space.configure(suggestion)
+        # samplers ignore failed trials: only `as_optuna_trial` of an ended one counts, for the next generation
+        self._optuna.tell(suggestion, state=TrialState.FAIL)
         return Trial(number, config, suggestion.params, suggestion.distributions)
 
 

@@ -12,16 +12,19 @@ import torch
 
 from survq.data.cohort import Cohort
 from survq.data.folds import make_folds
+from survq.evaluation.epochs import Epoch
 from survq.models import MODELS
 from survq.reporting.search_figure import search_figure
 from survq.simulation.data_folder import write_simulated
 from survq.training.config import TrainConfig, hyperparameters_of
 from survq.training.queue import RunQueue
+from survq.training.record import Record
+from survq.training.report import Report
 from survq.training.results import Results
 from survq.tuning.findings import agreement, best_so_far, chosen_minus_default, importance, verdict
 from survq.tuning.outcomes import outer_predictions, outer_table, trials_table, write_optuna_view
 from survq.tuning.schedule import Searches
-from survq.tuning.search import GENERATION, Space, nested_searches, sweep
+from survq.tuning.search import GENERATION, STARTUP, Space, nested_searches, sweep
 from survq.tuning.spaces import suggest
 
 EPOCHS, TRIALS = 4, 6
@@ -103,6 +106,23 @@ def test_every_outer_fold_evaluates_the_choice_of_its_training_cases_once(cohort
     predictions = outer_predictions(searches)
     assert sorted(predictions["case_id"]) == sorted(cohort.cases.index)
     assert trials_table(searches).groupby("search")["chosen"].sum().tolist() == [1, 1, 1]
+
+
+def test_a_suggestion_depends_on_ended_trials_of_earlier_generations_alone(cohort, tmp_path):
+    """And not on what was asked before: with trials of all states, 8 of them beyond the random ones."""
+    folds = tuple(make_folds(cohort.cases, 2))
+    search, states = sweep(cohort, folds, SPACE, trials=STARTUP + 8), ("finished", "finished", "stopped", "diverged")
+    while (part := search.next()) is not None:
+        _, trial = part
+        loss = abs(np.log(trial.config.learning_rate / 2e-3))
+        epochs = tuple(Epoch(n, (loss,) * 2, (loss / n,) * 2, (1 / (1 + loss),) * 2) for n in (1, 2))
+        search.ended(trial, Record(tmp_path, {}, Report(states[trial.number % 4], epochs), None))
+    assert len(search.trials) == STARTUP + 8
+    for trial in search.trials:
+        fresh = sweep(cohort, folds, SPACE, trials=STARTUP + 8)
+        fresh.trials = search.trials[: trial.number]
+        _, again = fresh.next()
+        assert again.params == trial.params and again.distributions == trial.distributions, trial.number
 
 
 def test_the_default_setting_is_evaluated_on_the_same_outer_folds(undisturbed):
