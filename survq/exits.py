@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from survq.output import unfailing_output
@@ -79,3 +79,31 @@ def terminate(number: int, _: object) -> None:
     global _received
     _received = number
     raise KeyboardInterrupt  # the only exception that passes through Ray's waits
+
+
+@contextmanager
+def keeping_signals() -> Iterator[None]:
+    """Around code that sets handlers of its own, or loses what a handler raises, as the start of Ray does.
+
+    Signals that arrive within the block end the program at its end at the latest, and so do those after it.
+    """
+    end_on_signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)  # as Python asks for
+    before, arrived = signal.set_wakeup_fd(writing), b""
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        end_on_signals()
+        with suppress(BlockingIOError):
+            arrived = os.read(reading, 100)
+        os.close(reading)
+        os.close(writing)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if number in arrived:
+                terminate(number, None)  # in place of what has been raised, such as the SystemExit of Ray

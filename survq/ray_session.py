@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from survq.exits import keeping_signals
 from survq.ray_start import check_address, check_cluster, job_memory, private_start, usable_cpus
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # written to the head node by `ray up`
@@ -54,12 +55,12 @@ __all__ = [
 def connect(cpus: int | None = None, verbose: bool = False) -> None:
     """Start a private Ray on this machine, or join the cluster at RAY_ADDRESS; once per process.
 
-    Raises RayUnavailable if that fails, within a minute.
+    Meanwhile and from then on, signals end the program as Ctrl-C does. Raises RayUnavailable within a minute.
     """
     if ray.is_initialized():
         return
     quiet = {} if verbose else {"logging_level": logging.ERROR, "log_to_driver": False}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), keeping_signals():
         warnings.simplefilter("ignore")
         if ON_CLUSTER:
             address = os.environ["RAY_ADDRESS"]

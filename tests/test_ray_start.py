@@ -146,3 +146,31 @@ def test_results_in_a_bucket_are_refused(given):
     with pytest.raises(ValueError) as refused:
         StudySettings(results=Path(given))
     assert f"--results {given}: results need a folder" in str(refused.value) and "Fix: " in str(refused.value)
+
+
+STARTING = """
+import os, signal, sys
+from survq.exits import exit_on_user_error, keeping_signals
+with exit_on_user_error("stopped"):
+    with keeping_signals():
+        if sys.argv[1] == "lost":
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException:
+                pass  # as where C calls Python
+        else:
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        if sys.argv[1] == "handled otherwise":
+            os.kill(os.getpid(), signal.SIGTERM)
+    if sys.argv[1] == "later":
+        os.kill(os.getpid(), signal.SIGTERM)
+    print("it went on")
+"""
+
+
+@pytest.mark.parametrize("signal_is", ["lost", "handled otherwise", "later"])
+def test_a_signal_while_ray_starts_ends_the_program_with_a_sentence(signal_is):
+    """Of these kinds are Ray's handler, and what its start loses. tests/faults/test_start_stopped.py does it to Ray."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", STARTING, signal_is], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "survq: stopped\n")
