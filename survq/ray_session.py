@@ -16,7 +16,16 @@ from pathlib import Path
 import yaml
 
 from survq.exits import keeping_signals
-from survq.ray_start import check_address, check_cluster, job_memory, private_start, usable_cpus
+from survq.ray_start import (
+    RayUnavailable,
+    check_address,
+    check_cluster,
+    job_memory,
+    private_start,
+    reason_of,
+    usable_cpus,
+    versions,
+)
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml").expanduser()  # written to the head node by `ray up`
 ON_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
@@ -47,7 +56,7 @@ import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 __all__ = [
-    *("ON_CLUSTER", "await_machine", "await_nodes", "connect", "node_ids", "on_loopback", "on_node"),
+    *("ON_CLUSTER", "await_machine", "await_nodes", "check_versions", "connect", "node_ids", "on_loopback", "on_node"),
     *("quiet_data_context", "ray", "resources", "smallest_store"),
 ]
 
@@ -161,6 +170,36 @@ def await_nodes(minutes: float = 10) -> None:
         time.sleep(2)
     if up < expected:
         print(f"ray: {expected - up} of {expected} nodes have not come; used as soon as they do", flush=True)
+
+
+def check_versions(seconds: float = 60) -> None:
+    """Raise RayUnavailable if a node of the cluster would compute with another survq, or another version of torch.
+
+    A node that is too busy to answer in time, or that has just gone, is passed over.
+    """
+    if not ON_CLUSTER:
+        return
+    here, problems = versions(), []
+    ask = ray.remote(num_cpus=0, max_retries=0)(versions)
+    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+    answers = {ask.options(scheduling_strategy=on_node(node)).remote(): names[node] for node in node_ids()}
+    answered, _ = ray.wait(list(answers), num_returns=len(answers), timeout=seconds)
+    for answer in answered:
+        try:
+            there = ray.get(answer)
+        except ray.exceptions.RayTaskError as error:
+            problems.append(f"{answers[answer]} cannot run survq ({reason_of(str(error))})")
+            continue
+        except ray.exceptions.RayError:
+            continue
+        other = [f"{name} {there.get(name)} in place of {version}" for name, version in here.items()]
+        if differing := [text for text, name in zip(other, here, strict=True) if there.get(name) != here[name]]:
+            problems.append(f"{answers[answer]} has {', '.join(differing)}")
+    if problems:
+        raise RayUnavailable(
+            f"the nodes of the cluster differ from this process, so that their results would, too: "
+            f"{'; '.join(problems)}. Fix: install the same on all nodes, and start Ray there again."
+        )
 
 
 def _cluster() -> dict:

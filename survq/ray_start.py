@@ -5,7 +5,9 @@ Ray itself would wait up to a quarter of an hour for a cluster that is gone, and
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import re
 import socket
 import subprocess
@@ -13,8 +15,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
+import survq
 from survq.exits import UNAVAILABLE, UserError
 from survq.text import shortened
 
@@ -92,7 +96,17 @@ def check_cluster(address: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise RayUnavailable(_not_joined(address, f"no answer within {JOIN_SECONDS} seconds")) from error
     if done.returncode:
-        raise RayUnavailable(_not_joined(address, _reason(done.stderr)))
+        raise RayUnavailable(_not_joined(address, reason_of(done.stderr)))
+
+
+def versions() -> dict[str, str]:
+    """What the results of a process depend on: the code of survq, and the versions of what computes."""
+    code = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(file.read_bytes())
+    found = {name: metadata.version(name).partition("+")[0] for name in ("ray", "torch", "numpy")}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"survq": f"{survq.__version__} with code {code.hexdigest()[:8]}", "Python": python, **found}
 
 
 def _not_joined(address: str, reason: str) -> str:
@@ -112,7 +126,7 @@ def private_start() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = _reason(str(error))
+        reason = reason_of(str(error))
         for sign, explain in CAUSES.items():
             if sign in reason:
                 raise RayUnavailable(explain(folder)) from error
@@ -149,7 +163,7 @@ def _check_folder(folder: Path) -> None:
         raise RayUnavailable(f"{place}: {free / 1e6:.0f} MB are free there, and Ray needs {FREE_MB} at least. {fix}")
 
 
-def _reason(text: str) -> str:
+def reason_of(text: str) -> str:
     """The message of the last error in what a program wrote, without the log of Ray around it, in one line."""
     lines = [line.strip() for line in text.strip().splitlines()]
     errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception): \S", line)]

@@ -6,7 +6,8 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,17 +24,24 @@ def finished(results: Path) -> dict[str, tuple[int, str]]:
 class History:
     """What the processes of a study said and what they left behind."""
 
-    def __init__(self, arguments: Sequence[str], results: Path):
-        self.arguments, self.results = arguments, results
+    def __init__(self, arguments: Sequence[str], results: Path, **variables: str):
+        """The variables are added to the environment."""
+        self.arguments, self.results, self.variables = arguments, results, variables
         self.seen: dict[str, tuple[int, str]] = {}
-        self.kills = 0
+        self.kills, self.said = 0, ""
 
-    def run(self, until: float = 0.0, *numbers: signal.Signals) -> int:
-        """Run the same command, and send the signals after `until` seconds, a second apart. Returns its exit code."""
+    def run(self, until: float = 0.0, *numbers: signal.Signals, act: Callable[[int], None] | None = None) -> int:
+        """Run the same command, and send the signals after `until` seconds, a second apart. Returns its exit code.
+
+        `act` is called with the process id, as soon as a run has finished.
+        """
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self.variables}
         with (self.results / "said").open("w+") as said:
-            driver = subprocess.Popen(self.arguments, env=environment, stdout=said, stderr=subprocess.STDOUT)
+            # not in this folder: Ray would add it to the path of all nodes
+            driver = subprocess.Popen(
+                self.arguments, env=environment, cwd=self.results, stdout=said, stderr=subprocess.STDOUT
+            )
             for number in numbers:
                 try:
                     driver.wait(until)
@@ -41,9 +49,14 @@ class History:
                     driver.send_signal(number)
                     self.kills += number == signal.SIGKILL
                 until = 1.0
+            while act is not None and driver.poll() is None and not self.seen.items() < finished(self.results).items():
+                time.sleep(0.1)
+            if act is not None:
+                act(driver.pid)
             code = driver.wait(600)
             said.seek(0)
-            self.check(said.read())
+            self.said = said.read()
+            self.check(self.said)
         return code
 
     def check(self, said: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from survq.data.cohort import Cohort
 from survq.exits import UsageError, end_on_signals
 from survq.models import MODELS
-from survq.ray_session import ON_CLUSTER, await_machine, await_nodes, connect, resources
+from survq.ray_session import ON_CLUSTER, await_machine, await_nodes, check_versions, connect, resources
 from survq.settings import StudySettings
 from survq.training.distributed import worker_problem
 from survq.training.fold import patch_dtype_of
@@ -35,6 +35,7 @@ class Machines:
         end_on_signals()  # replaces Ray's handler, which aborts
         await_nodes()
         await_machine()
+        check_versions()
         nodes, cpus, gpus = resources()
         where = f"{nodes} nodes" if ON_CLUSTER else "this machine"
         trial = TrialResources.of(self._settings)

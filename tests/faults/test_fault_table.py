@@ -25,7 +25,10 @@ TABLE: dict[str, tuple[str, ...]] = {
         "distributed/test_studies.py::test_a_study_killed_three_times_ends_with_the_same_table",
     ),
     "F5 node lost": ("cluster/test_given_machines.py::test_a_lost_host_costs_time_only",),
-    "F6 head lost": ("cluster/test_given_machines.py::test_a_lost_head_is_continued_by_the_same_command",),
+    "F6 head lost": (
+        "cluster/test_given_machines.py::test_a_lost_head_is_continued_by_the_same_command",
+        "faults/test_nodes.py::test_a_lost_head_is_continued_by_the_same_command_on_a_new_cluster",
+    ),
     "F7 disk full": (
         "faults/test_machine_faults.py::test_a_full_disk_is_named_with_its_free_bytes_and_the_same_command_resumes",
         "faults/test_machine_faults.py::test_what_cannot_be_written_is_named_and_leaves_nothing",
@@ -62,6 +65,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "slides/test_reader.py::test_a_hanging_slide_fails_after_the_timeout_and_its_process_is_killed",
     ),
     "F17 SIGTERM": ("distributed/test_studies.py::test_a_stopped_study_states_how_to_resume",),
+    "F18 node drained": ("faults/test_nodes.py::test_a_drained_node_costs_time_only",),
     "F19 second signal": ("distributed/test_faults.py::test_signals_in_a_row_lose_nothing",),
     "F20 two drivers": (
         "distributed/test_studies.py::test_a_second_process_on_the_same_study_is_refused",
@@ -72,6 +76,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "data/test_lock.py::test_without_locks_of_the_file_system_a_process_of_elsewhere_has_to_be_looked_after",
     ),
     "F22 clock jumps back": ("faults/test_machine_faults.py::test_a_clock_that_jumps_back_changes_no_result",),
+    "F23 object store full": ("faults/test_nodes.py::test_features_that_exceed_the_object_store_cost_time_only",),
     "F24 connection lost": ("distributed/test_faults.py::test_signals_in_a_row_lose_nothing",),
     "F25 bucket stalls": (
         "faults/test_bucket_faults.py::test_a_busy_bucket_is_read_to_the_end",
@@ -85,14 +90,10 @@ TABLE: dict[str, tuple[str, ...]] = {
         "training/test_stale.py::test_only_runs_that_read_a_change_are_stale_and_the_message_names_it",
         "training/test_queue.py::test_a_run_on_changed_data_is_trained_again",
     ),
+    "F28 versions of nodes differ": ("faults/test_nodes.py::test_a_node_with_another_survq_is_refused",),
 }
 
-WITHOUT_TEST = {
-    "F16 collective hangs",
-    "F18 node drained",
-    "F23 object store full",
-    "F28 versions of nodes differ",
-}
+WITHOUT_TEST = {"F16 collective hangs"}
 
 
 def test_every_fault_is_in_one_of_the_tables():
