@@ -64,7 +64,7 @@ __all__ = [
 def connect(cpus: int | None = None, verbose: bool = False) -> None:
     """Start a private Ray on this machine, or join the cluster at RAY_ADDRESS; once per process.
 
-    Meanwhile and from then on, signals end the program as Ctrl-C does. Raises RayUnavailable within a minute.
+    Meanwhile and from then on, signals end the program as Ctrl-C does. Raises RayUnavailable, within a minute.
     """
     if ray.is_initialized():
         return

@@ -47,6 +47,8 @@ def train_over_workers(
 ) -> None:
     """Train a run on several workers, from inside a Tune trial. Tune receives their reports as the trial's own."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the interval at which reports are collected
+    # a worker that does not answer so long is taken for dead; Ray's ten minutes also hide the errors of the others
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")
     whole_gpus = worker is not None and worker.get("GPU", 0) >= 1
     trial = ray.tune.get_context()
     TorchTrainer(
@@ -102,10 +104,12 @@ def share_of(rank: int, workers: int, folds: int) -> tuple[tuple[int, ...], int,
 
 def _connection(backend: str, folder: str) -> TorchConfig:
     """How workers connect: through a file below `folder` in a private session, else over the network."""
+    # after this time without an answer of the others a worker fails, and the run is started again
+    patience = int(os.environ.get("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", 600))
     if not on_loopback():
-        return ClusterConfig(backend=backend, timeout_s=600)
+        return ClusterConfig(backend=backend, timeout_s=patience)
     # a new file per attempt: the previous one lists workers that no longer exist
-    return LoopbackConfig(backend=backend, timeout_s=600, file=f"{tempfile.mkdtemp(dir=folder)}/workers")
+    return LoopbackConfig(backend=backend, timeout_s=patience, file=f"{tempfile.mkdtemp(dir=folder)}/workers")
 
 
 @dataclass

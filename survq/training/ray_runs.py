@@ -259,6 +259,9 @@ class _Scheduler(_NotPickled, FIFOScheduler):
 
     def on_trial_result(self, controller, trial, result: dict) -> str:
         message, run = result.get("message"), self._runs[trial.trial_id]
+        if not self._queue.is_running(run):  # lost after its outcome had come: Tune has started it again
+            release_workers(result)
+            return self.STOP
         try:
             if isinstance(message, RunOutcome):
                 self._queue.end(run, message)
@@ -276,6 +279,8 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         release_workers(trial.last_result)
         run = self._runs[trial.trial_id]
         reason = Path(trial.error_file).read_text() if trial.error_file else "its process died"
+        if not self._queue.is_running(run):
+            return
         if trial.should_recover():  # Tune retries it
             short = "its memory ran out" if "OutOfMemory" in reason else "its process or machine was lost"
             self._queue.lost(run, short)
