@@ -197,8 +197,8 @@ def check_versions(seconds: float = 60) -> None:
             problems.append(f"{answers[answer]} has {', '.join(differing)}")
     if problems:
         raise RayUnavailable(
-            f"the nodes of the cluster differ from this process, so that their results would, too: "
-            f"{'; '.join(problems)}. Fix: install the same on all nodes, and start Ray there again."
+            f"nodes of the cluster would compute otherwise than this process: {'; '.join(problems)}. "
+            f"Fix: install the same on all nodes, and start Ray there again."
         )
 
 

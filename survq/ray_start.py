@@ -69,7 +69,7 @@ def check_address(address: str) -> None:
     if address == "local":
         raise RayUnavailable(
             f"{said}: such a Ray listens on all network interfaces. Fix: unset RAY_ADDRESS; survq then starts a "
-            f"private Ray on this machine, which listens on the loopback interface only."
+            f"private Ray on this machine."
         )
     if "://" in address:
         what = "the client's" if address.startswith("ray://") else "the dashboard's"
@@ -131,8 +131,8 @@ def private_start() -> Iterator[None]:
             if sign in reason:
                 raise RayUnavailable(explain(folder)) from error
         raise RayUnavailable(
-            f"Ray cannot be started on this machine ({reason}). Fix: see {folder / 'ray/session_latest/logs'}; stop "
-            f"programs that use up memory or processes; or set RAY_TMPDIR to another folder with a short name."
+            f"Ray cannot be started on this machine ({reason}). Fix: free memory or processes, or set RAY_TMPDIR to "
+            f"another folder with a short name; the log is in {folder / 'ray/session_latest/logs'}."
         ) from error
 
 

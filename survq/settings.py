@@ -56,8 +56,8 @@ class StudySettings:
         if bucket := re.match("([a-z][a-z0-9+.-]*):/+", str(self.results)):
             where = f"{bucket[1]}://{str(self.results)[bucket.end() :]}"
             problems.append(
-                f"--results {where}: results need a folder, because a bucket can neither lock a study nor write a run "
-                f"whole or not at all. Fix: use a folder on the machine where the study starts, and copy it afterwards"
+                f"--results {where}: results need a folder, because a bucket cannot lock a study. "
+                f"Fix: use a folder on the machine where the study starts, and copy it afterwards"
             )
         if repeated := sorted({name for name in self.cohorts if self.cohorts.count(name) > 1}):
             problems.append(f"--cohorts lists {', '.join(repeated)} more than once")

@@ -121,7 +121,7 @@ def test_a_folder_without_space(tmp_path, monkeypatch):
 
 def test_what_ray_raises_becomes_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    said = r"^Ray cannot be started on this machine \(no luck\)\. Fix: see .*logs"
+    said = r"^Ray cannot be started on this machine \(no luck\)\. Fix: free memory .*logs"
     with pytest.raises(RayUnavailable, match=said), private_start():
         raise RuntimeError("no luck\nat all")
     assert list(tmp_path.iterdir()) == [], "Ray makes its folder itself, such that other users may write to it"

@@ -39,6 +39,6 @@ def gene_name_hints(names: Iterable[str]) -> list[str]:
     if not dates:
         return []
     return [
-        f"{len(dates)} names of genes are dates, such as {preview(dates)}: a spreadsheet has changed MARCH1, SEPT2 and "
-        f"the like. Fix: use the file from before it was opened in a spreadsheet"
+        f"{len(dates)} names of genes are dates, such as {preview(dates)}: a spreadsheet has changed MARCH1 or the "
+        f"like. Fix: use the file from before"
     ]

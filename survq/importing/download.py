@@ -76,8 +76,7 @@ def _download(url: str, file: Path, progress: OnBytes | None, pause: float) -> N
         else:
             raise ConnectionError(
                 f"{url}: cannot be downloaded ({last_error}; {ATTEMPTS} attempts, {stream.tell():,} bytes so far). "
-                f"Fix: check the network and run the same command again to resume; or download it with a browser and "
-                f"use `survq import`."
+                f"Fix: run the same command again to resume, or download it with a browser and use `survq import`."
             )
         stream.flush()
         os.fsync(stream.fileno())

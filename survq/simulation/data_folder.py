@@ -70,7 +70,7 @@ def write_simulated(
         raise DataError(
             [
                 f"{folder}: contains data that were not simulated ({preview(there)}) and would be replaced. "
-                f"Fix: give the simulated cohort another name or folder, or move this one away."
+                f"Fix: give the simulated cohort another name or folder."
             ]
         )
     cohort = World(config).cohort(config.cases + config.held_out, seed)

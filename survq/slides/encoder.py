@@ -136,8 +136,8 @@ def hub_weights(name: str, repository: str | None, download: bool) -> Path:
         if isinstance(cached := try_to_load_from_cache(repository, file), str):
             return Path(cached)
     fix = (
-        f"Fix: pass them with --weights FILE; or add --download to download them from huggingface.co/{repository}. "
-        f"If the weights are gated, as UNI's are, request access on that page first, then run `hf auth login`."
+        f"Fix: pass them with --weights FILE, or add --download; gated weights, such as UNI's, first need access "
+        f"(huggingface.co/{repository}) and `hf auth login`."
     )
     if not download:
         raise DataError([f"--encoder {name}: its weights are not on this machine. {fix}"])

@@ -104,8 +104,8 @@ def _refuse_conflicts(index: pd.DataFrame, slide_ids: list[str], encoder: PatchE
     problems = conflicts(index, slide_ids)
     if others := sorted(set(index["encoder"]) - {encoder.name}):
         problems.append(
-            f"{features}: holds features of {preview(others)}; this encoder, with these weights, is {encoder.name!r}. "
-            f"Fix: use the encoder of the store, or move the folder away; a cohort has one encoder."
+            f"{features}: holds features of {preview(others)}; this encoder is {encoder.name!r}. "
+            f"Fix: use that of the store, or move the folder away."
         )
     raise_if_any(problems)
 

@@ -106,7 +106,7 @@ def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:
             if outside.mean() > OUT_OF_RANGE:
                 problems.append(
                     f"cohort {cohort.name}: different scale of expression: the medians of {int(outside.sum())} of "
-                    f"{len(genes)} genes are outside of the training range. Fix: import expression in the unit of the "
+                    f"{len(genes)} genes are outside of the training range. Fix: import it in the unit of the "
                     f"training cohort, such as log2(TPM + 0.001)."
                 )
     if "clinical" in type(fold.model).reads:

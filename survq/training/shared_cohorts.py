@@ -138,7 +138,6 @@ def _say_that_it_exceeds(name: str, size: int, others: int, store: int) -> None:
     cure = "start Ray with a larger --object-store-memory" if ON_CLUSTER else "use a machine with more memory"
     print(
         f"  {name}: its features ({size / 1e6:,.0f} MB){beside} exceed the object store of a node ({store / 1e6:,.0f} "
-        f"MB). Each node keeps a copy, what exceeds the store on its disk, and reads that twice in every epoch, ahead "
-        f"of use. To be faster, {cure}.",
+        f"MB). Each node reads what exceeds it from its disk, twice in every epoch. To be faster, {cure}.",
         flush=True,
     )

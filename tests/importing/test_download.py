@@ -157,9 +157,7 @@ def test_without_a_network_the_message_says_so(tmp_path):
     with Web({}) as web:
         url = web.url
     begin = time.monotonic()
-    with pytest.raises(
-        ConnectionError, match=r"cannot be downloaded \(.*refused.*Fix: check the network and run the same"
-    ):
+    with pytest.raises(ConnectionError, match=r"cannot be downloaded \(.*refused.*Fix: run the same"):
         download(f"{url}/a", tmp_path / "a", pause=0.001)
     assert time.monotonic() - begin < 10
 

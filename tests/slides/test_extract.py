@@ -195,7 +195,7 @@ def test_a_second_encoder_is_refused_before_any_slide_is_read(slides, data, tiny
     write_slide(data / "X" / "features", other)
     before = tree(data)
     with pytest.raises(
-        DataError, match=r"features of 'uni@0123456789ab'; this encoder, .*'tiny@.*Fix: use the encoder of the store"
+        DataError, match=r"features of 'uni@0123456789ab'; this encoder is 'tiny@.*Fix: use that of the store"
     ):
         extract(slides, data, "X", tiny, lambda sources: pytest.fail("slides were read"))
     assert tree(data) == before
