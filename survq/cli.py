@@ -23,6 +23,7 @@ from survq.commands.predict import Predict
 from survq.commands.report import Report
 from survq.commands.simulate import Simulate
 from survq.exits import USAGE, exit_on_user_error
+from survq.output import unfailing_output
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,14 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     try:
-        command = tyro.cli(
-            Command,
-            prog="survq",
-            description=f"{__doc__}\n\nTo get started:  survq simulate data && survq check data",
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-        )
+        with unfailing_output():
+            command = tyro.cli(
+                Command,
+                prog="survq",
+                description=f"{__doc__}\n\nTo get started:  survq simulate data && survq check data",
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+            )
     except SystemExit as end:
         return USAGE if end.code else 0
     try:

@@ -57,6 +57,16 @@ def test_a_reader_that_has_gone_is_not_missed(tmp_path):
     assert errors == "survq: the cure: 5 ≥ 4 ☃\n"
 
 
+def test_nobody_reads_the_help_to_its_end():
+    """As in `survq --help | head`, which other code prints."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "survq.cli", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: it is Linux's")
 def test_a_log_on_a_full_disk_loses_its_lines_only(tmp_path):
     with open("/dev/full", "wb") as full:

@@ -184,6 +184,7 @@ SLIDES_AND_RAY: dict[str, tuple[str, ...]] = {
     ),
     "C inside a thread; | head; signals": (
         "test_output.py::test_a_reader_that_has_gone_is_not_missed",
+        "test_output.py::test_nobody_reads_the_help_to_its_end",
         "test_output.py::test_signals_end_a_program_in_order",
     ),
     "C Ray's memory monitor kills": (
