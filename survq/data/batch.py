@@ -28,6 +28,11 @@ class BagsByDtype(Mapping[str, Tensor]):
         raise NotImplementedError
 
 
+def to_device(values: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor on a device, without waiting for a GPU, as `torch.tensor(values, device=device)` would."""
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Several cases as the input of a model. Bags are ragged: without padding, no mask is needed."""
@@ -46,7 +51,7 @@ class Batch:
 
     @property
     def has_slides(self) -> Bool[Tensor, " case"]:
-        return torch.tensor([len(bag) > 0 for bag in self.bags], device=self.time.device)
+        return to_device([len(bag) > 0 for bag in self.bags], torch.bool, self.time.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +145,7 @@ class CaseTable:
         return replace(self, **{name: getattr(self, name).to(device) for name in fields})
 
     def batch(self, case_ids: Sequence[str], bags: Sequence[Tensor]) -> Batch:
-        rows = torch.tensor([self.row[case] for case in case_ids], device=self.time.device, dtype=torch.long)
+        rows = to_device([self.row[case] for case in case_ids], torch.long, self.time.device)
         return Batch(
             case_ids=tuple(case_ids),
             bags=tuple(bags),

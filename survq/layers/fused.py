@@ -35,6 +35,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from survq.data.batch import to_device
 from survq.data.half_floats import convert
 from survq.layers import chunks
 from survq.layers.attention import Attention
@@ -68,7 +69,7 @@ def read_bags(
             pooled = second(_pool(bags, p, dtype, q @ second.weight, W_1, b_1))
         else:
             pooled = _pool(bags, p, dtype, q, W_1, b_1, second.weight) + second.bias
-    present = torch.tensor([len(bag) > 0 for bag in bags], device=Q.device)
+    present = to_device([len(bag) > 0 for bag in bags], torch.bool, Q.device)
     with products_in(dtype, Q.device):
         return attention.value(pooled).to(Q.dtype) * present[:, None, None]
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from survq.data.batch import to_device
+
 ITERATIONS = 6  # of the pseudo-inverse
 ROWS = 8192  # tokens per padded batch
 
@@ -53,7 +55,7 @@ class NystromAttention(nn.Module):
         for group in self._groups(sizes):
             padded = pad_sequence([bags[bag] for bag in group], batch_first=True)
             q, k, v = padded.permute(2, 0, 3, 1, 4)  # (bag, head, token, part)
-            size = torch.tensor([sizes[bag] for bag in group], device=X.device)
+            size = to_device([sizes[bag] for bag in group], torch.long, X.device)
             present = (torch.arange(padded.shape[1], device=X.device) < size[:, None])[:, None, None, :]
             if sizes[group[0]] <= self.landmarks:
                 read = F.scaled_dot_product_attention(q, k, v, attn_mask=present)

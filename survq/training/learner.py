@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from survq.data.batch import Bags, Batch, Preprocessing
@@ -88,11 +89,12 @@ class FoldLearner:
         rate: float | None = None,
         share: Share = ALONE,
         pretraining: bool = False,
-    ) -> dict[str, float]:
+    ) -> dict[str, Float[Tensor, ""]]:
         """One optimizer step on a batch of `cases` cases; `batch` is this process's part of it.
 
         `rate` replaces the learning rate of the settings. Returns each term of the loss, summed over the cases of this
-        part.
+        part, in double precision. The terms stay on the device: reading one would wait until a GPU has done all its
+        work.
         """
         self.model.train()
         torch.manual_seed(seed)
@@ -115,7 +117,7 @@ class FoldLearner:
                 group["lr"] = self.config.learning_rate if rate is None else rate
             self.optimizer.step()
         share.copy_buffers(self.model)
-        return {name: float(term.detach()) * len(batch) for name, term in terms.items()}
+        return {name: term.detach().to(self.device, torch.double) * len(batch) for name, term in terms.items()}
 
     def predict(self, batch: Batch) -> pd.DataFrame:
         """See FittedFold.predict."""

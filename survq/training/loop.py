@@ -174,7 +174,7 @@ def _train_epoch(
     )
     for learner in learners:
         learner.model.start_epoch(number)
-    sums: list[dict[str, float]] = [defaultdict(float) for _ in learners]
+    taken: list[list[tuple[int, dict[str, Tensor]]]] = [[] for _ in learners]  # steps, and their terms of the loss
     for step, case_ids in enumerate(batches):
         rate = learning_rate(config, (number - 1) * len(batches) + step, len(batches))
         own = [[case for case in case_ids if case in learner.training] for learner in learners]
@@ -182,18 +182,33 @@ def _train_epoch(
         pairs = zip(learners, mine, strict=True)
         needed = {case for learner, chosen in pairs for case in filter(learner.needs_patches, chosen)}
         patches = _load(needed, bags, learners[0], seed, number)
-        for learner, all_chosen, chosen, terms in zip(learners, own, mine, sums, strict=True):
+        for learner, all_chosen, chosen, steps in zip(learners, own, mine, taken, strict=True):
             if not all_chosen:
                 continue
             batch = learner.table.batch(chosen, [learner.bag(case, patches) for case in chosen])
             draws = torch_seed(seed, "step", learner.fold.repeat, learner.fold.index, number, step, share.part)
             losses = learner.step(batch, len(all_chosen), draws, rate=rate, share=share, pretraining=pretraining)
-            for name, value in losses.items():
-                terms[name] += value
-                if not learner.diverged and not math.isfinite(value):
-                    where = f"fold {learner.fold.index}, epoch {number}, step {step + 1}"
-                    learner.diverged = f"the {name} became {value} in {where}; try a lower learning rate"
+            steps.append((step + 1, losses))
+    sums = [_summed(learner, number, steps) for learner, steps in zip(learners, taken, strict=True)]
     return _means(run, learners, sums, batches, share)
+
+
+def _summed(learner: FoldLearner, epoch: int, steps: list[tuple[int, dict[str, Tensor]]]) -> dict[str, float]:
+    """The terms of the loss summed over the steps of an epoch. The first that is not finite marks the fold as diverged.
+
+    They are read together, after the last step: a GPU is waited for once per epoch.
+    """
+    values = [value for _, losses in steps for value in losses.values()]
+    numbers = iter(torch.stack(values).tolist() if values else ())
+    sums: dict[str, float] = defaultdict(float)
+    for step, losses in steps:
+        for name in losses:
+            value = next(numbers)
+            sums[name] += value
+            if not learner.diverged and not math.isfinite(value):
+                where = f"fold {learner.fold.index}, epoch {epoch}, step {step}"
+                learner.diverged = f"the {name} became {value} in {where}; try a lower learning rate"
+    return sums
 
 
 def _means(
@@ -281,7 +296,7 @@ def _sampled(bag: Tensor, case: str, most: int, seed: int, epoch: int) -> Tensor
     if len(bag) <= most:
         return bag
     chosen = generator(seed, "patches", epoch, case).choice(len(bag), most, replace=False)
-    return bag[torch.from_numpy(np.sort(chosen)).to(bag.device)]
+    return bag[torch.from_numpy(np.sort(chosen)).to(bag.device, non_blocking=True)]
 
 
 def _load(

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from small_cohort import CPU, QUIET, make_cohort, make_run, train, train_together
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from survq.data.batch import Preprocessing
 from survq.data.folds import Fold
@@ -385,6 +387,31 @@ def test_a_diverging_run_states_where_and_how(small):
     assert "lower learning rate" in outcome.details["reason"]
 
 
+class NumbersRead(TorchDispatchMode):
+    """Counts how often Python asks a tensor for its number: a GPU is waited for each time."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("model", "most"), [("snn", 0), ("abmil", 0), ("survq", 2)])
+def test_a_step_does_not_wait_for_a_gpu(small, model, most):
+    """Except the default model: whether its levels were high enough, and whether all cases have all tokens."""
+    cohort, bags = small
+    run = make_run(cohort)
+    config = run.config if model == run.config.model else replace(run.config, model=model, hyperparameters={})
+    learner = FoldLearner(config, cohort, run.folds[0], CPU)
+    cases = [case for case in sorted(learner.training) if case in bags][:4]
+    with NumbersRead() as read:
+        terms = learner.step(learner.table.batch(cases, [bags[case] for case in cases]), len(cases), 0)
+        in_step = read.count
+        assert all(math.isfinite(term) for term in terms.values())
+    assert in_step <= most and read.count == in_step + len(terms)
+
+
 def test_a_prediction_of_nan_counts_as_divergence(small, monkeypatch):
     """A C-index of the remaining cases would look like a result."""
     cohort, bags = small
@@ -402,11 +429,13 @@ def test_epochs_before_divergence_are_kept(small, monkeypatch):
     def fail_in_the_second_epoch(self, *arguments, **options):
         calls.append(self)
         terms = step(self, *arguments, **options)
-        return {name: float("nan") for name in terms} if len(calls) > 12 else terms
+        return {name: torch.nan * term for name, term in terms.items()} if len(calls) > 12 else terms
 
     monkeypatch.setattr(FoldLearner, "step", fail_in_the_second_epoch)
-    outcome = train(make_run(cohort, epochs=3), cohort, bags)
+    outcome = train_folds(make_run(cohort, epochs=3), cohort, bags, device=CPU, keep_weights=True)
     assert (outcome.state, len(outcome.epochs)) == ("diverged", 1)
+    assert outcome.predictions is None and not outcome.files, "nothing is kept of what diverged"
+    assert "the survival loss became nan in fold 0, epoch 2, step" in outcome.details["reason"]
 
 
 @pytest.mark.parametrize("parts", [1, 2])
