@@ -153,6 +153,9 @@ def in_a_fresh_process(module: str, *arguments: object, environment: dict[str, s
     return json.loads(ended.stdout.splitlines()[-1])
 
 
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
+"""For PyTorch's large tensors, as in the processes of a study (ray_session.py)."""
+
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """Memory that is freed goes back to the system at once, so that peaks are those of what is alive."""
 

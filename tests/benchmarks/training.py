@@ -6,9 +6,7 @@ import statistics
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,18 +86,6 @@ def ragged(quick: bool) -> list[Row]:
     value = statistics.median(a / b for a, b in pairs)
     note = f"{len(sizes)} slides of 1,500 to 9,000 patches; the first epoch {first / pairs[0][1]:.2f}"
     return [at_most("training_ragged", value, 1.2, "x the time per patch of slides of one size", note)]
-
-
-def genes_alone(quick: bool) -> list[Row]:
-    """An epoch of one step on 32 cases without slides, whose hundreds of pathways are nearly all of the work."""
-    work = make_work(BATCH, 16, tiny=2)
-    cohort = replace(work.cohort, slides=work.cohort.slides.iloc[:0])
-    run = make_run(work, work.one_fold(), epochs=4 if quick else 16)
-    marks: list[float] = []
-    train_folds(run, cohort, {}, device=CPU, on_epoch=lambda _: marks.append(time.process_time()))
-    seconds = [after - before for before, after in pairwise(marks)]
-    note = f"{min(seconds):.3f} to {max(seconds):.3f} s"
-    return [at_most("genes_alone", statistics.median(seconds), 0.18, "s of CPU for a step of 32 cases", note)]
 
 
 def step_seconds(quick: bool) -> float:
