@@ -74,11 +74,16 @@ if [ "$SLURM_NNODES" -gt 1 ]; then
       where="--head --node-ip-address=${RAY_ADDRESS%:*} --port=${RAY_ADDRESS#*:} --include-dashboard=false"
     else
       where=--address=$RAY_ADDRESS
-      until (: >"/dev/tcp/${RAY_ADDRESS/:/\/}") 2>/dev/null; do sleep 1; done
     fi
-    ray start --block $where "$@" >"$RAY_TMPDIR/start.log" 2>&1 &
-    ray=$!
-    wait $ray' - "${node[@]}" &
+    for _ in 1 2 3; do # on a busy node Ray gives up after 30 s
+      [ "$SLURM_NODEID" = 0 ] || until (: >"/dev/tcp/${RAY_ADDRESS/:/\/}") 2>/dev/null; do sleep 1; done
+      ray start --block $where "$@" >"$RAY_TMPDIR/start.log" 2>&1 &
+      ray=$!
+      wait $ray
+      echo "survq: Ray has ended on $SLURMD_NODENAME; the end of its log:"
+      tail -n 5 "$RAY_TMPDIR/start.log"
+      pkill -KILL -f "$RAY_TMPDIR/"
+    done' - "${node[@]}" &
   nodes=$!
   until_there bash -c ': >"/dev/tcp/${RAY_ADDRESS/:/\/}"'
   # a study reads its data where it may run: on all nodes

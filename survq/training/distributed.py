@@ -20,13 +20,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from survq.data.cohort import Cohort
-from survq.data.shared_bags import SharedBags
 from survq.ray_session import on_loopback, ray
 from survq.training.checkpoints import Checkpoints
 from survq.training.loop import train_folds
 from survq.training.reading_order import reading_ahead
 from survq.training.run import Run
 from survq.training.share import Share
+from survq.training.shared_cohorts import Board
 
 # isort: split
 import ray.train
@@ -40,7 +40,7 @@ from ray.util.placement_group import PlacementGroup
 def train_over_workers(
     run: Run,
     cohort: Cohort,
-    bags: SharedBags,
+    board: Board,
     workers: int,
     worker: Mapping[str, float] | None,
     checkpoints: Checkpoints | None = None,
@@ -53,7 +53,7 @@ def train_over_workers(
     trial = ray.tune.get_context()
     TorchTrainer(
         _worker,
-        train_loop_config={"run": run, "cohort": cohort, "bags": bags, "checkpoints": checkpoints},
+        train_loop_config={"run": run, "cohort": cohort, "board": board, "checkpoints": checkpoints},
         # NCCL refuses two ranks on one GPU
         torch_config=_connection("nccl" if whole_gpus else "gloo", trial.get_trial_dir()),
         scaling_config=ray.train.ScalingConfig(
@@ -212,7 +212,8 @@ def _worker(config: dict[str, Any]) -> None:
         content = {"epoch": epoch, "message": message, "placement": placement.id.hex() if placement else ""}
         ray.train.report(content if rank == 0 else {})
 
-    cohort, bags, device = config["cohort"], config["bags"], get_device()
+    cohort, device = config["cohort"], get_device()
+    bags = config["board"][run.cohort]  # those of this worker's node
     share = Share(folds, part, parts, sum_gradients, copy_buffers, gather)
     with reading_ahead(
         run, cohort, bags, device=device, share=share, on_epoch=lambda epoch: send(epoch.epoch, epoch)

@@ -169,19 +169,17 @@ def _trial(
     run = board.run(parameters["trial"])
     torch.set_num_threads(resources.threads)
     checkpoints = checkpoints_at(parameters["checkpoints"], checkpoint_minutes)
-    _train(run, cohorts[run.cohort], board[run.cohort], resources, checkpoints)
+    _train(run, cohorts[run.cohort], board, resources, checkpoints)
 
 
-def _train(
-    run: Run, cohort: Cohort, bags: SharedBags, resources: TrialResources, checkpoints: Checkpoints | None
-) -> None:
+def _train(run: Run, cohort: Cohort, board: Board, resources: TrialResources, checkpoints: Checkpoints | None) -> None:
     if not resources.workers:
-        outcome = _train_here(run, cohort, bags, resources.device, checkpoints)
+        outcome = _train_here(run, cohort, board[run.cohort], resources.device, checkpoints)
     elif problem := worker_problem(resources.workers, len(run.folds)):
         outcome = _failed(problem)
     else:
         # errors are raised: most are dead workers, and Tune retries the trial
-        return train_over_workers(run, cohort, bags, resources.workers, resources.worker, checkpoints)
+        return train_over_workers(run, cohort, board, resources.workers, resources.worker, checkpoints)
     tune.report({"epoch": run.config.epochs, "message": outcome})
 
 

@@ -45,7 +45,11 @@ def up(hosts: Hosts) -> None:
     """`ray up`, and both hosts in the cluster."""
     done = hosts.run(0, "cd checkout && ray up -y --no-config-cache cluster/local.yaml", timeout=500)
     assert done.returncode == 0, done.stdout[-3000:]
-    hosts.wait_for(lambda: "/2.0 CPU" in hosts.run(1, ". ~/.bashrc; ray status").stdout, 90, "both hosts to join")
+    hosts.wait_for(lambda: both_up(hosts), 90, "both hosts to join")
+
+
+def both_up(hosts: Hosts) -> bool:
+    return "/2.0 CPU" in hosts.run(1, ". ~/.bashrc; ray status").stdout
 
 
 def submit(hosts: Hosts, results: str, flags: str = FLAGS, how: str = "") -> Started:

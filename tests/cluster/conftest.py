@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_studies import FLAGS, SCRIPT, up
+from cluster_studies import FLAGS, SCRIPT, both_up, up
 from hosts import Hosts, copy_repository, missing
 
 
@@ -34,8 +34,22 @@ def hosts():
         hosts.close()
 
 
+@pytest.fixture
+def given_machines(local_cluster) -> Hosts:
+    """`local_cluster`, with both hosts in it whatever the test before has left."""
+    hosts = local_cluster
+    for host in (1, 2):
+        hosts.name_hosts(host)
+        hosts.cable(host, plugged=True)
+        if not hosts.is_on(host):
+            hosts.boot(host)
+    if not both_up(hosts):
+        up(hosts)
+    return hosts
+
+
 @pytest.fixture(scope="module")
-def given_machines(hosts) -> Hosts:
+def local_cluster(hosts) -> Hosts:
     """Hosts 1 and 2 under cluster/local.yaml with its blanks filled in; one CPU each, as there are few."""
     file = hosts.state / "0" / "home" / "checkout" / "cluster" / "local.yaml"
     # of Ray, the hosts have the version of these tests only
@@ -45,7 +59,8 @@ def given_machines(hosts) -> Hosts:
     config["provider"] |= {"head_ip": hosts.address(1), "worker_ips": [hosts.address(2)]}
     config["auth"] |= {"ssh_user": "root", "ssh_private_key": "~/.ssh/id"}
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
-        config[commands][-1] += " --num-cpus=1 --object-store-memory=300000000"
+        start = "ray start --num-cpus=1 --object-store-memory=300000000 "
+        config[commands][-1] = config[commands][-1].replace("ray start ", start)
     file.write_text(yaml.safe_dump(config))
     done = hosts.run(0, "ray get-auth-token --generate > /dev/null && chmod -R go= ~/.ray")
     assert done.returncode == 0, done.stdout

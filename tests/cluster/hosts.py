@@ -9,17 +9,21 @@ every host, as ~/env; what is installed there stays on the host.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PLACE, PREFIX = Path("/var/tmp"), "survq-hosts-"
 NEEDED = ("ip", "unshare", "nsenter", "sshd", "ssh-keygen", "rsync")
 HOME = "/root"
 PATH = f"{HOME}/env/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -78,7 +82,10 @@ class Hosts:
     """`count` hosts and a launcher. `close` ends all of them with all their processes."""
 
     def __init__(self, count: int):
-        self.state = Path(tempfile.mkdtemp(prefix="survq-hosts-", dir="/var/tmp"))
+        remove_those_of_the_dead()
+        self.state = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PLACE))
+        self._alive = (self.state / "alive").open("w")
+        fcntl.flock(self._alive, fcntl.LOCK_EX)  # until this process ends, in whatever way
         self.numbers = range(count + 1)
         self.state.chmod(0o755)
         (self.state / "shared").mkdir()
@@ -140,6 +147,9 @@ class Hosts:
             )  # fmt: skip
         self.wait_for(booted.exists, 30, f"host {host} to boot: {self.state / str(host) / 'console'}")
 
+    def is_on(self, host: int) -> bool:
+        return host in self._first
+
     def pull_the_plug(self, host: int) -> None:
         """All processes of a host end at once. Its disk stays: `boot` starts it again."""
         process = self._first.pop(host)
@@ -187,12 +197,28 @@ class Hosts:
     def close(self) -> None:
         for host in list(self._first):
             self.pull_the_plug(host)
-        for host in self.numbers:
-            subprocess.run(["ip", "netns", "del", self._network(host)], capture_output=True)
-        shutil.rmtree(self.state, ignore_errors=True)
+        _remove(self.state)
+        self._alive.close()
 
     def _network(self, host: int) -> str:
         return f"{self.state.name}-{host}"
+
+
+def remove_those_of_the_dead() -> None:
+    """End and remove the hosts of test sessions that were killed."""
+    for state in PLACE.glob(f"{PREFIX}*"):
+        with suppress(OSError), (state / "alive").open("a") as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(state)
+
+
+def _remove(state: Path) -> None:
+    for network in Path("/run/netns").glob(f"{state.name}-*"):
+        for process in _run("ip", "netns", "pids", network.name).stdout.split():
+            with suppress(ProcessLookupError):  # it may have ended with its parent
+                os.kill(int(process), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "del", network.name], capture_output=True)
+    shutil.rmtree(state, ignore_errors=True)
 
 
 def _run(*command: str) -> subprocess.CompletedProcess:

@@ -69,7 +69,7 @@ def test_a_trial_uses_a_gpu_only_if_one_is_assigned_to_it(cohort, bags, make_run
     monkeypatch.setattr("survq.training.ray_runs.train_folds", lambda *_, device, **_options: used.append(device))
     monkeypatch.setattr("survq.training.ray_runs.tune.report", lambda message: None)
     run = make_run()
-    _train(run, cohort, bags, TrialResources(1, trial, threads=1), checkpoints=None)
+    _train(run, cohort, {run.cohort: bags}, TrialResources(1, trial, threads=1), checkpoints=None)
     assert used == [torch.device(device)]
 
 

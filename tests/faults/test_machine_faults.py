@@ -138,7 +138,7 @@ def test_too_little_memory_of_a_gpu_is_said_with_the_size_of_the_batch(monkeypat
     monkeypatch.setattr("survq.training.ray_runs.tune.report", reports.append)
     cohort, bags = make_cohort()
     run = make_run(cohort, epochs=1)
-    _train(run, cohort, bags, TrialResources(1, {"CPU": 1}, 1), checkpoints=None)
+    _train(run, cohort, {run.cohort: bags}, TrialResources(1, {"CPU": 1}, 1), checkpoints=None)
     outcome = reports[-1]["message"]
     assert outcome.state == "failed"
     said = outcome.details["reason"]
