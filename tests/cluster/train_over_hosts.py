@@ -1,7 +1,9 @@
-"""A run over the hosts: the driver, which the tests start on host 1. It says when an epoch has ended.
+"""A run over the hosts: the driver, which the tests start on host 1.
 
     python train_over_hosts.py simulate FOLDER CASES PATCHES WIDTH
-    python train_over_hosts.py train FOLDER RESULTS '{"folds": 4, "workers": 4, "epochs": 2, "seeds": 1, "width": 16}'
+    python train_over_hosts.py train FOLDER RESULTS '{"folds": 4, "workers": 4, "epochs": 2, "width": 32}'
+
+It says when an epoch has ended.
 """
 
 import json
