@@ -16,6 +16,7 @@ from survq.data.cohort import Cohort
 from survq.data.folds import make_folds
 from survq.data.write import Slide, write_cohort
 from survq.ray_session import connect  # before all else that knows Ray
+from survq.reporting.run_progress import Progress
 from survq.settings import StudySettings
 from survq.simulation.cohort import World
 from survq.simulation.gene_sets import draw_gene_sets
@@ -48,9 +49,9 @@ def train(folder: str, results: str, workers: int, **chosen) -> int:
     trial = TrialResources.of(StudySettings(workers_per_trial=workers))
     shared = SharedCohorts({"SIM": cohort})
     shared.processes = trial.trials * max(1, trial.workers)
-    queue = RunQueue(Says(runs(cohort, **chosen)), Results(Path(results)), {"SIM": cohort})
+    schedule = Says(runs(cohort, **chosen))
+    queue = RunQueue(schedule, Results(Path(results)), {"SIM": cohort}, [Progress(schedule)])
     execute(queue, shared, trial, checkpoint_minutes=0)
-    print(*queue.failures.values())
     return len(queue.failures)
 
 
