@@ -60,6 +60,7 @@ def test_at_the_time_limit_a_job_is_queued_again_and_continues(slurm, alone, nod
     slurm.run(f"scancel --batch --signal=USR1 {job}")  # as Slurm sends it five minutes before the limit
     slurm.until(job, "goes back into the queue")
     before = reports(results(slurm, name))
+    slurm.hosts.wait_for(lambda: slurm.state(job).startswith("PENDING"), 90, "the job to be queued")
     slurm.run(f"scontrol update JobId={job} StartTime=now")  # a job that was queued again waits for two minutes
     assert slurm.ended(job) == "COMPLETED 0:0", slurm.log(job)
     assert "stored" in slurm.log(job) and before and before.items() <= reports(results(slurm, name)).items()
