@@ -91,6 +91,9 @@ def release_workers(result: dict | None) -> None:
 def share_of(rank: int, workers: int, folds: int) -> tuple[tuple[int, ...], int, int]:
     """The folds of a worker, its part of their batches, and the number of parts.
 
+    The parts of a fold have consecutive ranks. Ray uses few nodes, and numbers their workers node by node, so that they
+    share a node where they can and gradients stay on it.
+
     >>> share_of(rank=1, workers=2, folds=5)
     ((1, 3), 0, 1)
     >>> share_of(rank=3, workers=4, folds=2)
