@@ -49,7 +49,9 @@ def up(hosts: Hosts) -> None:
 
 
 def both_up(hosts: Hosts) -> bool:
-    return "/2.0 CPU" in hosts.run(1, ". ~/.bashrc; ray status").stdout
+    """`ray status` lists a host for minutes after it is gone."""
+    count = "import ray; ray.init(logging_level=50); print(sum(node['Alive'] for node in ray.nodes()), 'up')"
+    return "2 up" in hosts.run(1, f'. ~/.bashrc; python -c "{count}"').stdout
 
 
 def submit(hosts: Hosts, results: str, flags: str = FLAGS, how: str = "") -> Started:

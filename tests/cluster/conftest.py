@@ -1,6 +1,7 @@
 """Two hosts and a launcher, the cluster of cluster/local.yaml on them, and a study that ran undisturbed."""
 
 import re
+import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import yaml
 from cluster_studies import FLAGS, SCRIPT, both_up, up
 from hosts import Hosts, copy_repository, missing
+
+sys.path.append(str(Path(__file__).parents[1] / "training"))  # for small_cohort
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -108,7 +108,7 @@ def test_with_tmux_a_study_does_not_need_the_connection(given_machines, alone):
 
 
 def test_whoever_has_not_the_token_is_refused(given_machines):
-    join = f"import ray; ray.init('{given_machines.address(1)}:6379', logging_level=50); print('JOINED')"
+    join = f"import ray\nray.init('{given_machines.address(1)}:6379', logging_level=50)\nprint('JOINED')"
     (given_machines.state / "shared" / "join.py").write_text(join)
     for token, joined in (("RAY_AUTH_MODE=disabled", False), ("RAY_AUTH_TOKEN=" + 64 * "a", False), ("", True)):
         done = given_machines.run(2, f"RAY_AUTH_MODE=token {token} timeout 60 python /shared/join.py")
