@@ -201,6 +201,26 @@ def test_every_ray_process_requires_the_token(config, shell, tmp_path):
     assert shell("echo $RAY_AUTH_MODE $RAY_USAGE_STATS_ENABLED").split() == ["token", "0"]
 
 
+@pytest.mark.parametrize("part", ["head_start_ray_commands", "worker_start_ray_commands"])
+@pytest.mark.parametrize(
+    ("failures", "code", "calls"), [(0, 0, "start"), (2, 0, "start stop " * 2 + "start"), (9, 1, "start stop " * 3)]
+)
+def test_a_busy_machine_gets_three_chances_to_start_ray(config, local, tmp_path, part, failures, code, calls):
+    """In place of Ray: a program that fails to start so often, as Ray does where 30 s are not enough."""
+    said = tmp_path / "calls"
+    count = f"[ $1 = stop ] || [ $(grep -c start {said}) -gt {failures} ]"
+    (tmp_path / "ray").write_text(f"#!/bin/sh\necho $1 >>{said}\n{count}\n")
+    (tmp_path / "ray").chmod(0o755)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for commands_ in config[part], local[part]:
+        done = subprocess.run(
+            ["bash", "-c", f"true && ({commands_[-1]})"], env=environment, capture_output=True, timeout=60
+        )
+        assert done.returncode == code
+        assert said.read_text().split() == calls.split()
+        said.unlink()
+
+
 def test_disks_are_encrypted_and_credentials_are_protected(nodes):
     for node in nodes.values():
         assert node["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
