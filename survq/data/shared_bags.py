@@ -60,11 +60,12 @@ class SharedBags(BagsByDtype):
 def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,)) -> SharedBags:
     """Read all slides of a cohort on all nodes; the bag of a case is the concatenation of its slides.
 
-    Features are verified by the store's checksums, and converted from float16 to each of `dtypes`. Where some nodes do
-    not see the files, this process reads them. Raises DataError with the problems of all slides.
+    Features are verified by the store's checksums, and converted from float16 to each of `dtypes`; without dtypes,
+    nothing is read. Where some nodes do not see the files, this process reads them. Raises DataError with the problems
+    of all slides.
     """
     kept, by_case, settings = _reading(cohort, dtypes)
-    if not by_case:
+    if not by_case or not kept:
         return SharedBags({}, kept)
     blocks = _read_on_all_nodes(by_case, settings) if seen_by_all_nodes(cohort) else _read_here(by_case, settings)
     rows = _cases_and_problems(blocks)  # block order is not guaranteed

@@ -86,7 +86,7 @@ def _smaller(fold: FittedFold, sizes: Mapping[str, int]) -> FittedFold:
 def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:
     """Why the model of a fold cannot read a cohort: missing genes or covariates, scale of expression, features."""
     problems = []
-    if fold.spec.patch_features and len(cohort.slides):
+    if _reads_patches(fold) and len(cohort.slides):
         width, encoder = int(cohort.slides["width"].iloc[0]), str(cohort.slides["encoder"].iloc[0])
         if (width, encoder) != (fold.spec.patch_features, fold.encoder):
             problems.append(
@@ -120,6 +120,10 @@ def incompatibilities(fold: FittedFold, cohort: Cohort) -> list[str]:
     return problems
 
 
+def _reads_patches(fold: FittedFold) -> bool:
+    return bool(fold.spec.patch_features) and "histology" in type(fold.model).reads
+
+
 def predict(record: Record, folds: Sequence[FittedFold], cohort: Cohort, bags: Bags) -> pd.DataFrame:
     """One row per case and model, the ensemble last: case_id, model, seen, risk, percentile; hazards of the models.
 
@@ -136,7 +140,7 @@ def predict(record: Record, folds: Sequence[FittedFold], cohort: Cohort, bags: B
         if not chosen:
             continue
         table = fold.preprocessing.table(cohort)
-        found = fold.predict_cases(table, bags if fold.spec.patch_features else {}, chosen)
+        found = fold.predict_cases(table, bags if _reads_patches(fold) else {}, chosen)
         own = _held_out(record, fold)
         found.insert(1, "model", fold.file.removesuffix(".safetensors"))
         found.insert(2, "seen", ["held out" if case in seen else "new" for case in chosen])

@@ -74,7 +74,7 @@ def train_folds(
     share = share or Share(folds=tuple(range(len(run.folds))))
     _check_readable(run, cohort)
     learners = [FoldLearner(config, cohort, run.folds[position], device) for position in share.folds]
-    bags = _resident(_as_read(bags, patch_dtype(learners[0].model, device)), cohort, device)
+    bags = _resident(_as_read(bags, learners[0].model, device), cohort, device)
     history = checkpoints.restore(learners, share) if checkpoints else History()
     resumed = len(history)
     if not resumed:
@@ -273,8 +273,14 @@ def _summary(learner: FoldLearner) -> dict:
     return {"weights_sha256": _digest(learner.model), "interval_edges": list(edges)}
 
 
-def _as_read(bags: Bags, dtype: torch.dtype) -> Bags:
-    """The bags in the dtype that the model reads, if they exist in it, and else as they are stored."""
+def _as_read(bags: Bags, model: SurvivalModel, device: torch.device) -> Bags:
+    """The bags in the dtype that the model reads, if they exist in it, and else as they are stored.
+
+    Empty if it reads no patches: they may not be shared.
+    """
+    if "histology" not in model.reads:
+        return {}
+    dtype = patch_dtype(model, device)
     chosen = bags.of(dtype) if isinstance(bags, BagsByDtype) else bags
     first = next(iter(chosen.values()), None)
     if first is not None and first.dtype == torch.bfloat16 != dtype:

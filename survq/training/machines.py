@@ -54,9 +54,10 @@ class Machines:
 
 
 def _dtypes(schedule: Schedule, cohort: Cohort, device: torch.device) -> frozenset[torch.dtype]:
-    """The dtypes in which the runs of a schedule read the patch features of a cohort."""
-    spec = cohort.spec
-    configs = [config for config in schedule.configs if MODELS[config.model].not_applicable(spec) is None]
-    dtypes = {patch_dtype_of(config, spec, device) for config in configs if "histology" in MODELS[config.model].reads}
-    # other settings, or other machines, may not round them
-    return frozenset(dtypes if dtypes and schedule.is_fixed and not ON_CLUSTER else dtypes | {torch.float16})
+    """The dtypes in which the runs of a schedule read the patch features of a cohort; empty if none reads them."""
+    spec, models = cohort.spec, {config.model: MODELS[config.model] for config in schedule.configs}
+    reading = {name for name, model in models.items() if "histology" in model.reads and not model.not_applicable(spec)}
+    dtypes = {patch_dtype_of(config, spec, device) for config in schedule.configs if config.model in reading}
+    if reading and (ON_CLUSTER or not schedule.is_fixed):
+        dtypes.add(torch.float16)  # other settings, or other machines, may not round them
+    return frozenset(dtypes)

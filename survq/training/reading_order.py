@@ -37,10 +37,10 @@ def reading_ahead(
 ) -> Iterator[tuple[Bags, OnEpoch]]:
     """What `train_folds` takes as bags and on_epoch, so that bags which are on disk are read ahead of use.
 
-    Bags in memory are returned unchanged.
+    Bags in memory are returned unchanged, and all bags if the model does not read them.
     """
     most = getattr(bags, "ahead", 0)
-    if not most:
+    if not most or "histology" not in MODELS[run.model].reads:
         yield bags, on_epoch
         return
     model = _outline(run, cohort)

@@ -37,6 +37,8 @@ def test_what_is_not_shared_is_read_as_it_is_stored_or_not_at_all(ray_session, c
         (["survq", "abmil"], True, False, {torch.bfloat16, torch.float16}),
         (["abmil"], True, False, {torch.float16}),
         (["survq", "mlp"], True, False, {torch.bfloat16}),
+        (["mlp"], True, False, set()),
+        (["mlp"], False, True, set()),
         (["survq"], False, False, {torch.bfloat16, torch.float16}),
         (["survq"], True, True, {torch.bfloat16, torch.float16}),
     ],

@@ -76,6 +76,17 @@ def test_a_cohort_enters_with_its_first_run_and_leaves_after_its_last(tmp_path, 
     assert capfd.readouterr().out.count("features in shared memory as float16") == 2
 
 
+def test_features_that_no_run_reads_are_not_shared(ray_session, cohorts, capfd):
+    shared = SharedCohorts(cohorts)
+    shared.dtypes["A"] = frozenset()
+    shared.enter("A")
+    assert "A" in shared and len(shared.board["A"]) == 0
+    assert "features" not in capfd.readouterr().out
+    shared.dtypes["A"] = frozenset({torch.float16})  # another schedule of the study reads them
+    shared.enter("A")
+    assert set(shared.board["A"]) == set(cohorts["A"].slides_by_case)
+
+
 def test_trials_find_the_features_of_their_cohort_on_the_board(ray_session, cohorts, bags):
     shared = SharedCohorts(cohorts)
     shared.dtypes["A"] = frozenset({torch.bfloat16, torch.float16})

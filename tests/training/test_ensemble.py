@@ -110,6 +110,8 @@ def test_a_model_of_covariates_predicts_new_cases_and_refuses_a_cohort_without_t
     assert some_men.spec.clinical == ("age", "stage"), "but the model knows the effect of sex"
     found = predict(record, fitted, new, {}).set_index(["model", "case_id"])["risk"]
     of_men = predict(record, fitted, some_men, {}).set_index(["model", "case_id"])["risk"]
+    other_features = replace(new, slides=new.slides.assign(encoder="another"))  # which the model does not read
+    assert predict(record, fitted, other_features, {})["risk"].tolist() == found.tolist()
     assert np.allclose(found.loc[of_men.index], of_men)
     unstaged = replace(new, cases=new.cases.assign(stage=np.nan))
     with pytest.raises(DataError, match=r"cohort NEW: 'stage' of no case is known; the model reads it\. Fix"):

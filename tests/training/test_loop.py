@@ -1,4 +1,5 @@
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -256,6 +257,26 @@ def test_a_fold_trains_on_its_training_cases_and_predicts_the_others(small, witn
         seen = seen[5:]
     afterwards = [(what, case) for what, cases, _ in seen for case in cases]
     assert sorted(afterwards) == [("predict", case) for case in sorted(fold.training)], "for the cut of risk groups"
+
+
+class Untouchable(Mapping):
+    """Bags that may not be read."""
+
+    def __getitem__(self, case):
+        raise AssertionError(f"the patches of {case} were read")
+
+    def __iter__(self):
+        raise AssertionError("the bags were listed")
+
+    __contains__, __len__ = __getitem__, __iter__
+
+
+def test_a_model_of_genes_reads_no_patches(small):
+    cohort, _ = small
+    cohort = cohort.select(list(cohort.cases.index[MODELS["snn"].readable(cohort)]))
+    run = make_run(cohort, epochs=1)
+    run = replace(run, config=replace(run.config, model="snn", hyperparameters={"width": 8}))
+    assert train(run, cohort, Untouchable()).state == "finished"
 
 
 def test_patches_are_sampled_in_training_only(small, witness):
