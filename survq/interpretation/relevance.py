@@ -96,7 +96,8 @@ def without_pathways(
 
 def typical_expression(table: CaseTable, training: Sequence[str]) -> Float[Tensor, " gene"]:
     """The mean over these cases; over all cases if the table has none of them."""
-    among = torch.tensor([case in set(training) for case in table.row])
+    chosen = set(training)
+    among = torch.tensor([case in chosen for case in table.row])
     rows = table.has_expression & (among if (among & table.has_expression).any() else True)
     return table.expression[rows].mean(dim=0)
 
