@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 HEAT = "YlOrRd"
 PALE, INK = "#d9d9d9", "#222222"
 MARK = "#0072B2"
+HEADING = 0.4  # inches, apart from the panels, whose titles may otherwise reach into it
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +65,10 @@ def query_maps_figure(
     columns = 1 + len(maps)
     pictures = any(image is not None for one in maps for image in one.images)
     high = _height(sheet, 2.6)
-    heights = [high + 2.5, *([1.35] if pictures else []), 2.4]
-    figure = Figure(figsize=(3.3 * columns, sum(heights) + 0.5), layout="constrained")
-    rows = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
-    rows[0].suptitle(_plain_text(title), fontsize=12)
+    heights = [HEADING, high + 2.5, *([1.35] if pictures else []), 2.4]
+    figure = Figure(figsize=(3.3 * columns, sum(heights)), layout="constrained")
+    heading, *rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    heading.suptitle(_plain_text(title), fontsize=12)
     axes = rows[0].subplots(1, columns)
     draw_tissue(axes[0], sheet, "A  slides" if sheet.pictures else "A  patches of the slides", effect=effect)
     for letter, panel, one in zip(["B  ", *[""] * len(maps)], axes[1:], maps, strict=False):
@@ -95,9 +96,10 @@ def cross_modal_figure(
     """
     high = _height(sheet, 4.4)
     lower = 2.9
-    figure = Figure(figsize=(11, high + 2.3 + lower + 0.5), layout="constrained")
-    upper, below = figure.subfigures(2, 1, height_ratios=[high + 2.3, lower], squeeze=False)[:, 0]
-    upper.suptitle(_plain_text(title), fontsize=12)
+    heights = [HEADING, high + 2.3, lower]
+    figure = Figure(figsize=(11, sum(heights)), layout="constrained")
+    heading, upper, below = figure.subfigures(3, 1, height_ratios=heights, squeeze=False)[:, 0]
+    heading.suptitle(_plain_text(title), fontsize=12)
     slides, tissue = upper.subplots(1, 2)
     draw_tissue(slides, sheet, "A  slides" if sheet.pictures else "A  patches of the slides", effect=effect)
     draw_map(tissue, sheet, heat, "C  ")
