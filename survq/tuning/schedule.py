@@ -13,7 +13,8 @@ from survq.text import file_name
 from survq.training.config import TrainConfig
 from survq.training.record import Record
 from survq.training.run import Run
-from survq.tuning.search import GENERATION, Refit, Search, Trial
+from survq.tuning.search import GENERATION, Search
+from survq.tuning.trial import Refit, Trial
 
 READY = 3  # runs that could start for each that is running: some searches wait for the end of a generation
 

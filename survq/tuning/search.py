@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -32,6 +32,7 @@ from survq.training.ensemble import curve_of
 from survq.training.record import Record
 from survq.training.run import Run
 from survq.tuning.choice import Sizes, choose_sizes, equally_good
+from survq.tuning.trial import Refit, Trial
 
 GENERATION = 4  # trials that are suggested independently of each other
 STARTUP = 8  # random trials before Optuna uses earlier ones
@@ -45,51 +46,6 @@ class Space:
     first: Mapping[str, Any]  # the first trial: a known good setting
     complexity: Callable[[TrainConfig], float]  # the simplest of equally good settings is chosen
     nested: bool = False  # its models contain smaller ones: their sizes are chosen from the curve of the inner folds
-
-
-@dataclass
-class Trial:
-    """One setting of a search, and its results on the inner folds."""
-
-    number: int
-    config: TrainConfig
-    params: dict[str, Any]
-    distributions: dict[str, Any]
-    record: Record | None = None
-
-    @property
-    def epochs(self) -> list[Epoch]:
-        return [] if self.record is None else self.record.epochs
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch with the lowest mean loss on the held-out parts of the inner folds."""
-        return min(self.epochs, key=lambda epoch: epoch.mean_validation_loss)
-
-    @property
-    def state(self) -> str:
-        return "waiting" if self.record is None else self.record.state
-
-    def as_optuna_trial(self) -> optuna.trial.FrozenTrial:
-        finished = self.state == "finished" and not math.isnan(self.best.mean_c_index)
-        states = {"finished": TrialState.COMPLETE if finished else TrialState.FAIL, "stopped": TrialState.PRUNED}
-        return optuna.trial.create_trial(
-            state=states.get(self.state, TrialState.FAIL),
-            value=self.best.mean_c_index if finished else None,
-            params=self.params,
-            distributions=self.distributions,
-            intermediate_values={epoch.epoch: epoch.mean_c_index for epoch in self.epochs},
-        )
-
-
-@dataclass(frozen=True)
-class Refit:
-    """A setting that is trained again: the chosen one on the inner folds, as far as its best epoch, for its curve; the
-    chosen one, and the default beside it, on all training cases of the outer fold.
-    """
-
-    role: Literal["curve", "chosen", "default"]
-    seed: int = 0
 
 
 @dataclass

@@ -24,7 +24,8 @@ from survq.training.queue import Grid, RunQueue
 from survq.training.results import Results
 from survq.training.run import Run
 from survq.tuning.schedule import Searches
-from survq.tuning.search import Search, Space, Trial
+from survq.tuning.search import Search, Space
+from survq.tuning.trial import Trial
 
 from .measure import Row, at_most, cpu_seconds
 from .work import SIZES, make_run, make_work
