@@ -65,10 +65,10 @@ def test_ray_is_known_to_a_handful_of_files():
     assert with_ray | through_session <= WITH_RAY
 
 
-def test_no_file_of_training_without_ray_pulls_it_in():
-    """Nor by way of another: what the loop and the queue import at the top of their files has no Ray below it."""
+def pulled_in(*modules: str) -> set[str]:
+    """What these modules import at the top of their files, themselves or by way of other modules of survq."""
     top = {
-        "survq." + name_of(file).removesuffix(".py").replace("/", "."): {
+        "survq." + name_of(file).removesuffix(".py").replace("/", ".").removesuffix(".__init__"): {
             name
             for node in TREES[file].body
             if isinstance(node, ast.Import | ast.ImportFrom)
@@ -76,15 +76,26 @@ def test_no_file_of_training_without_ray_pulls_it_in():
         }
         for file in SOURCES
     }
-    waiting, seen = (
-        ["survq.training.loop", "survq.training.queue", "survq.tuning.search", "survq.study", "survq.cli"],
-        set(),
-    )
+    waiting, seen = [*modules], set()
     while waiting:
         module = waiting.pop()
         seen.add(module)
-        waiting += [name for name in top.get(module, ()) if name.split(".")[0] in ("survq", "ray") and name not in seen]
-    assert not {module for module in seen if module.split(".")[0] == "ray"}
+        waiting += [name for name in top.get(module, ()) if name not in seen]
+    return seen
+
+
+def test_no_file_of_training_without_ray_pulls_it_in():
+    """Nor by way of another: what the loop and the queue import at the top of their files has no Ray below it."""
+    modules = "survq.training.loop", "survq.training.queue", "survq.tuning.search", "survq.study", "survq.cli"
+    assert not {module for module in pulled_in(*modules) if module.split(".")[0] == "ray"}
+
+
+def test_a_finished_study_starts_without_packages_that_it_does_not_need():
+    """Each takes 0.1 to 0.7 s to import."""
+    known = pulled_in("survq.study")
+    assert {"survq.models.ccl", "survq.evaluation.d_calibration", "torch"} <= known
+    slow = ("lifelines", "optuna", "scipy.optimize", "scipy.stats", "sklearn")
+    assert not [module for module in known if module.startswith(slow)]
 
 
 def test_studies_are_written_in_the_words_of_survq():

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from lifelines.utils import concordance_index as lifelines_concordance
 
 PREDICTION_COLUMNS = ("case_id", "repeat", "fold", "time", "event", "risk")
 
@@ -25,6 +24,8 @@ def concordance_index(
     is not finite raises ValueError instead: it means that the model has diverged, which must not pass as an undefined
     fold.
     """
+    from lifelines.utils import concordance_index as lifelines_concordance  # slow to import
+
     if bad := int((~np.isfinite(risk)).sum()):
         raise ValueError(
             f"{bad} of {len(risk)} risks are not finite: the model has diverged. Fix: lower its learning rate, "

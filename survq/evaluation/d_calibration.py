@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from survq.evaluation.predicted_survival import interpolated_survival, survival_at_edges
 
@@ -81,4 +81,4 @@ def d_calibration(masses: Float[np.ndarray, "case bin"]) -> CalibrationTest:
     if rank == 0:
         return CalibrationTest(np.nan, np.nan, bins, "no case was observed until an edge or its death")
     statistic = n * float(((vectors[:, kept].T @ mean) ** 2 / values[kept]).sum())
-    return CalibrationTest(statistic, float(chi2.sf(statistic, rank)), bins)
+    return CalibrationTest(statistic, float(chdtrc(rank, statistic)), bins)

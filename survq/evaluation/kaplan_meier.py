@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from lifelines import KaplanMeierFitter
-from lifelines.statistics import logrank_test
 
 from survq.evaluation.concordance import check_predictions
 
@@ -51,6 +49,8 @@ def risk_groups(predictions: pd.DataFrame, cuts: Mapping[tuple[int, int], float]
 
 def log_rank(groups: pd.DataFrame) -> LogRank:
     """Test whether the two groups of a table from `risk_groups` differ in survival."""
+    from lifelines.statistics import logrank_test  # slow to import
+
     high = groups["high"].to_numpy(bool)
     if not high.any() or high.all():
         return LogRank(np.nan, np.nan, "all cases are in one risk group")
@@ -69,6 +69,8 @@ def survival_curve(time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " c
 
     `censored` is the number of cases censored at that time. The first row is time 0.
     """
+    from lifelines import KaplanMeierFitter  # slow to import
+
     fitted = KaplanMeierFitter().fit(time, event)
     interval = fitted.confidence_interval_
     return pd.DataFrame(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from survq.evaluation.censoring import counts
 from survq.evaluation.d_calibration import CalibrationTest
@@ -43,7 +43,7 @@ def one_calibration(
         if (spread := (expected * (1 - expected)).mean()) == 0:
             return CalibrationTest(np.nan, np.nan, groups, "predictions of 0 or 1")
         statistic += n * (observed - expected.mean()) ** 2 / spread
-    return CalibrationTest(float(statistic), float(chi2.sf(statistic, groups)), groups)
+    return CalibrationTest(float(statistic), float(chdtrc(groups, statistic)), groups)
 
 
 def survival_at(time: Float[np.ndarray, " case"], event: Bool[np.ndarray, " case"], at: float) -> tuple[float, float]:

@@ -47,7 +47,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -139,6 +138,8 @@ class CCL(SurvivalModel):
     @torch.no_grad()
     def _centres(self, bag: Float[Tensor, "patch feature"]) -> Float[Tensor, "cluster feature"]:
         """The centres of a case's patches, in the order of the rows of M."""
+        from scipy.optimize import linear_sum_assignment  # slow to import
+
         M = self.memory
         X = bag.to(M.dtype)
         with torch.autocast(X.device.type, enabled=False):  # half the digits would make ties

@@ -6,10 +6,10 @@ import math
 import platform
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import lifelines
 import torch
 
 import survq
@@ -243,7 +243,7 @@ class RunQueue:
 
 def report_of(outcome: RunOutcome) -> Report:
     """The report of a run. The main result is that of the last epoch; the best epoch is labelled as optimistic."""
-    versions = {"survq": survq.__version__, "torch": torch.__version__, "lifelines": lifelines.__version__}
+    versions = {"survq": survq.__version__, "torch": torch.__version__, "lifelines": version("lifelines")}
     measured = best = None
     if outcome.predictions is not None:
         measured = measure(outcome.predictions)

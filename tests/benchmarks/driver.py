@@ -49,9 +49,6 @@ def driver(quick: bool) -> list[Row]:
 
 
 def _study(kind: str, runs: int, folder: Path) -> dict[str, float]:
-    from survq.tuning.schedule import Searches
-    from survq.tuning.search import sweep
-
     settings = StudySettings(data=str(folder / "data"), results=folder / f"{kind}-{runs}", epochs=1, cpus=1)
     begun, spent = time.monotonic(), time.process_time()
     with open_study(kind, settings, "trivial runs") as study:
@@ -60,6 +57,9 @@ def _study(kind: str, runs: int, folder: Path) -> dict[str, float]:
         if kind == "grid":
             study.train([Run(cohort.name, TrainConfig("mlp", epochs=1, seed=seed), folds) for seed in range(runs)])
         else:
+            from survq.tuning.schedule import Searches  # Optuna is slow to import, and a grid does not need it
+            from survq.tuning.search import sweep
+
             study.run(Searches([sweep(cohort, folds, study.search_space("mlp", cohort), trials=runs)]))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {"wall": time.monotonic() - begun, "cpu": time.process_time() - spent, "memory": memory}
