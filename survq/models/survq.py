@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from survq.data.batch import Batch
+from survq.data.batch import Batch, to_device
 from survq.data.cohort import InputSpec
 from survq.layers.attention import Attention, Projected, ResidualAttention, mean_present
 from survq.layers.bags import pack
@@ -161,7 +161,7 @@ class SurvQ(SurvivalModel):
 
     def _histology(self, batch: Batch, kept: dict | None) -> Tokens:
         """Q_h' of each case (1); without queries the mean of X_h, which represents all patches."""
-        patches = torch.tensor([len(bag) for bag in batch.bags], device=batch.time.device)
+        patches = to_device([len(bag) for bag in batch.bags], torch.long, batch.time.device)
         if self.Q_h is None:
             return Tokens(self._read_each(None, batch.bags, None), patches)
         Q = self._used(self.Q_h)
