@@ -23,6 +23,7 @@ from survq.ray_session import node_ids, on_node, quiet_data_context, ray, resour
 
 READERS = 4  # threads, where this process reads
 PROBLEMS = "problems"  # column, in place of the features that cannot be read
+Problems = list[str] | str  # of the data of a case; or of its bucket, which did not answer
 
 
 class SharedBags(BagsByDtype):
@@ -69,7 +70,7 @@ def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,
         return SharedBags({}, kept)
     blocks = _read_on_all_nodes(by_case, settings) if seen_by_all_nodes(cohort) else _read_here(by_case, settings)
     rows = _cases_and_problems(blocks)  # block order is not guaranteed
-    raise_if_any([problem for _, problems in rows for problem in problems])
+    raise_if_any([problem for _, problems in rows for problem in _answered(problems)])
     return SharedBags({case: block for (case, _), block in zip(rows, blocks, strict=True)}, kept)
 
 
@@ -82,7 +83,7 @@ def copy_bags(
     is lost meanwhile is left out. Raises DataError with the problems of all slides, and RayError if all nodes are lost.
     """
     kept, by_case, settings = _reading(cohort, dtypes)
-    function: Callable[..., tuple[pa.Table, list[str]]]
+    function: Callable[..., tuple[pa.Table, Problems]]
     sources: list[tuple]
     if seen_by_all_nodes(cohort):
         function, sources = _read_and_check, [(case, settings) for case in by_case]
@@ -97,7 +98,7 @@ def copy_bags(
                 blocks, problems = zip(
                     *(task.remote(*source) for source in sources[start : start + READERS]), strict=True
                 )
-                copied += list(zip(blocks, ray.get(list(problems)), strict=True))
+                copied += list(zip(blocks, map(_answered, ray.get(list(problems))), strict=True))
         except ray.exceptions.RayError as error:
             return error
         return copied
@@ -174,31 +175,36 @@ def _read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.T
         read, problems = read_case(cases, folder, dtypes), None
     except (DataError, BucketUnavailable) as error:
         cells = {dtype: pa.nulls(1, pa.large_binary()) for dtype in dtypes}
-        read, problems = (
-            pa.table({"case_id": cases["case_id"], "patches": [0], **cells}),
-            json.dumps(getattr(error, "problems", [str(error)])),
-        )
+        read = pa.table({"case_id": cases["case_id"], "patches": [0], **cells})
+        problems = json.dumps(error.problems if isinstance(error, DataError) else str(error))
     return read.append_column(PROBLEMS, pa.array([problems], pa.string()))
 
 
-def _read_and_check(case: dict, settings: dict) -> tuple[pa.Table, list[str]]:
+def _answered(problems: Problems) -> list[str]:
+    """The problems of a case. Raises BucketUnavailable if its bucket did not answer."""
+    if isinstance(problems, str):
+        raise BucketUnavailable(problems)
+    return problems
+
+
+def _read_and_check(case: dict, settings: dict) -> tuple[pa.Table, Problems]:
     table = _read_case(pa.Table.from_pylist([case]), **settings)
     return table, _case_and_problems(table)[1]
 
 
-def _copy(block: pa.Table) -> tuple[pa.Table, list[str]]:
+def _copy(block: pa.Table) -> tuple[pa.Table, Problems]:
     """The block itself: as the result of a task, it is kept by the node on which the task ran."""
     return block, _case_and_problems(block)[1]
 
 
-def _cases_and_problems(blocks: list[ray.ObjectRef]) -> list[tuple[str, list[str]]]:
+def _cases_and_problems(blocks: list[ray.ObjectRef]) -> list[tuple[str, Problems]]:
     task, at_once = ray.remote(num_cpus=0)(_case_and_problems), resources()[1]
     groups = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
     # one group after the other: Ray starts a process for every waiting task that needs no CPU
     return [row for group in groups for row in ray.get([task.remote(block) for block in group])]
 
 
-def _case_and_problems(table: pa.Table) -> tuple[str, list[str]]:
+def _case_and_problems(table: pa.Table) -> tuple[str, Problems]:
     (problems,) = table[PROBLEMS].to_pylist()
     return case_of_row(table), json.loads(problems) if problems else []
 

@@ -1,15 +1,17 @@
 """Features shared through Ray Data."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from slide_store import SlideStore
 
 from survq.data import shared_bags
-from survq.data.problems import DataError
+from survq.data.problems import BucketUnavailable, DataError
 from survq.data.shared_bags import share_bags
 
 
@@ -70,3 +72,16 @@ def test_a_node_is_asked_for_all_files(cohort):
     assert shared_bags._sees(folder, files)
     assert not shared_bags._sees(folder, files | {"not-copied.parquet"})
     assert not shared_bags._sees(folder / "elsewhere", files)
+
+
+def test_a_bucket_that_did_not_answer_is_no_problem_of_the_data(monkeypatch, cohort):
+    """As a row of a task, which may not raise: the program ends with 74 and not with 65."""
+
+    def silent(*_):
+        raise BucketUnavailable("s3://bucket: the bucket does not answer")
+
+    monkeypatch.setattr(shared_bags, "read_case", silent)
+    table = shared_bags._read_case(pa.table({"case_id": ["A"]}), cohort.features, ["float16"])
+    with pytest.raises(BucketUnavailable, match="the bucket does not answer") as raised:
+        shared_bags._answered(json.loads(table[shared_bags.PROBLEMS][0].as_py()))
+    assert raised.value.exit_code == 74
