@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 PLAIN = str.maketrans({"±": "+-", "×": "x", "─": "-", "━": "-", "│": "|", "┃": "|", "…": "...", "µ": "u", "≥": ">="})
@@ -59,3 +61,22 @@ class _Unfailing:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextmanager
+def stderr_without(pattern: str) -> Iterator[None]:
+    """Keep back what the block writes to stderr, also from C; after it, show all but the lines that match `pattern`."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+            os.close(shown)
+            written.seek(0)
+            lines = [line for line in written if not re.search(pattern.encode(), line)]
+            with suppress(OSError):  # nobody reads it any more
+                os.write(2, b"".join(lines))

@@ -109,3 +109,24 @@ def test_signals_end_a_program_in_order(number, ignored, code, said):
             program.wait(0.5)
         program.kill()
     assert program.wait(30) == code and program.stderr.read() == said
+
+
+def test_known_lines_are_left_out_of_stderr_and_no_others():
+    """Also those of C: of the descriptor, not of sys.stderr."""
+    program = (
+        "import os, sys; from survq.output import stderr_without\n"
+        "with stderr_without('known'):\n"
+        "    os.write(2, b'a known line\\nan error of C\\n'); print('of Python', file=sys.stderr)\n"
+        "    os.write(2, 'a known one; \\xe4\\n'.encode('latin-1'))\n"
+        "print('after', file=sys.stderr)\n"
+        "with stderr_without('known'):\n"
+        "    os.write(2, b'before it failed\\n'); raise SystemExit('the reason')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    lines = done.stderr.decode().splitlines()
+    assert sorted(lines[:2]) == ["an error of C", "of Python"] and lines[2:] == [
+        "after",
+        "before it failed",
+        "the reason",
+    ]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from survq.output import stderr_without
 from survq.ray_session import connect, quiet_data_context, ray, resources
 from survq.slides.encoder import load_encoder
 from survq.slides.reader import read_slide
@@ -64,11 +66,19 @@ def encode_slides(
             num_gpus=1 if gpus else 0,
         )
         try:
-            for batch in features.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for batch in _started(features.iter_batches(batch_size=None, batch_format="pyarrow")):
                 for row in batch.to_pylist():
                     yield sources[row["slide"]], json.loads(row["facts"]), row["payload"]
         except ray.exceptions.RayError as error:
             raise OSError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _started(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The batches. Ray Data starts encoders in a way of which Ray's C++ warns on stderr, though nothing is wrong."""
+    following = iter(batches)
+    with stderr_without("has constructor arguments in the object store"):
+        first = list(islice(following, 1))
+    return chain(first, following)
 
 
 def _read(slides: pa.Table, timeout: float) -> Iterator[pa.Table]:

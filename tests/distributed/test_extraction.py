@@ -139,7 +139,8 @@ def test_an_encoder_whose_process_dies_is_replaced(ray_session, tmp_path, data, 
 def start(*arguments: str) -> subprocess.Popen:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-m", "survq.cli", "extract", *arguments]
-    return subprocess.Popen(command, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+    told = environment | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_a_killed_and_restarted_extraction_gives_the_same_store(tmp_path):
@@ -169,7 +170,9 @@ def test_a_killed_and_restarted_extraction_gives_the_same_store(tmp_path):
     again = start(*arguments("killed"))
     assert f"{4 - stored} written, {stored} already stored" in again.communicate(timeout=300)[0].decode()
     whole = start(*arguments("undisturbed"))
-    assert "4 written, 0 already stored" in whole.communicate(timeout=300)[0].decode()
+    out, err = whole.communicate(timeout=300)
+    assert "4 written, 0 already stored" in out.decode()
+    assert not [line for line in err.decode().splitlines() if not line.startswith("  ... ")], err
     assert features_of(tmp_path / "killed") == features_of(tmp_path / "undisturbed")
     # Ray's agents first try for a while to reach the dead driver
     _, alive = psutil.wait_procs(children, timeout=120)

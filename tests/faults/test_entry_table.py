@@ -192,6 +192,14 @@ SLIDES_AND_RAY: dict[str, tuple[str, ...]] = {
     ),
     "C an import of nothing": ("importing/test_import_of_nothing.py::test_an_import_of_nothing_fails",),
     "C reasons of libraries are whole": ("data/test_location.py::test_a_reason_is_whole_and_its_cure_fits",),
+    "C an error line of Ray's C++ at every extraction": (
+        "test_output.py::test_known_lines_are_left_out_of_stderr_and_no_others",
+        "distributed/test_extraction.py::test_a_killed_and_restarted_extraction_gives_the_same_store",
+    ),
+    "C stopped while Ray starts": (
+        "test_ray_start.py::test_a_signal_while_ray_starts_ends_the_program_with_a_sentence",
+        "faults/test_start_stopped.py::test_a_stop_while_ray_starts_is_said",
+    ),
     "C stopped while Ray runs": (
         "distributed/test_studies.py::test_a_stopped_study_states_how_to_resume",
         "distributed/test_faults.py::test_signals_in_a_row_lose_nothing",
