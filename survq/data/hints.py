@@ -40,5 +40,5 @@ def gene_name_hints(names: Iterable[str]) -> list[str]:
         return []
     return [
         f"{len(dates)} names of genes are dates, such as {preview(dates)}: a spreadsheet has changed MARCH1 or the "
-        f"like. Fix: use the file from before"
+        f"like. Fix: use the file that was never opened in one"
     ]

@@ -23,7 +23,7 @@ def folds_figure(methods: Sequence[tuple[str, HeldOut]], metrics: pd.DataFrame, 
     """A row per method: the C-index of each fold as a grey dot, sized by its comparable pairs; the mean in blue with
     its 95 % interval. `metrics` has a row per method, in this order: value, low, high.
     """
-    figure = Figure(figsize=(7.5, 1.3 + 0.34 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.5 + 0.34 * len(methods)), layout="constrained")
     axes = figure.subplots()
     for y, (_, method) in enumerate(methods):
         folds = fold_concordance(method.predictions)
@@ -33,9 +33,8 @@ def folds_figure(methods: Sequence[tuple[str, HeldOut]], metrics: pd.DataFrame, 
         axes.plot([row["low"], row["high"]], [y + 0.24] * 2, color=BLUE, linewidth=2)
         axes.plot(row["value"], y + 0.24, "o", color=BLUE, markersize=5)
     axes.axvline(0.5, color="0.75", linewidth=0.9, zorder=0)
-    axes.set(
-        xlabel="C-index: folds (grey), mean and 95 % interval (blue)", title=title, ylim=(len(methods) - 0.4, -0.5)
-    )
+    axes.set(title=title, ylim=(len(methods) - 0.4, -0.5))
+    axes.set_xlabel("C-index: folds (grey),\nmean and 95 % interval (blue)")  # long names leave little room for it
     axes.set_yticks(range(len(methods)), [literal(name) for name, _ in methods])
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
