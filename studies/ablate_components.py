@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.reporting.comparison_text import differences_text
 from survq.reporting.model_comparison import compared, differences_from
 from survq.reporting.study_tables import study_table
@@ -86,4 +85,4 @@ def name_of(run: Run) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AblateComponents))
+    main(from_command_line(AblateComponents))

@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import tyro
-
 from survq import demo
+from survq.command_line import from_command_line
 from survq.exits import UsageError
 from survq.models import MODELS, REFERENCES
 from survq.reporting.comparison_text import differences_text, ranks_text
@@ -219,4 +218,4 @@ def label(model: str) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CompareModels))
+    main(from_command_line(CompareModels))

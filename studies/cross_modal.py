@@ -11,8 +11,7 @@ attention are weak evidence: with each map stands how much it agrees with that o
 
 from dataclasses import dataclass
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.interpretation.cases import cases_by_cohort
 from survq.interpretation.held_out import held_out_cases
 from survq.interpretation.truth import morphologies
@@ -49,4 +48,4 @@ def main(settings: CrossModal) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CrossModal))
+    main(from_command_line(CrossModal))

@@ -9,8 +9,7 @@ The paper reports 0.794 against 0.768 on BRCA, and 0.812 against 0.778 on COADRE
 
 from dataclasses import dataclass
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.reporting.comparison_text import differences_text
 from survq.reporting.model_comparison import compared, differences_from
 from survq.reporting.study_tables import study_table
@@ -69,4 +68,4 @@ def main(settings: FixedQueries) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(FixedQueries))
+    main(from_command_line(FixedQueries))

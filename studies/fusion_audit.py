@@ -19,6 +19,7 @@ from typing import Annotated
 
 import tyro
 
+from survq.command_line import from_command_line
 from survq.exits import UsageError, exit_on_user_error
 from survq.reporting.fusion import audit_table, audited, fusion_figure, is_fused, pairs_table
 from survq.reporting.fusion_shuffle import data_of_study, shuffle_figure, shuffle_table
@@ -75,4 +76,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(from_command_line(Settings))

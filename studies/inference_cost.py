@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.data.cohort import Cohort, InputSpec, cohort_names
 from survq.data.location import Location, replace_file
 from survq.data.problems import DataError
@@ -105,4 +104,4 @@ def compare(name: str, spec: InputSpec, settings: InferenceCost) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(InferenceCost))
+    main(from_command_line(InferenceCost))

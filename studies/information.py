@@ -11,8 +11,7 @@ does not define the share exactly, and gives no floor: random queries and shuffl
 import textwrap
 from dataclasses import dataclass
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.interpretation.geometry import TABLE_6
 from survq.reporting.information import information_table
 from survq.settings import StudySettings
@@ -39,4 +38,4 @@ def main(settings: InformationStudy) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(InformationStudy))
+    main(from_command_line(InformationStudy))

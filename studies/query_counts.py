@@ -9,8 +9,7 @@ The paper reports a mean C-index of 0.724 over five cohorts with 300 histology a
 
 from dataclasses import dataclass
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.demo import oracle
 from survq.reporting.curve import alone_table, compared_at, curve_figure, curve_table
 from survq.reporting.differences import differences
@@ -127,4 +126,4 @@ def counts_of(record: Record) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(QueryCounts))
+    main(from_command_line(QueryCounts))

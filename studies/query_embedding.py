@@ -11,8 +11,7 @@ is of their own modality, which needs no picture.
 
 from dataclasses import dataclass
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.reporting.information import query_points, query_points_figure
 from survq.settings import StudySettings
 from survq.study import open_query_study
@@ -39,4 +38,4 @@ def main(settings: QueryEmbedding) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(QueryEmbedding))
+    main(from_command_line(QueryEmbedding))

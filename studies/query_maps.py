@@ -12,8 +12,7 @@ much it agrees with that of the untrained model. Of pathways, the gradient is we
 import textwrap
 from dataclasses import dataclass
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.interpretation.cases import cases_by_cohort
 from survq.interpretation.held_out import held_out_cases, planted_evidence
 from survq.interpretation.relevance import PATHWAYS_BY_GRADIENT
@@ -64,4 +63,4 @@ def main(settings: QueryMaps) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(QueryMaps))
+    main(from_command_line(QueryMaps))

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from survq.command_line import from_command_line
 from survq.evaluation.kaplan_meier import LOG_RANK_CAVEAT
 from survq.exits import UsageError, exit_on_user_error
 from survq.reporting.report_material import material_of
@@ -50,4 +51,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    main(from_command_line(Settings))

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import tyro
-
+from survq.command_line import from_command_line
 from survq.exits import UsageError
 from survq.reporting.figures import kaplan_meier_figure
 from survq.reporting.nested_table import nested_table
@@ -137,4 +136,4 @@ def report(study: Study, searches: Sequence[Search], seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(SearchSettings))
+    main(from_command_line(SearchSettings))

@@ -16,7 +16,19 @@ STUDIES = sorted((ROOT / "studies").glob("*.py"))
 TREES = {file: ast.parse(file.read_text()) for file in [*SOURCES, *STUDIES]}
 
 LAYERS = (
-    *("output", "exits", "text", "settings", "ray_start", "ray_session", "data", "evaluation", "simulation", "demo"),
+    *(
+        "output",
+        "exits",
+        "command_line",
+        "text",
+        "settings",
+        "ray_start",
+        "ray_session",
+        "data",
+        "evaluation",
+        "simulation",
+        "demo",
+    ),
     *("importing", "slides", "layers", "models", "training", "interpretation", "tuning", "reporting", "study"),
     *("commands", "cli", "studies"),
 )

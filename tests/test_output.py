@@ -57,11 +57,12 @@ def test_a_reader_that_has_gone_is_not_missed(tmp_path):
     assert errors == "survq: the cure: 5 ≥ 4 ☃\n"
 
 
-def test_nobody_reads_the_help_to_its_end():
+@pytest.mark.parametrize("program", [["-m", "survq.cli"], [str(ROOT / "studies/risk_groups.py")]])
+def test_nobody_reads_the_help_to_its_end(program):
     """As in `survq --help | head`, which other code prints."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "survq.cli", "--help"]
+    command = [sys.executable, *program, "--help"]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
