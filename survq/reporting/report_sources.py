@@ -18,7 +18,7 @@ from survq.reporting.study_report import METRICS_TABLE, PICTURES, report_files, 
 from survq.training.record import REPORT
 from survq.training.typed_json import to_json
 
-SOURCES = "report.sources.json"
+SOURCES = ".report.sources.json"
 LIBRARIES = ("lifelines", "matplotlib", "numpy", "pandas", "pillow", "scipy")  # that compute, draw or write the report
 PACKAGE = Path(__file__).resolve().parents[1]
 

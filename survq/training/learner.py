@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from survq.data.batch import Bags, Batch, Preprocessing
@@ -89,12 +88,12 @@ class FoldLearner:
         rate: float | None = None,
         share: Share = ALONE,
         pretraining: bool = False,
-    ) -> dict[str, Float[Tensor, ""]]:
+    ) -> dict[str, Tensor]:
         """One optimizer step on a batch of `cases` cases; `batch` is this process's part of it.
 
-        `rate` replaces the learning rate of the settings. Returns each term of the loss, summed over the cases of this
-        part, in double precision. The terms stay on the device: reading one would wait until a GPU has done all its
-        work.
+        `rate` replaces the learning rate of the settings. Returns each term of the loss, a scalar summed over the cases
+        of this part, in double precision. The terms stay on the device: reading one would wait until a GPU has done all
+        its work.
         """
         self.model.train()
         torch.manual_seed(seed)
