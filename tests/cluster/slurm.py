@@ -121,7 +121,10 @@ class Slurm:
         return file.read_text() if file.exists() else ""
 
     def until(self, job: int, text: str, seconds: float = 500) -> None:
-        self.hosts.wait_for(lambda: text in self.log(job), seconds, f"{text!r} in the log of the job: {self.log(job)}")
+        try:
+            self.hosts.wait_for(lambda: text in self.log(job), seconds, f"{text!r} in the log of the job")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; {self.state(job)}, {self.log(job)}") from error
 
     def ended(self, job: int, seconds: float = 500) -> str:
         """Its last state."""
