@@ -37,17 +37,8 @@ def of_an_extraction(folder: Path, _: Path) -> list[str]:
     write_tiff(folder / "slides/TCGA-AA-0001-01Z-00-DX1.tiff", [stained(900, 900)], 0.5)
     cases = pd.DataFrame({"time": [9.0], "event": [True]}, index=pd.Index(["TCGA-AA-0001"], name="case_id"))
     write_cohort(folder / "data", "X", cases=cases)
-    return [
-        "-m",
-        "survq.cli",
-        "extract",
-        str(folder / "slides"),
-        str(folder / "data"),
-        "--cohort",
-        "X",
-        "--encoder",
-        "tiny",
-    ]
+    where = [str(folder / "slides"), str(folder / "data"), "--cohort", "X"]
+    return ["-m", "survq.cli", "extract", *where, "--encoder", "tiny"]
 
 
 def processes_of_ray(pid: int) -> list[psutil.Process]:
