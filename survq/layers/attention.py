@@ -10,9 +10,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Projected = tuple[Tensor, Tensor, Tensor]
-"""The queries, keys and values of heads."""
-
 
 class Attention(nn.Module):
     """softmax(F_q(Q) F_k(X)^T / sqrt(D)) F_v(X): equations (1)-(3), with one head and no output projection."""
@@ -117,13 +114,12 @@ class ResidualAttention(nn.Module):
         present: Tensor | None = None,
         *,
         weights: bool = True,
-        projected: Projected | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `Attention.forward`; without `weights` it is faster. `projected` may be given where it is known."""
-        mixed, A = _attend_heads(*(projected or self.projected(Q, X)), present, weights)
+        """As `Attention.forward`; without `weights` it is faster."""
+        mixed, A = _attend_heads(*self._projected(Q, X), present, weights)
         return self._joined(Q, mixed), A
 
-    def projected(self, Q: Tensor, X: Tensor) -> Projected:
+    def _projected(self, Q: Tensor, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The queries, keys and values of the heads, (*case, head, token, width / head)."""
         X = self.norm_token(X)
         return self._split(Q), self._heads(self.attention.key(X)), self._heads(self.attention.value(X))
@@ -132,15 +128,33 @@ class ResidualAttention(nn.Module):
         self,
         M: Float[Tensor, "case token width"],
         present: Bool[Tensor, "case token"] | None = None,
-        projected: Projected | None = None,
     ) -> Float[Tensor, "case width"]:
-        """The mean over tokens of `forward(M, M)`, with the output projection applied only once, to the mean.
-
-        `projected` saves the projections of M where they are known.
-        """
-        mixed, _ = _attend_heads(*(projected or self.projected(M, M)), present, weights=False)
+        """The mean over tokens of `forward(M, M)`, with the output projection applied only once, to the mean."""
+        mixed, _ = _attend_heads(*self._projected(M, M), present, weights=False)
         mixed = mixed.transpose(-3, -2).flatten(-2)
         return mean_present(M, present) + self.output(mean_present(mixed, present))
+
+    def pooled_over(
+        self,
+        M: Float[Tensor, "case token width"],
+        subsets: Bool[Tensor, "subset token"],
+        present: Bool[Tensor, "case token"] | None = None,
+    ) -> Float[Tensor, "case subset width"]:
+        """`pooled` as if only the tokens of a subset existed, for many subsets from one product of queries and keys.
+
+        With E = exp(scores), query i gives token j of the subset S the weight E_ij / sum_{k in S} E_ik. In double
+        precision, so that tokens of low scores keep their digits where a subset holds no others.
+        """
+        q, k, v = self._projected(M, M)
+        scores = (q @ k.transpose(-2, -1)).double() / math.sqrt(q.shape[-1])
+        chosen = subsets[None] if present is None else subsets & present[:, None]  # (*case, subset, token)
+        within = chosen[:, None].to(scores.dtype)  # the same for all heads
+        E = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+        totals = within @ E.transpose(-2, -1)  # (case, head, subset, token): of each query i
+        A = (within / totals.where(within > 0, 1)) @ E * within  # the sum of the rows i of S
+        mixed = (A.to(v.dtype) @ v).transpose(-3, -2).flatten(-2)
+        number = chosen.sum(dim=-1, keepdim=True)
+        return (chosen.to(M.dtype) @ M + F.linear(mixed, self.output.weight)) / number + self.output.bias
 
     def over_bags(
         self, Q: Tensor, X: Tensor, sizes: Sequence[int], *, weights: bool = True

@@ -182,5 +182,8 @@ class SurvivalModel(nn.Module):
         raise NotImplementedError
 
     def predictions_by_size(self, batch: Batch) -> Mapping[tuple[int, ...], Prediction]:
-        """The predictions of the models that this one contains, itself included, by their `sizes`. Only if `nested`."""
+        """The predictions of the models that this one contains, itself included, by their `sizes`. Only if `nested`.
+
+        Each has one row of logits per case.
+        """
         raise NotImplementedError

@@ -12,6 +12,7 @@ mixed by self-attention and averaged into one vector. A linear layer maps it to 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from survq.data.batch import Batch, to_device
 from survq.data.cohort import InputSpec
-from survq.layers.attention import Attention, Projected, ResidualAttention, mean_present
+from survq.layers.attention import Attention, ResidualAttention, mean_present
 from survq.layers.bags import pack
 from survq.layers.fused import read_bags
 from survq.layers.hazard_head import HazardHead
@@ -133,24 +134,22 @@ class SurvQ(SurvivalModel):
     def predictions_by_size(self, batch: Batch) -> Mapping[tuple[int, ...], Prediction]:
         """Of nested queries: by the numbers of histology and of genomic queries; 0 for a modality that is not read.
 
-        The queries of a modality do not see each other before fusion, so that patches and pathways are read once, and
-        the first layer of fusion projects all tokens once.
+        The queries of a modality do not see each other before fusion: patches and pathways are read once.
         """
-        first = self.mix[0]
-        assert self.nested and isinstance(first, ResidualAttention)
         genomics = [self._genomics(batch, None)] if self.spec.pathways else []
         histology = [self._histology(batch, None)] if self.spec.patch_features else []
         M, present = _together(histology + genomics)
         h_all, g_all = (sum(tokens.tokens.shape[1] for tokens in one) for one in (histology, genomics))
-        q, k, v = first.projected(M, M)
-        found: dict[tuple[int, ...], Prediction] = {}
-        for h in prefixes(h_all):
-            for g in prefixes(g_all):
-                chosen = torch.cat([torch.arange(h), h_all + torch.arange(g)]).to(M.device)
-                own = q[:, :, chosen], k[:, :, chosen], v[:, :, chosen]
-                z = self._pooled(M[:, chosen], None if present is None else present[:, chosen], own)
-                found[h, g] = Prediction(self.hazard(z))
-        return found
+        sizes = list(product(prefixes(h_all), prefixes(g_all)))
+        token = torch.arange(h_all + g_all, device=M.device)
+        chosen = torch.stack([(token < h) | ((token >= h_all) & (token < h_all + g)) for h, g in sizes])
+        last = self.mix[-1]
+        assert self.nested and isinstance(last, ResidualAttention)
+        if len(self.mix) == 1:
+            pooled = list(last.pooled_over(M, chosen, present).unbind(dim=1))
+        else:
+            pooled = [self._pooled(M[:, own], None if present is None else present[:, own]) for own in chosen]
+        return {size: Prediction(self.hazard(z)) for size, z in zip(sizes, pooled, strict=True)}
 
     def _used(self, Q: Float[Tensor, "query width"]) -> Float[Tensor, "_ width"]:
         """The queries of a modality. A training step of nested ones uses the first of them, a number that it draws."""
@@ -217,18 +216,16 @@ class SurvQ(SurvivalModel):
         kept |= {"tokens": M, "fusion": tuple(fusion), "fused": mixed}
         return mean_present(mixed, present)
 
-    def _pooled(
-        self, M: Tensor, present: Tensor | None, projected: Projected | None = None
-    ) -> Float[Tensor, "case width"]:
-        """z without the tokens of M'; `projected` are those of M in the first layer, where they are known."""
+    def _pooled(self, M: Tensor, present: Tensor | None) -> Float[Tensor, "case width"]:
+        """z without the tokens of M'."""
         *before, last = self.mix
         if isinstance(last, Attention):
             with products_in(precision(last.key.weight), M.device):
                 return last.pooled(M, present)
         assert isinstance(last, ResidualAttention)
         for layer in before:
-            M, projected = layer(M, M, present, weights=False, projected=projected)[0], None
-        return last.pooled(M, present, projected)
+            M, _ = layer(M, M, present, weights=False)
+        return last.pooled(M, present)
 
 
 class Tokens(NamedTuple):

@@ -51,27 +51,24 @@ class FittedFold:
         with autocast(batch.time.device):
             found = self.model.predictions_by_size(batch)
         sizes = np.repeat(list(found), len(batch), axis=0)  # (row, size)
-        table = self._table(batch, *found.values())
+        together = Prediction(torch.cat([one.logits for one in found.values()]))
+        table = self._table(batch, together, times=len(found))  # one table: many would take longer than the model
         return table.assign(**dict(zip(type(self.model).sizes, sizes.T, strict=True)))
 
-    def _table(self, batch: Batch, *predictions: Prediction) -> pd.DataFrame:
-        """The cases of the batch once per prediction, in one table: many small ones would take longer than a model."""
-        columns = []
-        for prediction in predictions:
-            logits = prediction.logits.double()
-            prediction = Prediction(logits.where(logits.isfinite(), torch.nan), prediction.case)
-            columns.append(
-                {
-                    "event": batch.event,
-                    "interval": batch.interval,
-                    "risk": prediction.risk,
-                    "nll": prediction.nll(batch.interval, batch.event),
-                }
-                | {f"hazard_{k}": hazard for k, hazard in enumerate(prediction.hazards.T)}
-            )
-        joined = {name: torch.cat([values[name] for values in columns]).cpu().numpy() for name in columns[0]}
-        case_ids = batch.case_ids * len(predictions)
-        return pd.DataFrame({"case_id": case_ids, "repeat": self.repeat, "fold": self.index} | joined)
+    def _table(self, batch: Batch, prediction: Prediction, times: int = 1) -> pd.DataFrame:
+        """`prediction` is of the cases of the batch, `times` over."""
+        logits = prediction.logits.double()
+        prediction = Prediction(logits.where(logits.isfinite(), torch.nan), prediction.case)
+        event, interval = batch.event.repeat(times), batch.interval.repeat(times)
+        columns = {
+            "event": event,
+            "interval": interval,
+            "risk": prediction.risk,
+            "nll": prediction.nll(interval, event),
+            **{f"hazard_{k}": hazard for k, hazard in enumerate(prediction.hazards.T)},
+        }
+        columns = {name: values.cpu().numpy() for name, values in columns.items()}
+        return pd.DataFrame({"case_id": batch.case_ids * times, "repeat": self.repeat, "fold": self.index} | columns)
 
     def predict_cases(self, table: CaseTable, bags: Bags, case_ids: Sequence[str]) -> pd.DataFrame:
         """`predict` in batches, for cases of `table` with their patches in `bags`, on the device of `table`."""

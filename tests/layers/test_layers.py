@@ -197,3 +197,21 @@ def test_pack_does_not_copy_a_large_bag():
 def test_pack_of_nothing():
     assert list(pack([])) == []
     assert list(pack([torch.zeros(0, 1)])) == []
+
+
+@pytest.mark.parametrize("spread", [1.0, 60.0])
+def test_attention_pooled_over_subsets_is_that_of_each_subset_alone(spread):
+    """Also where the scores within a subset lie hundreds below those of other tokens."""
+    torch.manual_seed(0)
+    layer, M = ResidualAttention(8, heads=2).double(), torch.randn(3, 6, 8).double()
+    with torch.no_grad():
+        layer.attention.key.weight *= spread
+        subsets = torch.rand(10, 6) > 0.5
+        subsets[:, :2] = True
+        present = torch.ones(3, 6, dtype=torch.bool)
+        present[1, 2:4], present[2, 0] = False, False
+        for chosen in (None, present):
+            pooled = layer.pooled_over(M, subsets, chosen)
+            for position, own in enumerate(subsets):
+                alone = layer.pooled(M[:, own], None if chosen is None else chosen[:, own])
+                assert torch.allclose(pooled[:, position], alone, atol=1e-12)
