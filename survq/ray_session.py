@@ -114,6 +114,11 @@ def node_ids() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
+def this_node() -> str:
+    """The id of the node of this process."""
+    return ray.get_runtime_context().get_node_id()
+
+
 def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
     """The scheduling strategy of a task that has to run on this node."""
     return NodeAffinitySchedulingStrategy(node_id, soft=False)

@@ -19,9 +19,9 @@ from survq.data.feature_store import TO_READ, case_of_row, read_case
 from survq.data.half_floats import as_tensor
 from survq.data.location import Location
 from survq.data.problems import BucketUnavailable, DataError, raise_if_any
-from survq.ray_session import node_ids, on_node, quiet_data_context, ray, resources
+from survq.ray_session import node_ids, on_node, quiet_data_context, ray, resources, this_node
 
-READERS = 4  # threads, where this process reads
+READERS = 4  # at a time, on a node: threads, or tasks
 PROBLEMS = "problems"  # column, in place of the features that cannot be read
 Problems = list[str] | str  # of the data of a case; or of its bucket, which did not answer
 
@@ -75,45 +75,62 @@ def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,
 
 
 def copy_bags(
-    cohort: Cohort, nodes: Sequence[str], ahead: int, dtypes: Collection[torch.dtype] = (torch.float16,)
+    cohort: Cohort,
+    nodes: Sequence[str],
+    ahead: int,
+    at_once: int,
+    dtypes: Collection[torch.dtype] = (torch.float16,),
 ) -> dict[str, SharedBags]:
     """By node: a copy of all bags of a cohort, in its object store as far as they fit, and the rest on its disk.
 
-    Each node reads the files itself, or receives the bags from this process if some nodes do not see them. A node that
-    is lost meanwhile is left out. Raises DataError with the problems of all slides, and RayError if all nodes are lost.
+    Each node reads the files itself, `at_once` cases at a time. If some nodes do not see them, the node of this process
+    does, and the others receive its bags. A node that is lost meanwhile is left out. Raises DataError with the problems
+    of all slides, and RayError if all nodes are lost.
     """
     kept, by_case, settings = _reading(cohort, dtypes)
-    function: Callable[..., tuple[pa.Table, Problems]]
-    sources: list[tuple]
+    reading = [(case, settings) for case in by_case]
     if seen_by_all_nodes(cohort):
-        function, sources = _read_and_check, [(case, settings) for case in by_case]
+        copies = _on_nodes(nodes, _read_and_check, reading, at_once)
     else:
-        function, sources = _copy, [(block,) for block in _read_here(by_case, settings)]
-
-    def copy(node: str) -> list[tuple[ray.ObjectRef, list[str]]] | Exception:
-        task = ray.remote(num_cpus=0, num_returns=2, scheduling_strategy=on_node(node))(function)
-        copied = []
-        try:
-            for start in range(0, len(sources), READERS):
-                blocks, problems = zip(
-                    *(task.remote(*source) for source in sources[start : start + READERS]), strict=True
-                )
-                copied += list(zip(blocks, map(_answered, ray.get(list(problems))), strict=True))
-        except ray.exceptions.RayError as error:
-            return error
-        return copied
-
-    with ThreadPoolExecutor(len(nodes)) as threads:
-        copies = dict(zip(nodes, threads.map(copy, nodes), strict=True))
-    whole = {node: copied for node, copied in copies.items() if not isinstance(copied, Exception)}
+        copies = _on_nodes([this_node()], _read_and_check, reading, at_once)
+        (copied,) = copies.values()
+        others = [node for node in nodes if node not in copies]
+        if not isinstance(copied, Exception):
+            copies |= _on_nodes(others, _copy, [(block,) for block, _ in copied], at_once)
+    whole = {node: copied for node, copied in copies.items() if node in nodes and not isinstance(copied, Exception)}
     if not whole:
-        raise next(iter(copies.values()))  # type: ignore[misc]
+        raise next(copied for copied in copies.values() if isinstance(copied, Exception))
     raise_if_any(list(dict.fromkeys(problem for copied in whole.values() for _, found in copied for problem in found)))
     cases = [case["case_id"] for case in by_case]
     return {
         node: SharedBags({case: block for case, (block, _) in zip(cases, copied, strict=True)}, kept, ahead)
         for node, copied in whole.items()
     }
+
+
+Copied = list[tuple[ray.ObjectRef, list[str]]] | Exception  # a block for each case and its problems; or why not
+
+
+def _on_nodes(
+    nodes: Sequence[str], function: Callable[..., tuple[pa.Table, Problems]], sources: list[tuple], at_once: int
+) -> dict[str, Copied]:
+    """The results of a function for all sources on each of the nodes, which keep them."""
+
+    def copy(node: str) -> Copied:
+        task = ray.remote(num_cpus=0, num_returns=2, scheduling_strategy=on_node(node))(function)
+        copied = []
+        try:
+            for start in range(0, len(sources), at_once):
+                blocks, problems = zip(
+                    *(task.remote(*source) for source in sources[start : start + at_once]), strict=True
+                )
+                copied += list(zip(blocks, map(_answered, ray.get(list(problems))), strict=True))
+        except ray.exceptions.RayError as error:
+            return error
+        return copied
+
+    with ThreadPoolExecutor(max(1, len(nodes))) as threads:
+        return dict(zip(nodes, threads.map(copy, nodes), strict=True))
 
 
 def _reading(cohort: Cohort, dtypes: Collection[torch.dtype]) -> tuple[tuple[torch.dtype, ...], list[dict], dict]:

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.shared_bags import SharedBags, copy_bags, share_bags
-from survq.ray_session import ON_CLUSTER, on_node, ray, smallest_store
+from survq.data.shared_bags import READERS, SharedBags, copy_bags, share_bags
+from survq.ray_session import ON_CLUSTER, on_node, ray, smallest_store, this_node
 from survq.text import clock
 from survq.training.run import Run
 
@@ -40,13 +40,15 @@ class SharedCohorts:
             return
         store, size = smallest_store(), _size(cohort, dtypes)
         others = sum(_size(self.cohorts[n], _any(bags).dtypes) for n, bags in self._shared.items() if n != name)
-        if size + others <= USABLE * store or not store:
+        if size + others <= USABLE * store or not store or not size:
             by_node = {ANY: share_bags(cohort, dtypes)}
         else:
             nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
             bag = size / max(1, len(cohort.slides_by_case))
-            room = AHEAD * store * len(nodes) / self.processes
-            by_node = copy_bags(cohort, nodes, max(2, min(MOST_AHEAD, int(room / bag))), dtypes)
+            room = AHEAD * store / bag  # bags
+            ahead = max(2, min(MOST_AHEAD, int(room * len(nodes) / self.processes)))
+            at_once = max(1, min(READERS, int(room / 2)))  # each bag as it comes and as it is kept
+            by_node = copy_bags(cohort, nodes, ahead, at_once, dtypes)
             _say_that_it_exceeds(name, size, others, store)
         self._shared[name] = by_node
         self.board.post(name, by_node)
@@ -72,7 +74,7 @@ class Board:
     """
 
     def __init__(self) -> None:
-        here = on_node(ray.get_runtime_context().get_node_id())
+        here = on_node(this_node())
         self._actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
 
     def post(self, name: str, by_node: Mapping[str, SharedBags]) -> None:
@@ -83,7 +85,7 @@ class Board:
 
     def __getitem__(self, name: str) -> SharedBags:
         """The bags of a cohort for the node of this process."""
-        (posted,) = ray.get(self._actor.find.remote(name, ray.get_runtime_context().get_node_id()))
+        (posted,) = ray.get(self._actor.find.remote(name, this_node()))
         return ray.get(posted)
 
     def give(self, trial: str, run: Run) -> None:

@@ -87,6 +87,14 @@ def test_features_that_no_run_reads_are_not_shared(ray_session, cohorts, capfd):
     assert set(shared.board["A"]) == set(cohorts["A"].slides_by_case)
 
 
+def test_a_cohort_without_features_to_read_enters_beside_one_that_exceeds_a_store(ray_session, cohorts, monkeypatch):
+    monkeypatch.setattr("survq.training.shared_cohorts.smallest_store", lambda: 100_000)
+    shared = SharedCohorts(cohorts)
+    shared.dtypes["B"] = frozenset()
+    shared.enter("A"), shared.enter("B")
+    assert len(shared.board["A"]) and not len(shared.board["B"])
+
+
 def test_trials_find_the_features_of_their_cohort_on_the_board(ray_session, cohorts, bags):
     shared = SharedCohorts(cohorts)
     shared.dtypes["A"] = frozenset({torch.bfloat16, torch.float16})
