@@ -87,7 +87,9 @@ def _read_index(file: Location) -> tuple[pa.Table | None, list[str]]:
 def _features_end(group: pq.RowGroupMetaData) -> int:
     """Where the features of a row group end in its file, if they are stored as they are; otherwise 0."""
     columns = (group.column(number) for number in range(group.num_columns))
-    features = next(column for column in columns if column.path_in_schema == "features")
+    features = next((column for column in columns if column.path_in_schema == "features"), None)
+    if features is None:  # another name: the file is damaged
+        return 0
     end = features.data_page_offset + features.total_compressed_size
     plain = features.compression == "UNCOMPRESSED" and not features.has_dictionary_page
     return end if plain and 0 < end < 1 << 62 else 0  # a damaged file may state any number

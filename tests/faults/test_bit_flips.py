@@ -4,6 +4,7 @@ Most are noticed when the file is read. The others lie in parts of Parquet that 
 read as it was, to the last bit, and `survq check --deep` names them, too.
 """
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -100,6 +101,17 @@ def test_each_flipped_bit_of_a_feature_store_is_named_and_none_changes_what_is_r
 
     files = sorted((data / "C/features").glob("*.parquet"))
     assert flip_each(files, seed, flips, outcome) == {"named": flips}
+
+
+def test_a_flipped_bit_in_each_name_of_a_column_is_named(data):
+    """A file says its columns several times, and readers find them by one name or the other."""
+    file = min((data / "C/features").glob("*.parquet"))
+    whole = file.read_bytes()
+    places = [place.start() for place in re.finditer(b"features|coordinates|slide_id", whole)]
+    assert len(places) == 6
+    for place in places:
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert any(str(file) in problem for problem in check(data, deep=True).problems), place
 
 
 def test_files_without_a_checksum_are_read_and_checked_as_before(data):
