@@ -78,6 +78,25 @@ def test_scancel_ends_a_job_for_good(slurm, nodes):
     assert slurm.state(job).startswith("CANCELLED"), "queued again"
 
 
+FAILS_ONCE = """#!/bin/sh
+mkdir "$RAY_TMPDIR/failed" 2>/dev/null && echo "no answer from the node" && exit 1
+PATH=${PATH#*:} exec ray "$@"
+"""
+
+
+def test_ray_that_does_not_start_is_started_again(slurm):
+    """On both nodes it fails once. Without Ray on both, the study would not be started."""
+    folder = slurm.home / "fails-once"
+    folder.mkdir()
+    (folder / "ray").write_text(FAILS_ONCE)
+    (folder / "ray").chmod(0o755)
+    job = slurm.submit("-c 'print(1 + 1)'", "--nodes=2 --export=ALL,PATH=$HOME/fails-once:$PATH")
+    assert slurm.ended(job) == "COMPLETED 0:0", slurm.log(job)
+    for host in ("host1", "host2"):
+        assert f"survq: Ray has ended on {host}; the end of its log:\nno answer" in slurm.log(job)
+    assert "\n2\n" in slurm.log(job)
+
+
 def test_a_signal_before_the_study_starts_is_not_lost(slurm):
     job = slurm.submit(f"{SCRIPT} {FLAGS} --results early", "--nodes=2")
     slurm.hosts.wait_for(lambda: slurm.state(job).startswith("RUNNING"), 60, "the job to start")
