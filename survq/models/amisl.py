@@ -91,13 +91,15 @@ class AMISL(SurvivalModel):
         self, patches: Float[Tensor, "patch feature"], sizes: Sequence[int]
     ) -> tuple[Float[Tensor, "bag cluster width"], Bool[Tensor, "bag cluster"]]:
         """m_k of each bag, and whether it has patches of the cluster."""
-        bag = torch.arange(len(sizes), device=patches.device).repeat_interleave(torch.tensor(sizes).to(patches.device))
+        bag = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(patches.device, non_blocking=True)
         part = nearest_centre(patches, self.centres) * len(sizes) + bag  # clusters first, bags within them
-        counts = torch.bincount(part, minlength=len(self.encode) * len(sizes)).view(-1, len(sizes))  # (cluster, bag)
+        counts = part.new_zeros(len(self.encode) * len(sizes)).index_add_(0, part, torch.ones_like(part))
+        counts = counts.view(-1, len(sizes))  # (cluster, bag)
+        in_bags = counts.tolist()
         by_cluster = patches[part.argsort(stable=True)].to(self.hazard.weight.dtype)
-        of_clusters = by_cluster.split(counts.sum(dim=1).tolist())
+        of_clusters = by_cluster.split([sum(numbers) for numbers in in_bags])
         means = [
-            ragged_mean(encode(x), in_bags)
-            for encode, x, in_bags in zip(self.encode, of_clusters, counts.tolist(), strict=True)
+            ragged_mean(encode(x), numbers)
+            for encode, x, numbers in zip(self.encode, of_clusters, in_bags, strict=True)
         ]
         return torch.stack(means, dim=1), (counts > 0).T

@@ -37,7 +37,7 @@ class Prediction:
     """
 
     logits: Float[Tensor, "row interval"]
-    case: Int[Tensor, " row"] | None = None  # position of the row's case in the batch; None: one row per case
+    case: Int[Tensor, " row"] | None = None  # on the CPU: the place of a row's case in the batch; None: a row per case
     penalties: Mapping[str, Tensor] = field(default_factory=dict)  # added to the loss; each a mean over cases
     attention: AttentionMaps | None = None  # filled on request
 
@@ -62,14 +62,16 @@ class Prediction:
         """The survival loss of each case, see `nll_by_case`."""
         if self.case is None:
             return nll_by_case(self.logits, interval, event, alpha)
-        return self._mean_over_rows(nll_by_case(self.logits, interval[self.case], event[self.case], alpha))
+        case = self.case.to(interval.device, non_blocking=True)
+        return self._mean_over_rows(nll_by_case(self.logits, interval[case], event[case], alpha))
 
     def _mean_over_rows(self, values: Tensor) -> Tensor:
         """(row, ...) to (case, ...)."""
         if self.case is None:
             return values
-        rows = torch.bincount(self.case)  # of each case
-        sums = values.new_zeros(len(rows), *values.shape[1:]).index_add(0, self.case, values)
+        on_cpu = self.case, torch.bincount(self.case)  # whose length a GPU would have to be asked for
+        case, rows = (numbers.to(values.device, non_blocking=True) for numbers in on_cpu)
+        sums = values.new_zeros(len(rows), *values.shape[1:]).index_add(0, case, values)
         return sums / rows.view(-1, *[1] * (values.dim() - 1))
 
 

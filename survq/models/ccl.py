@@ -163,8 +163,9 @@ class CCL(SurvivalModel):
         intra = 1 + ((1 - m) * cosine.abs() - m * cosine).mean()  # cosine is (case, token, modality)
 
         terms = []
-        banked = self.banked.tolist()
-        for tokens, k, died in zip(T, batch.interval.tolist(), batch.event.tolist(), strict=True):
+        numbers = [self.banked, batch.interval, batch.event.long()]  # are read together: a GPU is waited for once
+        banked, intervals, events = (n.tolist() for n in torch.cat(numbers).cpu().split([len(n) for n in numbers]))
+        for tokens, k, died in zip(T, intervals, events, strict=True):
             self.bank[k] = torch.cat([tokens.detach()[None], self.bank[k, :-1]])
             banked[k] = min(banked[k] + 1, REMEMBERED)
             banks = [bank[:filled] for bank, filled in zip(self.bank, banked, strict=True)]
@@ -174,7 +175,7 @@ class CCL(SurvivalModel):
                 positive, negative = torch.cat(banks[k:]), torch.cat([tokens[None][:0], *banks[:k]])
             if len(positive) and len(negative):
                 terms.append(contrast(tokens, positive.clone(), negative))
-        self.banked.copy_(torch.tensor(banked))
+        self.banked.copy_(torch.tensor(banked), non_blocking=True)
         inter = sum(terms, T.new_zeros(())) / len(batch)
         return {"intra": self.cohort_weight * intra, "inter": self.cohort_weight * inter}
 

@@ -116,7 +116,7 @@ class MoME(SurvivalModel):
         G = fourth(G, H)
         fused = self.fuse([torch.cat([self.class_token, h, g]) for h, g in zip(H, G, strict=True)])
         z = torch.stack([tokens[0] for tokens in fused])  # (micro-bag, width)
-        return Prediction(self.hazard(z), torch.tensor(case, device=z.device))
+        return Prediction(self.hazard(z), torch.tensor(case))
 
     def _micro_bags(self, batch: Batch) -> tuple[list[int], Bags]:
         """Whose the micro-bags are, and H of each."""

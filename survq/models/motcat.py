@@ -103,11 +103,10 @@ class MOTCat(SurvivalModel):
     def forward(self, batch: Batch, *, keep_attention: bool = False) -> Prediction:
         G = self.encode_groups(batch.expression)  # (case, group, width)
         bags = self._micro_bags(batch)
-        numbers = torch.tensor([len(H) for H, _ in bags], device=G.device)
-        case = torch.arange(len(batch), device=G.device).repeat_interleave(numbers)  # (micro-bag,)
+        case = torch.arange(len(batch)).repeat_interleave(torch.tensor([len(H) for H, _ in bags]))  # (micro-bag,)
         plans = self._plans(G, bags)
         H = torch.cat([T @ H_case for T, (H_case, _) in zip(plans, bags, strict=True)])  # (micro-bag, group, width)
-        z = self.fuse(torch.cat([self.histology(H), self.genomics(G)[case]], dim=1))
+        z = self.fuse(torch.cat([self.histology(H), self.genomics(G)[case.to(G.device, non_blocking=True)]], dim=1))
         return Prediction(self.hazard(z), case)
 
     def _micro_bags(

@@ -51,7 +51,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from survq.data.batch import Batch
+from survq.data.batch import Batch, to_device
 from survq.data.cohort import InputSpec
 from survq.layers.hazard_head import HazardHead
 from survq.layers.pathway_encoder import PathwayEncoder
@@ -172,7 +172,7 @@ class PIBD(SurvivalModel):
         for found in of_size.values():
             case = [position for position, bags in found for _ in bags]
             bags = torch.cat([bags.to(self.expert_logits.dtype) for _, bags in found])
-            yield torch.tensor(case, device=bags.device), bags
+            yield to_device(case, torch.long, bags.device), bags
 
     def _product_of_experts(self, h: Reading, g: Reading) -> Float[Tensor, "bag width"]:
         """The global token: a draw from the product of both prototypes, weighted by the softmax of learned logits.

@@ -316,6 +316,8 @@ def _load(
         bag = bags.get(case)
         if bag is not None and epoch is not None and most is not None and learner.model.condense is None:
             bag = _sampled(bag, case, most, seed, epoch)
+        if bag is not None and device.type == "cuda" != bag.device.type:
+            bag = bag.pin_memory()  # a GPU copies from it while it computes
         loaded[case] = empty if bag is None else bag.to(device, non_blocking=True)
     return loaded
 

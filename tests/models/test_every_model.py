@@ -1,6 +1,7 @@
 """Properties of every model in MODELS. A new model is tested once it is listed there."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -41,6 +42,17 @@ def model(request):
 @pytest.fixture
 def batch():
     return make_batch()
+
+
+WAIT = {
+    "amisl": "the number of patches in each cluster",
+    "ccl": "which cases are in its banks",
+    "mome": "which expert each micro-bag takes",
+    "motcat": "whether all plans have converged",
+    "survq": "whether the levels of softmax were high enough",
+    "clinical_survq": "the same",
+}
+"""Models that wait for a GPU in a step, and for what."""
 
 
 def predict(model, batch: Batch, **options):
@@ -199,6 +211,16 @@ def test_bags_of_one_patch_and_of_30000(model):
     assert largest.elements <= 30_000 * 2048
     with torch.no_grad():
         assert hazards(model.eval(), batch).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in WAIT])
+def test_no_number_of_a_step_is_needed_before_it_ends(name, monkeypatch):
+    """Tensors of the device "meta" have no numbers. On a GPU, Python would wait for one."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know this device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    batch, model = make_batch(), prepared(name).train().to("meta")
+    columns = {column: getattr(batch, column).to("meta") for column in BY_CASE}
+    backward(training_loss(model, replace(batch, bags=tuple(bag.to("meta") for bag in batch.bags), **columns)))
 
 
 @pytest.mark.parametrize("modality", ["histology", "genomics"])

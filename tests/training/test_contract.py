@@ -133,6 +133,10 @@ def test_loss_hazards_and_risk_are_means_over_the_rows_of_a_case():
         assert torch.allclose(together.risk[position], rows.risk[own].mean())
         assert torch.allclose(together.nll(interval, event, 0.3)[position], by_row[own].mean())
 
+    # tensors of this device have no numbers: on a GPU, nothing is waited for
+    outcome = interval.to("meta"), event.to("meta")
+    assert Prediction(logits.to("meta"), case).nll(*outcome).shape == (2,)
+
 
 def test_a_run_uses_all_of_the_contract(small):
     cohort, bags = small
