@@ -2,8 +2,12 @@
 
     y = a (k (elu(x) - s) + (1 - p) s),    s = -1.7581,    a = 1 / sqrt((1 - p) (1 + p s^2))
 
-k is 0 with probability p, else 1. A dropped x becomes s before a and the shift, which keep mean 0 and variance 1. The
-same as PyTorch's two functions, in 0.4 of their time on a CPU: random numbers have 16 bits, and k is a factor.
+k is 0 with probability p, else 1. A dropped x becomes s before a and the shift, which keep mean 0 and variance 1. With
+
+    e = exp(min(x, 0)),    elu(x) = max(x, 0) + e - 1,    dy/dx = a k e
+
+The same as PyTorch's two functions, in 0.3 of their time on a CPU: random numbers have 16 bits, k is a factor, and the
+backward pass is one product.
 """
 
 from __future__ import annotations
@@ -33,11 +37,13 @@ class _EluAlphaDropout(torch.autograd.Function):
         words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() // 4),), device=x.device)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)  # from -2^15 to 2^15 - 1
         k = (bits >= dropped - 2 ** (BITS - 1)).to(x.dtype).mul_(a)
-        ctx.save_for_backward(x, k)
-        return F.elu(x).sub_(S).mul_(k).add_(a * (1 - p) * S)
+        e = x.clamp(max=0).exp_()
+        y = x.clamp(min=0).add_(e).sub_(1 + S).mul_(k).add_(a * (1 - p) * S)
+        ctx.save_for_backward(e.mul_(k))
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        x, k = ctx.saved_tensors
-        return torch.ops.aten.elu_backward(gradient * k, 1, 1, 1, False, x), None
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None
