@@ -149,7 +149,7 @@ def all_searches(
                     seeds=settings.seeds,
                     keep_weights=settings.keep_weights,
                 )
-    schedule = Searches(searches)
+    schedule = Searches(searches, study.results.folder)
     print(
         f"  budget: {trials} trials of at most {study.search_epochs} epochs in each of {len(searches)} searches "
         f"(model x cohort x fold), the same for all: {schedule.total:,} runs, at most "

@@ -91,7 +91,7 @@ def main(settings: SearchSettings) -> None:
                     beside_default=True,
                 )
         print(f"  {trials} trials in each of {len(searches)} searches\n")
-        schedule = Searches(searches)
+        schedule = Searches(searches, study.results.folder)
         study.run(schedule, schedule.label)
         study.missing |= schedule.missing
 

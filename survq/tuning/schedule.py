@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 
@@ -14,6 +15,7 @@ from survq.training.config import TrainConfig
 from survq.training.record import Record
 from survq.training.run import Run
 from survq.tuning.search import GENERATION, Search
+from survq.tuning.suggestions import FILE, Suggestions
 from survq.tuning.trial import Refit, Trial
 
 READY = 3  # runs that could start for each that is running: some searches wait for the end of a generation
@@ -22,9 +24,13 @@ READY = 3  # runs that could start for each that is running: some searches wait 
 class Searches:
     """The searches for all outer folds of all cohorts, as one schedule: a search that waits lets others run."""
 
-    def __init__(self, searches: Sequence[Search]):
+    def __init__(self, searches: Sequence[Search], study: Path | None = None):
+        """In the folder of a study, suggestions are kept."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.searches = list(searches)
+        suggestions = Suggestions(study / FILE if study else None)
+        for search in searches:
+            search.suggestions = suggestions
         self._running: dict[str, tuple[Search, Trial | Refit]] = {}  # by path
         self._begun: dict[str, int] = {}  # cohort -> how many searches had been exhausted when it began
         self._busy = 0  # runs that have started and not ended

@@ -1,8 +1,8 @@
 """Nested search: settings are chosen on inner folds of each outer training part; the outer fold is evaluated once.
 
-Optuna suggests trials; the results on disk are the only state. Trials are grouped in generations: the setting of trial
-n and its early stopping depend only on the seed, n and the trials of earlier generations. Therefore a search ends with
-the same table after an interruption or on other machines.
+Optuna suggests trials; the results on disk are the only state, and its suggestions are kept beside them to save time.
+Trials are grouped in generations: the setting of trial n and its early stopping depend only on the seed, n and the
+trials of earlier generations. Therefore a search ends with the same table after an interruption or on other machines.
 
 In a nested space, trials differ in everything but the sizes of the model. The chosen one has a curve: the C-index on
 the inner folds for each of the sizes, from one training per fold. Sizes are chosen from it, too.
@@ -10,6 +10,7 @@ the inner folds for each of the sizes, from one training per fold. Sizes are cho
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -32,17 +33,19 @@ from survq.training.ensemble import curve_of
 from survq.training.record import Record
 from survq.training.run import Run
 from survq.tuning.choice import Sizes, choose_sizes, equally_good
+from survq.tuning.suggestions import Suggestions
 from survq.tuning.trial import Refit, Trial
 
 GENERATION = 4  # trials that are suggested independently of each other
 STARTUP = 8  # random trials before Optuna uses earlier ones
+SAMPLER: Mapping[str, Any] = {"n_startup_trials": STARTUP, "constant_liar": False}
 
 
 @dataclass(frozen=True)
 class Space:
     """A search space."""
 
-    configure: Callable[[optuna.trial.BaseTrial], TrainConfig]  # takes its values from the trial
+    configure: Callable[[optuna.trial.BaseTrial], TrainConfig]  # takes its values from the trial, all from fixed ranges
     first: Mapping[str, Any]  # the first trial: a known good setting
     complexity: Callable[[TrainConfig], float]  # the simplest of equally good settings is chosen
     nested: bool = False  # its models contain smaller ones: their sizes are chosen from the curve of the inner folds
@@ -70,8 +73,11 @@ class Search:
     beside_default: bool = False  # whether the first trial's setting is evaluated on the outer fold, too
     defaults: dict[int, Record | None] = field(default_factory=dict)  # by seed: its results
     abandoned: bool = False
+    suggestions: Suggestions = field(default_factory=Suggestions)  # of this and of other searches
     _chosen_sizes: dict[Path, Sizes | None] = field(default_factory=dict)  # by the folder of the curve, which is large
     _known_to_optuna: int = 0  # the first trials, which were added to `_optuna`
+    _history: Any = field(default_factory=hashlib.sha256)  # of what Optuna is told
+    _in_history: int = 0  # the first trials, which were added to `_history`
 
     def next(self) -> tuple[Run, Trial | Refit] | None:
         """The next run, with its trial or refit."""
@@ -242,7 +248,7 @@ class Search:
             else None
         )
 
-    @property
+    @cached_property
     def first_config(self) -> TrainConfig:
         return self.space.configure(optuna.trial.FixedTrial(dict(self.space.first)))
 
@@ -271,21 +277,40 @@ class Search:
 
     def _suggest(self, number: int) -> Trial:
         fold = f"outer={self.outer.repeat}.{self.outer.index}" if self.outer else "sweep"
-        key = (self.seed, "search", self.cohort.name, fold, number)
+        seed = torch_seed(self.seed, "search", self.cohort.name, fold, number) % 2**32
+        depends_on = self._dependencies(number, seed)
+        params = self.suggestions.get(depends_on)
+        if params is None:
+            params = self._ask_optuna(number, seed)
+            self.suggestions.add(depends_on, params)
+        suggestion = optuna.trial.FixedTrial(dict(params))
+        config = self.space.configure(suggestion)
+        return Trial(number, config, suggestion.params, suggestion.distributions)
+
+    def _dependencies(self, number: int, seed: int) -> str:
+        """Everything that a suggestion depends on."""
+        before = self._before(number)
+        for trial in before[self._in_history :]:
+            self._history.update(repr(trial.told).encode())
+        self._in_history = len(before)
+        first = optuna.trial.FixedTrial(dict(self.space.first))
+        self.space.configure(first)
+        ranges = first.distributions
+        return repr((optuna.__version__, SAMPLER, number, seed, first.params, ranges, self._history.hexdigest()))
+
+    def _ask_optuna(self, number: int, seed: int) -> dict[str, Any]:
         # one sampler per trial: a shared sampler would repeat its values after resuming
-        self._optuna.sampler = optuna.samplers.TPESampler(
-            seed=torch_seed(*key) % 2**32, n_startup_trials=STARTUP, constant_liar=False
-        )
+        self._optuna.sampler = optuna.samplers.TPESampler(seed=seed, **SAMPLER)
         before = self._before(number)
         self._optuna.add_trials([trial.as_optuna_trial() for trial in before[self._known_to_optuna :]])
         self._known_to_optuna = len(before)
         if number == 0:
             self._optuna.enqueue_trial(dict(self.space.first))
         suggestion = self._optuna.ask()
-        config = self.space.configure(suggestion)
+        self.space.configure(suggestion)
         # samplers ignore failed trials: only `as_optuna_trial` of an ended one counts, for the next generation
         self._optuna.tell(suggestion, state=TrialState.FAIL)
-        return Trial(number, config, suggestion.params, suggestion.distributions)
+        return suggestion.params
 
 
 def nested_searches(

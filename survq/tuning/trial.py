@@ -38,15 +38,20 @@ class Trial:
         return "waiting" if self.record is None else self.record.state
 
     def as_optuna_trial(self) -> optuna.trial.FrozenTrial:
+        return optuna.trial.create_trial(**self.told)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What Optuna is told of an ended trial."""
         finished = self.state == "finished" and not math.isnan(self.best.mean_c_index)
         states = {"finished": TrialState.COMPLETE if finished else TrialState.FAIL, "stopped": TrialState.PRUNED}
-        return optuna.trial.create_trial(
-            state=states.get(self.state, TrialState.FAIL),
-            value=self.best.mean_c_index if finished else None,
-            params=self.params,
-            distributions=self.distributions,
-            intermediate_values={epoch.epoch: epoch.mean_c_index for epoch in self.epochs},
-        )
+        return {
+            "state": states.get(self.state, TrialState.FAIL),
+            "value": self.best.mean_c_index if finished else None,
+            "params": self.params,
+            "distributions": self.distributions,
+            "intermediate_values": {epoch.epoch: epoch.mean_c_index for epoch in self.epochs},
+        }
 
 
 @dataclass(frozen=True)

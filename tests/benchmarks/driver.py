@@ -60,7 +60,8 @@ def _study(kind: str, runs: int, folder: Path) -> dict[str, float]:
             from survq.tuning.schedule import Searches  # Optuna is slow to import, and a grid does not need it
             from survq.tuning.search import sweep
 
-            study.run(Searches([sweep(cohort, folds, study.search_space("mlp", cohort), trials=runs)]))
+            search = sweep(cohort, folds, study.search_space("mlp", cohort), trials=runs)
+            study.run(Searches([search], study.results.folder))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {"wall": time.monotonic() - begun, "cpu": time.process_time() - spent, "memory": memory}
 
