@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 import sys
@@ -59,6 +60,8 @@ def open_study(name: str, settings: StudySettings, protocol: str) -> Iterator[St
 
     User errors end the program with a message and an exit code, without a traceback.
     """
+    if not gc.get_freeze_count():
+        gc.freeze()  # what was imported stays: to search it for garbage, at the end once more, takes half a second
     results = Results(Path(settings.results).expanduser() / name)
     with exit_on_user_error(interrupted=RESUME_HINT), results.lock():
         root = Location.at(settings.data) if settings.data else demo.demo_data(settings.results)

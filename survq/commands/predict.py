@@ -47,7 +47,7 @@ class Predict:
         record, folds = load_run(self.run_folder.expanduser())
         if self.queries is not None:
             held_out, folds = of_size(curve_of(record), folds, self.queries)
-            record = replace(record, predictions=held_out)
+            record = replace(record, table=parquet(held_out))
         cohort = Cohort.load(self.data, self.cohort)
         predictions = predict(record, folds, cohort, cohort.bags())
 

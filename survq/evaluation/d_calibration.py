@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import chdtrc
 
 from survq.evaluation.predicted_survival import interpolated_survival, survival_at_edges
 
@@ -72,6 +71,8 @@ def d_calibration(masses: Float[np.ndarray, "case bin"]) -> CalibrationTest:
     With m_i the masses of case i minus 1 / bins, statistic = n mean(m)' Sigma^-1 mean(m) and Sigma = mean(m m'). Its
     distribution is chi^2 with as many degrees of freedom as the rank of Sigma, usually bins - 1.
     """
+    from scipy.special import chdtrc  # slow to import
+
     n, bins = masses.shape
     deviations = masses - 1 / bins
     mean = deviations.mean(axis=0)

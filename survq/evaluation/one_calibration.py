@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import chdtrc
 
 from survq.evaluation.censoring import counts
 from survq.evaluation.d_calibration import CalibrationTest
@@ -28,6 +27,8 @@ def one_calibration(
     Groups are made of ordered predictions: at most 10, of 10 or more cases. The distribution is chi^2 with one degree
     of freedom per group: held-out predictions were not fitted to these cases.
     """
+    from scipy.special import chdtrc  # slow to import
+
     if not (event & (time <= at)).any():
         return CalibrationTest(np.nan, np.nan, 0, "no case died by this time")
     if time.max() < at:

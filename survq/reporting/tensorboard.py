@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from typing import TYPE_CHECKING
 
 from survq.evaluation.epochs import Epoch, PretrainingEpoch, mean_defined
 from survq.reporting.figures import kaplan_meier_figure
 from survq.training.record import Record
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter  # is slow to import, and a finished study does not need it
 
 DRAWN = "drawn"  # name of an empty file that marks complete curves of a run
 
@@ -50,6 +51,8 @@ class Board:
 
     def on_started(self, path: str, epochs: int) -> None:
         """Delete the curves of an earlier attempt of the same run."""
+        from torch.utils.tensorboard import SummaryWriter
+
         if writer := self._writers.pop(path, None):
             writer.close()
         shutil.rmtree(self.folder / path, ignore_errors=True)
@@ -95,6 +98,8 @@ class Board:
 
 
 def _complete(writer: SummaryWriter, record: Record, drawn: Path) -> None:
+    from torch.utils.tensorboard.summary import hparams
+
     if record.predictions is not None:
         figure = kaplan_meier_figure(record.predictions, title=record.cohort)
         writer.add_figure("Kaplan-Meier, median risk of each fold", figure, len(record.epochs))

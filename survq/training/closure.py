@@ -126,13 +126,20 @@ def _only_imports(statement: ast.stmt) -> bool:
 
 def _references(module: str, content: Module, statement: ast.stmt, read: Read) -> Iterator[tuple[str, Definition]]:
     """The references in a statement: the name as written, and the definition."""
-    imports = content.imports | dict(_imported(statement, module))  # including imports inside functions
-    for name, *attributes in _dotted_names(statement):
+    dotted_names, inside = _mentioned(statement, module)
+    imports = content.imports | inside
+    for name, *attributes in dotted_names:
         if name in content.definitions:
             yield name, (module, name)
         elif name in imports:
             start, attribute = imports[name]
             yield name, _resolve(start, [*filter(None, [attribute]), *attributes], read)
+
+
+@cache  # models share most of their code
+def _mentioned(statement: ast.stmt, module: str) -> tuple[list[list[str]], dict[str, Definition]]:
+    """The dotted names in a statement, and its imports: those inside functions."""
+    return list(_dotted_names(statement)), dict(_imported(statement, module))
 
 
 def _dotted_names(node: ast.AST) -> Iterator[list[str]]:

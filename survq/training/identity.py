@@ -49,6 +49,7 @@ def _code_of(kind: type[SurvivalModel]) -> dict[str, str]:
     own = kind.__module__.split(".")
     folders = {own[0]: Path(inspect.getfile(kind)).parents[len(own) - 1], "survq": PACKAGES}
 
+    @cache
     def read(module: str) -> str | None:
         first, *_ = parts = module.split(".")
         if first not in folders:

@@ -36,7 +36,7 @@ class Record:
     folder: Path
     config: Mapping[str, Any]  # see `Run.describe`
     report: Report
-    predictions: pd.DataFrame | None  # None for a run that was stopped early or diverged
+    table: bytes | memoryview | None  # of predictions, as in its file; None for a run stopped early or diverged
 
     @property
     def cohort(self) -> str:
@@ -64,6 +64,13 @@ class Record:
     def settings(self) -> Mapping[str, Any]:
         """Model, hyperparameters and training settings by name, see `named_settings`."""
         return named_settings(self.model, self.hyperparameters, self.training)
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame | None:
+        """Out of fold. Many runs of a finished study are never asked for theirs, which take longest to read."""
+        if self.table is None:
+            return None
+        return pq.ParquetFile(io.BytesIO(self.table)).read(use_threads=False).to_pandas(use_threads=False)
 
     @property
     def state(self) -> str:
@@ -97,14 +104,11 @@ def read_record(folder: Path) -> Record:
     """
     report: Report = parse(Report, read_sealed(folder / REPORT))
     config = json.loads(_checked(folder / CONFIG, report.files[CONFIG]))
-    predictions = None
-    if PREDICTIONS in report.files:
-        table = _checked(folder / PREDICTIONS, report.files[PREDICTIONS])
-        predictions = pq.ParquetFile(io.BytesIO(table)).read().to_pandas()
+    table = _checked(folder / PREDICTIONS, report.files[PREDICTIONS]) if PREDICTIONS in report.files else None
     for name, check in report.files.items():
         if (folder / name).stat().st_size != check.size:
             raise ValueError(f"{name} has a different size than when it was written")
-    return Record(folder, config, report, predictions)
+    return Record(folder, config, report, table)
 
 
 def _checked(file: Path, check: FileCheck) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
@@ -22,22 +23,23 @@ def to_json(content: Any) -> bytes:
     return json.dumps(_without_nan(plain), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
+SEAL = re.compile(rb'\n  "sha256": "([0-9a-f]{64})",(?=\n  ")|,\n  "sha256": "([0-9a-f]{64})"(?=\n}\n$)')
+"""The line of the checksum and its comma, in a file of `sealed_json`; it may be the last one."""
+
+
 def sealed_json(content: Mapping[str, Any]) -> bytes:
-    """Plain data as the bytes of a JSON file with its own checksum."""
+    """Plain data as the bytes of a JSON file with its own checksum: that of the file without its line."""
     return to_json({**content, "sha256": hashlib.sha256(to_json(content)).hexdigest()})
 
 
 def read_sealed(file: Path) -> dict[str, Any]:
     """The content of a file of `sealed_json`. Raises ValueError unless each byte is as written."""
     written = file.read_bytes()
-    try:
-        content = json.loads(written)
-        del content["sha256"]
-        if sealed_json(content) == written:
-            return content
-    except (ValueError, KeyError, TypeError):
-        pass  # is no JSON, or has no checksum
-    raise ValueError(f"{file.name} does not match its checksum")
+    seal = SEAL.search(written)
+    rest = written if seal is None else written[: seal.start()] + written[seal.end() :]
+    if seal is None or hashlib.sha256(rest).hexdigest().encode() not in seal.groups():
+        raise ValueError(f"{file.name} does not match its checksum")
+    return json.loads(rest)
 
 
 def parse(kind: Any, value: Any) -> Any:

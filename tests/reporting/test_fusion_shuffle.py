@@ -12,7 +12,7 @@ from study_files import run
 
 from survq.data.cohort import Cohort
 from survq.data.folds import make_folds
-from survq.data.location import Location
+from survq.data.location import Location, parquet
 from survq.data.write import write_cohort
 from survq.interpretation.modality_shuffle import CannotShuffle, shuffled_risks
 from survq.models import MODELS
@@ -145,7 +145,7 @@ def test_a_fold_with_one_case_that_has_slides_cannot_be_shuffled(study):
     record = read_record(file.parent)
     few = record.predictions.drop_duplicates(["repeat", "fold"])
     with pytest.raises(CannotShuffle, match="fewer than two held-out cases of fold 0 have histology"):
-        shuffled_risks([replace(record, predictions=few)], cohort)
+        shuffled_risks([replace(record, table=parquet(few))], cohort)
 
 
 def test_other_weights_are_noticed(study):
@@ -154,4 +154,4 @@ def test_other_weights_are_noticed(study):
     record = read_record(file.parent)
     other = record.predictions.assign(risk=record.predictions["risk"] + 0.2)
     with pytest.raises(CannotShuffle, match="gives other risks than those of the run"):
-        shuffled_risks([replace(record, predictions=other)], cohort)
+        shuffled_risks([replace(record, table=parquet(other))], cohort)

@@ -110,7 +110,7 @@ def test_incomplete_curves_are_drawn_again(board, save):
 def test_an_error_while_a_figure_is_drawn_ends_the_study(board, save):
     record = save()
     with pytest.raises(ValueError, match="lack the columns"), board.open():
-        board.on_finished(PATH, replace(record, predictions=record.predictions.drop(columns="risk")), found=True)
+        board.on_finished(PATH, replace(record, table=parquet(record.predictions.drop(columns="risk"))), found=True)
 
 
 def test_a_run_that_diverged_is_drawn_without_a_figure(board, save):
