@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +65,16 @@ def share_bags(cohort: Cohort, dtypes: Collection[torch.dtype] = (torch.float16,
 
     Features are verified by the store's checksums, and converted from float16 to each of `dtypes`; without dtypes,
     nothing is read. Where some nodes do not see the files, this process reads them. Raises DataError with the problems
-    of all slides.
+    of all slides, and BucketUnavailable as soon as one of them was waited for in vain.
     """
     kept, by_case, settings = _reading(cohort, dtypes)
     if not by_case or not kept:
         return SharedBags({}, kept)
-    blocks = _read_on_all_nodes(by_case, settings) if seen_by_all_nodes(cohort) else _read_here(by_case, settings)
-    rows = _cases_and_problems(blocks)  # block order is not guaranteed
-    raise_if_any([problem for _, problems in rows for problem in _answered(problems)])
-    return SharedBags({case: block for (case, _), block in zip(rows, blocks, strict=True)}, kept)
+    function = _read_on_all_nodes if seen_by_all_nodes(cohort) else _read_here
+    with closing(function(by_case, settings)) as blocks:  # Ray Data waits for Ray in vain if it ends after it
+        read = list(_with_cases_and_problems(blocks))  # block order is not guaranteed
+    raise_if_any([problem for _, _, problems in read for problem in problems])
+    return SharedBags({case: block for block, case, _ in read}, kept)
 
 
 def copy_bags(
@@ -162,28 +165,29 @@ def _sees(folder: Path, files: set[str]) -> bool:
     return folder.is_dir() and files <= set(os.listdir(folder))
 
 
-def _read_on_all_nodes(by_case: list[dict], settings: dict) -> list[ray.ObjectRef]:
+def _read_on_all_nodes(by_case: list[dict], settings: dict) -> Generator[ray.ObjectRef, None, None]:
     cpus = resources()[1]
     with quiet_data_context(target_max_block_size=1):  # one block per row, hence one object per case
         tasks = min(len(by_case), 4 * cpus)
         cases = ray.data.from_items(by_case, override_num_blocks=tasks)
-        read = cases.map_batches(
+        bundles = cases.map_batches(
             _read_case,
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs=settings,
             num_cpus=0,  # trials of other cohorts may hold all of them
             compute=ray.data.TaskPoolStrategy(size=min(tasks, cpus)),
-        ).materialize()
-    return [block for bundle in read.iter_internal_ref_bundles() for block in bundle.block_refs]
+        ).iter_internal_ref_bundles()
+    for bundle in bundles:
+        yield from bundle.block_refs
 
 
-def _read_here(by_case: list[dict], settings: dict) -> list[ray.ObjectRef]:
+def _read_here(by_case: list[dict], settings: dict) -> Generator[ray.ObjectRef, None, None]:
     def share(case: dict) -> ray.ObjectRef:
         return ray.put(_read_case(pa.Table.from_pylist([case]), **settings))
 
     with ThreadPoolExecutor(READERS) as threads:
-        return list(threads.map(share, by_case))
+        yield from threads.map(share, by_case)
 
 
 def _read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.Table:
@@ -214,11 +218,13 @@ def _copy(block: pa.Table) -> tuple[pa.Table, Problems]:
     return block, _case_and_problems(block)[1]
 
 
-def _cases_and_problems(blocks: list[ray.ObjectRef]) -> list[tuple[str, Problems]]:
+def _with_cases_and_problems(blocks: Iterator[ray.ObjectRef]) -> Iterator[tuple[ray.ObjectRef, str, list[str]]]:
+    """Each block, its case and its problems, while others are read: a bucket that is silent is waited for only once."""
     task, at_once = ray.remote(num_cpus=0)(_case_and_problems), resources()[1]
-    groups = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
     # one group after the other: Ray starts a process for every waiting task that needs no CPU
-    return [row for group in groups for row in ray.get([task.remote(block) for block in group])]
+    while group := list(islice(blocks, at_once)):
+        for block, (case, problems) in zip(group, ray.get([task.remote(block) for block in group]), strict=True):
+            yield block, case, _answered(problems)
 
 
 def _case_and_problems(table: pa.Table) -> tuple[str, Problems]:

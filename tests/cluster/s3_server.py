@@ -4,12 +4,13 @@
 
 It serves s3://bucket/... at PORT, 0 for a free one, which it prints; and writes a line a request: method, path, bytes.
 Whoever does not name the key `reader` is refused. Signatures are not checked. FAULT: `busy` answers every third request
-with 503, `down` all of them, and `stalled` none.
+with 503, `down` all of them, and `stalled` none; after SIGUSR1, none is answered either. Those are logged as SILENT.
 """
 
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ FOLDER, ADDRESS, PORT, LOG = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), P
 FAULT, NUMBERS = sys.argv[5] if len(sys.argv) > 5 else "", itertools.count(1)
 BUSY = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 DENIED = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+SILENT = threading.Event()
 MISSING = "<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>"
 
 
@@ -34,7 +36,8 @@ class Bucket(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        if FAULT == "stalled":
+        if SILENT.is_set():
+            self.log("SILENT")
             threading.Event().wait()
         if FAULT == "down" or (FAULT == "busy" and next(NUMBERS) % 3 == 0):
             self.answer(503, BUSY.encode())
@@ -76,9 +79,12 @@ class Bucket(BaseHTTPRequestHandler):
         count = f"<KeyCount>{len(found) + len(folders)}</KeyCount><IsTruncated>false</IsTruncated>"
         return f"<ListBucketResult><Name>bucket</Name>{count}{''.join(found)}{common}</ListBucketResult>".encode()
 
-    def answer(self, code: int, content: bytes, content_range: str | None = None) -> None:
+    def log(self, what: str, size: int = 0) -> None:
         with LOG.open("a") as log:
-            log.write(f"{self.command} {self.path} {len(content) if self.command == 'GET' else 0}\n")
+            log.write(f"{what} {self.path} {size}\n")
+
+    def answer(self, code: int, content: bytes, content_range: str | None = None) -> None:
+        self.log(self.command, len(content) if self.command == "GET" else 0)
         self.send_response_only(code)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
@@ -90,6 +96,9 @@ class Bucket(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+if FAULT == "stalled":
+    SILENT.set()
+signal.signal(signal.SIGUSR1, lambda *_: SILENT.set())
 server = ThreadingHTTPServer((ADDRESS, PORT), Bucket)
 print(server.server_port, flush=True)
 server.serve_forever()
