@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from survq.data.cohort import Cohort
-from survq.exits import UsageError, end_on_signals
+from survq.exits import UsageError
 from survq.models import MODELS
 from survq.ray_session import ON_CLUSTER, await_machine, await_nodes, check_versions, connect, resources
 from survq.settings import StudySettings
@@ -30,9 +30,7 @@ class Machines:
         for folds in queue.schedule.fold_counts:
             if problem := worker_problem(self._settings.workers_per_trial, folds):
                 raise UsageError(problem)
-        end_on_signals()  # also while Ray starts
         connect(self._settings.cpus, self._settings.verbose)
-        end_on_signals()  # replaces Ray's handler, which aborts
         await_nodes()
         await_machine()
         check_versions()
