@@ -26,14 +26,18 @@ def shared(ray_session, cohort):
     return SharedCohorts({cohort.name: cohort})
 
 
+def children(name: str) -> list[psutil.Process]:
+    """The Ray processes of this name."""
+    processes = psutil.Process().children(recursive=True)
+    return [process for process in processes if name in process.name() or name in " ".join(process.cmdline())]
+
+
 def kill_children(name: str) -> int:
     """SIGKILL to the Ray processes of this name; returns how many there were."""
-    kills = 0
-    for process in psutil.Process().children(recursive=True):
-        if name in process.name() or name in " ".join(process.cmdline()):
-            process.kill()
-            kills += 1
-    return kills
+    killed = children(name)
+    for process in killed:
+        process.kill()
+    return len(killed)
 
 
 def test_a_run_with_a_killed_train_worker_ends_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
@@ -53,6 +57,29 @@ def test_a_run_with_a_killed_train_worker_ends_with_the_same_bits(tmp_path, coho
     queue = run_all(schedule, tmp_path, cohort, shared, workers_per_trial=2, checkpoint_minutes=0)
     record, here = queue.records[run.path], train_folds(run, cohort, bags)
     assert schedule.kills, "no worker was killed: the test shows nothing"
+    assert [epoch.epoch for epoch in record.epochs] == [1, 2, 3]
+    assert list(record.report.weights_sha256) == here.details["weights_sha256"]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.faults
+def test_a_run_with_a_hanging_train_worker_ends_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
+    """After the first epoch one of two workers stands still, and the other waits for it."""
+
+    class Hangs(Grid):
+        hanging: psutil.Process | None = None
+
+        def should_stop(self, run, epochs):
+            if self.hanging is None:
+                self.hanging = children("TrainWorker")[0]
+                self.hanging.suspend()
+            return False
+
+    run = make_run(folds=2, epochs=3)
+    schedule = Hangs([run])
+    queue = run_all(schedule, tmp_path, cohort, shared, workers_per_trial=2, checkpoint_minutes=0)
+    record, here = queue.records[run.path], train_folds(run, cohort, bags)
+    assert schedule.hanging is not None and not schedule.hanging.is_running(), "it was not stopped, or not replaced"
     assert [epoch.epoch for epoch in record.epochs] == [1, 2, 3]
     assert list(record.report.weights_sha256) == here.details["weights_sha256"]
     assert not (tmp_path / "checkpoints").exists()

@@ -1,4 +1,4 @@
-"""Faults of the nodes of a cluster, on two nodes of Ray on this machine, each with one CPU: F6, F18, F23, F28.
+"""Faults of the nodes of a cluster, on two nodes of Ray on this machine, each with one CPU: F5, F6, F18, F23, F28.
 
     pytest -m faults tests/faults/test_nodes.py        # six minutes; one Ray at a time on a machine
 
@@ -70,6 +70,16 @@ def without_ray(data: Path, results: Path) -> dict[str, pd.DataFrame]:
     history = History([sys.executable, driver, "query_counts", *flags(data, results)], results)
     assert history.run() == 0, history.said
     return history.tables()
+
+
+def test_a_lost_node_costs_time_only(start, tiny_folder, tables, tmp_path):
+    """F5: without a word, with all that it held."""
+    cluster = start()
+    (lost,) = cluster.worker_nodes
+    history = study(cluster, tiny_folder, tmp_path / "results")
+    assert history.run(act=lambda _: cluster.remove_node(lost, allow_graceful=False)) == 0, history.said
+    assert "its process or machine was lost; it is started again" in history.said
+    check_same(history.tables(), tables)
 
 
 def test_a_lost_head_is_continued_by_the_same_command_on_a_new_cluster(start, tiny_folder, tables, tmp_path):
