@@ -107,6 +107,20 @@ def test_with_tmux_a_study_does_not_need_the_connection(given_machines, alone):
     assert same(results(given_machines, "tmux"), alone) == 5
 
 
+def test_a_study_as_a_job_is_as_on_one_host(given_machines, alone):
+    """The commands of the README. Whoever has not the token is refused."""
+    done = given_machines.run(0, f"cd checkout && ray rsync-up cluster/local.yaml {SCRIPT} '~/'")
+    assert done.returncode == 0, done.stdout
+    given_machines.start(0, "cd checkout && exec ray dashboard cluster/local.yaml", stdout=subprocess.DEVNULL)
+    given_machines.run(0, "until (: > /dev/tcp/localhost/8265) 2> /dev/null; do sleep 1; done")
+    job = f"ray job submit --address http://localhost:8265 -- python query_counts.py {FLAGS} --results job"
+    refused = given_machines.run(0, f"RAY_AUTH_MODE=disabled {job}")
+    assert refused.returncode != 0 and "Authentication required" in refused.stdout, refused.stdout
+    study = Started(given_machines.start(0, f"RAY_AUTH_MODE=token {job}"))
+    assert "ray on 2 nodes: 2 CPUs" in study.ended()
+    assert same(results(given_machines, "job"), alone) == 5
+
+
 def test_whoever_has_not_the_token_is_refused(given_machines):
     join = f"import ray\nray.init('{given_machines.address(1)}:6379', logging_level=50)\nprint('JOINED')"
     (given_machines.state / "shared" / "join.py").write_text(join)
