@@ -25,6 +25,12 @@ class BucketUnavailable(UserError):
     exit_code = STORAGE
 
 
+class DiskFull(UserError):
+    """The disk is full to which Ray writes what exceeds an object store."""
+
+    exit_code = STORAGE
+
+
 def raise_if_any(problems: list[str]) -> None:
     if problems:
         raise DataError(problems)

@@ -24,6 +24,7 @@ from survq.data.problems import BucketUnavailable, DataError, raise_if_any
 from survq.ray_session import node_ids, on_node, quiet_data_context, ray, resources, this_node
 
 READERS = 4  # at a time, on a node: threads, or tasks
+FULL = (ray.exceptions.OutOfDiskError, ray.exceptions.ObjectStoreFullError)  # the store, and the disk below it
 PROBLEMS = "problems"  # column, in place of the features that cannot be read
 Problems = list[str] | str  # of the data of a case; or of its bucket, which did not answer
 
@@ -88,7 +89,7 @@ def copy_bags(
 
     Each node reads the files itself, `at_once` cases at a time. If some nodes do not see them, the node of this process
     does, and the others receive its bags. A node that is lost meanwhile is left out. Raises DataError with the problems
-    of all slides, and RayError if all nodes are lost.
+    of all slides, RayError if all nodes are lost, and an error of FULL if one has no room.
     """
     kept, by_case, settings = _reading(cohort, dtypes)
     reading = [(case, settings) for case in by_case]
@@ -128,6 +129,8 @@ def _on_nodes(
                     *(task.remote(*source) for source in sources[start : start + at_once]), strict=True
                 )
                 copied += list(zip(blocks, map(_answered, ray.get(list(problems))), strict=True))
+        except FULL:
+            raise
         except ray.exceptions.RayError as error:
             return error
         return copied

@@ -6,13 +6,18 @@ keeps a copy, in its store as far as possible and the rest on its disk, and runs
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 import time
 from collections.abc import Collection, Mapping
 
+import psutil
 import torch
 
 from survq.data.cohort import Cohort
-from survq.data.shared_bags import READERS, SharedBags, copy_bags, share_bags
+from survq.data.problems import DiskFull
+from survq.data.shared_bags import FULL, READERS, SharedBags, copy_bags, share_bags
 from survq.ray_session import ON_CLUSTER, on_node, ray, smallest_store, this_node
 from survq.text import clock
 from survq.training.run import Run
@@ -34,22 +39,28 @@ class SharedCohorts:
         self._shared: dict[str, dict[str, SharedBags]] = {}
 
     def enter(self, name: str) -> None:
-        """Read the features of a cohort, unless they are shared. Raises DataError with the problems of all slides."""
+        """Read the features of a cohort, unless they are shared.
+
+        Raises DataError with the problems of all slides, and DiskFull if a node has no room for them.
+        """
         cohort, dtypes, start = self.cohorts[name], self.dtypes[name], time.monotonic()
         if name in self and dtypes <= set(_any(self._shared[name]).dtypes):
             return
         store, size = smallest_store(), _size(cohort, dtypes)
         others = sum(_size(self.cohorts[n], _any(bags).dtypes) for n, bags in self._shared.items() if n != name)
-        if size + others <= USABLE * store or not store or not size:
-            by_node = {ANY: share_bags(cohort, dtypes)}
-        else:
-            nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-            bag = size / max(1, len(cohort.slides_by_case))
-            room = AHEAD * store / bag  # bags
-            ahead = max(2, min(MOST_AHEAD, int(room * len(nodes) / self.processes)))
-            at_once = max(1, min(READERS, int(room / 2)))  # each bag as it comes and as it is kept
-            by_node = copy_bags(cohort, nodes, ahead, at_once, dtypes)
-            _say_that_it_exceeds(name, size, others, store)
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        try:
+            if size + others <= USABLE * store or not store or not size:
+                by_node = {ANY: share_bags(cohort, dtypes)}
+            else:
+                bag = size / max(1, len(cohort.slides_by_case))
+                room = AHEAD * store / bag  # bags
+                ahead = max(2, min(MOST_AHEAD, int(room * len(nodes) / self.processes)))
+                at_once = max(1, min(READERS, int(room / 2)))  # each bag as it comes and as it is kept
+                by_node = copy_bags(cohort, nodes, ahead, at_once, dtypes)
+                _say_that_it_exceeds(name, size, others, store)
+        except FULL as error:
+            raise _no_room(name, size, nodes) from error
         self._shared[name] = by_node
         self.board.post(name, by_node)
         if bags := _any(by_node):
@@ -143,3 +154,24 @@ def _say_that_it_exceeds(name: str, size: int, others: int, store: int) -> None:
         f"MB). Each node reads what exceeds it from its disk, twice in every epoch. To be faster, {cure}.",
         flush=True,
     )
+
+
+def _no_room(name: str, size: int, nodes: Collection[str]) -> DiskFull:
+    """What to say when the store of one of these nodes and the disk below it are full."""
+    asked = [ray.remote(num_cpus=0, scheduling_strategy=on_node(node))(_disk_below).remote() for node in nodes]
+    free, host, folder = min(ray.get(asked))
+    where, other = folder, "set RAY_TMPDIR to a folder with a short name on a larger disk"
+    if ON_CLUSTER:
+        where, other = f"{folder} of {host}", "start Ray there with --object-spilling-directory on a larger disk"
+    return DiskFull(
+        f"{name}: its features exceed the object store, and {where}, where Ray writes the rest, is full "
+        f"({free / 1e6:,.0f} MB are free). Fix: free {1.25 * size / 1e6:,.0f} MB there, or {other}; then run the same "
+        f"command again."
+    )
+
+
+def _disk_below() -> tuple[int, str, str]:
+    """Where the Ray of this node writes what exceeds its object store: the bytes free, the node's name, the folder."""
+    flags = dict(flag.partition("=")[::2] for flag in psutil.Process(os.getppid()).cmdline())
+    folder = flags["--fallback_directory"]
+    return shutil.disk_usage(folder).free, platform.node(), folder

@@ -82,7 +82,10 @@ TABLE: dict[str, tuple[str, ...]] = {
         "data/test_lock.py::test_without_locks_of_the_file_system_a_process_of_elsewhere_has_to_be_looked_after",
     ),
     "F22 clock jumps back": ("faults/test_machine_faults.py::test_a_clock_that_jumps_back_changes_no_result",),
-    "F23 object store full": ("faults/test_nodes.py::test_features_that_exceed_the_object_store_cost_time_only",),
+    "F23 object store full": (
+        "faults/test_nodes.py::test_features_that_exceed_the_object_store_cost_time_only",
+        "faults/test_nodes.py::test_a_full_disk_below_a_full_object_store_is_named",
+    ),
     "F24 connection lost": ("distributed/test_faults.py::test_signals_in_a_row_lose_nothing",),
     "F25 bucket stalls": (
         "faults/test_bucket_faults.py::test_a_busy_bucket_is_read_to_the_end",

@@ -1,6 +1,6 @@
-"""Faults of the nodes of a cluster, on two nodes of Ray on this machine, each with one CPU: F5, F6, F18, F23, F28.
+"""Faults of the nodes of a cluster, on one or two nodes of Ray on this machine: F5, F6, F18, F23, F28.
 
-    pytest -m faults tests/faults/test_nodes.py        # six minutes; one Ray at a time on a machine
+    pytest -m faults tests/faults/test_nodes.py        # a quarter of an hour; one Ray at a time on a machine
 
 Each study has to end with the tables of an undisturbed one, which one process trained without Ray.
 """
@@ -8,6 +8,7 @@ Each study has to end with the tables of an undisturbed one, which one process t
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from history import ROOT, History, check_same
+from test_machine_faults import disk
 
 from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide, write_cohort
@@ -27,6 +29,7 @@ from survq.ray_session import ray  # noqa: F401  (sets Ray's environment variabl
 from ray.cluster_utils import Cluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+FAST = ("--models", "abmil", "--epochs", "1", "--folds", "2")  # of compare_models: on large features
 STORE = 80 * 2**20  # bytes: the least that Ray accepts
 SECRETS = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")}
 
@@ -35,11 +38,11 @@ def flags(data: Path, results: Path, *more: str) -> list[str]:
     return ["--data", str(data), "--results", str(results), "--epochs", "2", "--folds", "3", *more]
 
 
-def study(cluster: Cluster, data: Path, results: Path, *more: str, **variables: str) -> History:
+def study(cluster: Cluster, data: Path, results: Path, *more: str, name: str = "query_counts") -> History:
     """A study that joins the cluster, with a checkpoint after each epoch."""
     results.mkdir()
-    arguments = [sys.executable, str(ROOT / "studies/query_counts.py"), *flags(data, results, *more)]
-    told = SECRETS | {"RAY_ADDRESS": cluster.address} | variables
+    arguments = [sys.executable, str(ROOT / f"studies/{name}.py"), *flags(data, results, *more)]
+    told = SECRETS | {"RAY_ADDRESS": cluster.address}
     return History([*arguments, "--checkpoint-minutes", "0"], results, **told)
 
 
@@ -65,9 +68,9 @@ def tables(tiny_folder, tmp_path_factory) -> dict[str, pd.DataFrame]:
     return without_ray(tiny_folder, tmp_path_factory.mktemp("undisturbed"))
 
 
-def without_ray(data: Path, results: Path) -> dict[str, pd.DataFrame]:
+def without_ray(data: Path, results: Path, *more: str, name: str = "query_counts") -> dict[str, pd.DataFrame]:
     driver = str(Path(__file__).with_name("driver.py"))
-    history = History([sys.executable, driver, "query_counts", *flags(data, results)], results)
+    history = History([sys.executable, driver, name, *flags(data, results, *more)], results)
     assert history.run() == 0, history.said
     return history.tables()
 
@@ -133,14 +136,34 @@ def large(tmp_path_factory) -> Path:
     return folder
 
 
-def test_features_that_exceed_the_object_store_cost_time_only(start, large, tmp_path):
+@pytest.fixture(scope="module")
+def large_tables(large, tmp_path_factory) -> dict[str, pd.DataFrame]:
+    return without_ray(large, tmp_path_factory.mktemp("undisturbed-large"), *FAST, name="compare_models")
+
+
+def test_features_that_exceed_the_object_store_cost_time_only(start, large, large_tables, tmp_path):
     """F23."""
-    (tmp_path / "undisturbed").mkdir()
-    expected = without_ray(large, tmp_path / "undisturbed")
-    history = study(start(nodes=1, object_store_memory=STORE), large, tmp_path / "results")
+    cluster = start(nodes=1, object_store_memory=STORE)
+    history = study(cluster, large, tmp_path / "results", *FAST, name="compare_models")
     assert history.run() == 0, history.said
     assert "exceed the object store of a node" in history.said
-    check_same(history.tables(), expected)
+    check_same(history.tables(), large_tables)
+
+
+def test_a_full_disk_below_a_full_object_store_is_named(start, large, large_tables, tmp_path):
+    """F23: the same command continues once there is as much room as it asks for."""
+    with disk(tmp_path / "disk", 20_000) as remount:
+        cluster = start(nodes=1, object_store_memory=STORE, object_spilling_directory=str(tmp_path / "disk"))
+        history = study(cluster, large, tmp_path / "results", *FAST, name="compare_models")
+        assert history.run() == 74, history.said
+        (said,) = (line for line in history.said.splitlines() if line.startswith("survq: "))  # Ray says more around it
+        assert said.startswith(f"survq: C: its features exceed the object store, and {tmp_path}/disk of "), said
+        asked = re.search(r"Fix: free (\d+) MB there, or start Ray there with --object-spilling-directory on", said)
+        left_by_ray = shutil.disk_usage(tmp_path / "disk").used  # pieces that it failed to write
+        remount(f"size={left_by_ray + int(asked[1]) * 10**6}")
+        assert history.run() == 0, history.said
+        check_same(history.tables(), large_tables)
+        cluster.shutdown()
 
 
 def test_a_node_with_another_survq_is_refused(start, tiny_folder, tmp_path):
