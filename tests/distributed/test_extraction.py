@@ -143,6 +143,7 @@ def start(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.faults
 def test_a_killed_and_restarted_extraction_gives_the_same_store(tmp_path):
     slides = tmp_path / "slides"
     slides.mkdir()

@@ -1,6 +1,6 @@
 """Faults of machines under Ray, with real processes; tests/faults/test_fault_table.py says which fault is tested where.
 
-Most take a minute: `pytest -m faults tests/distributed/test_faults.py`.
+Each takes a minute or more: `pytest -m faults tests/distributed/test_faults.py`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def kill_children(name: str) -> int:
     return len(killed)
 
 
+@pytest.mark.faults
 def test_a_run_with_a_killed_train_worker_ends_with_the_same_bits(tmp_path, cohort, bags, shared, make_run):
     """In the second epoch, after a checkpoint of the first: at most two epochs are trained again."""
 

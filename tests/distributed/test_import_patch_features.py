@@ -230,6 +230,7 @@ def test_a_file_that_crashes_every_reader_fails_alone(ray_session, undisturbed, 
     assert not list(data.rglob(".*"))
 
 
+@pytest.mark.faults
 def test_an_import_killed_at_any_moment_and_restarted_gives_the_same_bits(undisturbed, source, tmp_path, tree):
     """SIGKILL of all processes, as in a power failure; then the same command again."""
     data, chance, seen = make_data(tmp_path), random.Random(5), 0

@@ -185,6 +185,7 @@ def test_a_fold_on_several_workers_ends_with_the_same_c_index(tmp_path, cohort, 
     assert np.allclose(losses, [epoch.training_loss for epoch in here.epochs], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_resources_of_workers_are_released_when_a_trial_is_stopped(tmp_path, cohort, shared, make_run):
     class StopsEarly(Grid):
         def should_stop(self, run, epochs):
