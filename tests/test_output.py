@@ -1,4 +1,4 @@
-"""Output that cannot be shown, or that nobody reads any more, does not end a program."""
+"""Output that cannot be shown, or that nobody reads any more, does not end a program; and what --help shows."""
 
 import os
 import signal
@@ -66,6 +66,19 @@ def test_nobody_reads_the_help_to_its_end(program):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_help_of_each_study_lists_the_common_flags():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for study in sorted((ROOT / "studies").glob("*.py")):
+        command = [sys.executable, str(study), "--help"]
+        shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        if study.stem in ("risk_groups", "fusion_audit"):  # they read the results of another study
+            assert "RESULTS" in shown.stdout, study.name
+            continue
+        trains = study.stem != "inference_cost"
+        for flag in ("--data", "--results", *(("--cohorts", "--epochs", "--seeds") if trains else ())):
+            assert flag in shown.stdout, (study.name, flag)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: it is Linux's")
