@@ -1,5 +1,4 @@
-"""The ten security checks of the reliability design, where no other test has them. Each was seen to fail on a plant,
-except for that under Ray of the canary (H).
+"""The ten security checks of the reliability design, where no other test has them. Each was seen to fail on a plant.
 
 A: tests/distributed/test_ray_session.py   B: tests/distributed/test_token.py   C: tests/test_cluster.py
 D: tests/test_architecture.py, tests/importing/test_malformed_features.py, tests/training/test_ensemble.py
