@@ -24,7 +24,7 @@ from survq.data.problems import BucketUnavailable, DataError, raise_if_any
 from survq.ray_session import node_ids, on_node, quiet_data_context, ray, resources, this_node
 
 READERS = 4  # at a time, on a node: threads, or tasks
-FULL = (ray.exceptions.OutOfDiskError, ray.exceptions.ObjectStoreFullError)  # the store, and the disk below it
+FULL = (ray.exceptions.OutOfDiskError, ray.exceptions.ObjectStoreFullError)  # an object store has no room, nor its disk
 PROBLEMS = "problems"  # column, in place of the features that cannot be read
 Problems = list[str] | str  # of the data of a case; or of its bucket, which did not answer
 

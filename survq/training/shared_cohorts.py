@@ -163,9 +163,10 @@ def _no_room(name: str, size: int, nodes: Collection[str]) -> DiskFull:
     where, other = folder, "set RAY_TMPDIR to a folder with a short name on a larger disk"
     if ON_CLUSTER:
         where, other = f"{folder} of {host}", "start Ray there with --object-spilling-directory on a larger disk"
+    needed = 1.25 * size  # with a margin: Ray leaves pieces that it failed to write
     return DiskFull(
         f"{name}: its features exceed the object store, and {where}, where Ray writes the rest, is full "
-        f"({free / 1e6:,.0f} MB are free). Fix: free {1.25 * size / 1e6:,.0f} MB there, or {other}; then run the same "
+        f"({free / 1e6:,.0f} MB are free). Fix: free {needed / 1e6:,.0f} MB there, or {other}; then run the same "
         f"command again."
     )
 

@@ -25,7 +25,7 @@ class Searches:
     """The searches for all outer folds of all cohorts, as one schedule: a search that waits lets others run."""
 
     def __init__(self, searches: Sequence[Search], study: Path | None = None):
-        """In the folder of a study, suggestions are kept."""
+        """Suggestions are kept in the folder of the `study`, if it is given."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.searches = list(searches)
         suggestions = Suggestions(study / FILE if study else None)

@@ -248,9 +248,14 @@ class Search:
             else None
         )
 
-    @cached_property
+    @property
     def first_config(self) -> TrainConfig:
-        return self.space.configure(optuna.trial.FixedTrial(dict(self.space.first)))
+        return self._first[1]
+
+    @cached_property
+    def _first(self) -> tuple[optuna.trial.FixedTrial, TrainConfig]:
+        trial = optuna.trial.FixedTrial(dict(self.space.first))
+        return trial, self.space.configure(trial)
 
     @property
     def _candidates(self) -> list[Trial]:
@@ -293,10 +298,9 @@ class Search:
         for trial in before[self._in_history :]:
             self._history.update(repr(trial.told).encode())
         self._in_history = len(before)
-        first = optuna.trial.FixedTrial(dict(self.space.first))
-        self.space.configure(first)
-        ranges = first.distributions
-        return repr((optuna.__version__, SAMPLER, number, seed, first.params, ranges, self._history.hexdigest()))
+        first, _ = self._first
+        told = first.params, first.distributions, self._history.hexdigest()
+        return repr((optuna.__version__, SAMPLER, number, seed, *told))
 
     def _ask_optuna(self, number: int, seed: int) -> dict[str, Any]:
         # one sampler per trial: a shared sampler would repeat its values after resuming
