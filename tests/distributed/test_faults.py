@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 from history import History, check_same
+from study_commands import command
 from test_ray_runs import run_all
-from test_studies import command
 
 from survq.training.loop import train_folds
 from survq.training.queue import Grid

@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,20 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 from history import finished
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(study: str, tiny_folder: Path, results: Path, *more: str) -> list[str]:
-    flags = ["--data", str(tiny_folder), "--results", str(results), "--epochs", "2", "--folds", "3", "--cpus", "2"]
-    return [sys.executable, str(ROOT / "studies" / f"{study}.py"), *flags, *more]
-
-
-def run(arguments: list[str], timeout: float = 300, **variables: str) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | variables
-    environment["PYTHONPATH"] = str(ROOT)
-    return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=timeout)
-
+from study_commands import ROOT, command, run
 
 CANARY = "canary-1f0c"
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "HF_TOKEN")
@@ -223,27 +209,6 @@ def test_a_stopped_study_states_how_to_resume(tiny_folder, tmp_path, sigint, num
     assert "Table" not in rest and not list((tmp_path / "query_counts").rglob("*.csv"))
 
 
-def test_a_second_process_on_the_same_study_is_refused(tiny_folder, tmp_path):
-    from survq.training.results import Results
-
-    with Results(tmp_path / "query_counts").lock():
-        second = run(command("query_counts", tiny_folder, tmp_path), timeout=60)
-    assert second.returncode == 75
-    assert f"process {os.getpid()}" in second.stderr
-
-
-def test_user_errors_are_reported_without_a_traceback(tiny_folder, tmp_path):
-    missing = run([*command("query_counts", tiny_folder, tmp_path), "--cohorts", "BRCA"], timeout=60)
-    assert missing.returncode == 65
-    assert "no cohort 'BRCA'" in missing.stderr and "'TINY'" in missing.stderr
-    assert "Traceback" not in missing.stderr
-    typo = run([*command("query_counts", tiny_folder, tmp_path), "--epoch", "3"], timeout=60)
-    assert typo.returncode == 2 and "--epochs" in typo.stderr + typo.stdout
-    (tmp_path / "file").write_text("not a folder")
-    unwritable = run(command("query_counts", tiny_folder, tmp_path / "file" / "results"), timeout=60)
-    assert unwritable.returncode == 74 and "Traceback" not in unwritable.stderr
-
-
 def test_the_search_prints_both_scores(tiny_folder, tmp_path):
     completed = run(command("search", tiny_folder, tmp_path, "--model", "abmil", "--trials", "4", "--inner-folds", "2"))
     assert completed.returncode == 0, completed.stdout + completed.stderr
@@ -262,13 +227,3 @@ def test_the_paper_protocol_prints_the_best_trial_and_labels_it_as_optimistic(ti
     lines = completed.stdout.split("OPTIMISTIC, not a result\n\n")[1].splitlines()
     shown = dict(zip(lines[0].split(), lines[1].split(), strict=True))
     assert int(shown["trial"]) == best["trial"] and float(shown["c_index"]) == pytest.approx(best["c_index"], abs=1e-5)
-
-
-def test_invalid_settings_are_refused_before_data_are_read(tiny_folder, tmp_path):
-    few = run([*command("search", tiny_folder, tmp_path, "--trials", "-1", "--inner-folds", "1")], timeout=60)
-    assert few.returncode == 2
-    printed = " ".join(few.stderr.replace("│", " ").split())
-    assert "--trials is -1; expected 1 or more; --inner-folds is 1; expected 2 or more" in printed
-    workers = run([*command("query_counts", tiny_folder, tmp_path), "--workers-per-trial", "4"], timeout=60)
-    assert workers.returncode == 64 and "cannot be distributed over 3 folds" in workers.stderr
-    assert "ray on" not in workers.stdout and "features" not in workers.stdout

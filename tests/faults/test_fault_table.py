@@ -74,7 +74,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "F18 node drained": ("faults/test_nodes.py::test_a_drained_node_costs_time_only",),
     "F19 second signal": ("distributed/test_faults.py::test_signals_in_a_row_lose_nothing",),
     "F20 two drivers": (
-        "distributed/test_studies.py::test_a_second_process_on_the_same_study_is_refused",
+        "test_study_commands.py::test_a_second_process_on_the_same_study_is_refused",
         "training/test_results.py::test_a_study_is_locked_against_other_processes",
     ),
     "F21 lock of a dead process": (
