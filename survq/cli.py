@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
+from survq.command_line import READERS
 from survq.commands.check import Check
 from survq.commands.extract import Extract
 from survq.commands.fetch import Fetch
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 description=f"{__doc__}\n\nTo get started:  survq simulate data && survq check data",
                 args=arguments,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+                registry=READERS,
             )
     except SystemExit as end:
         return USAGE if end.code else 0
