@@ -20,6 +20,7 @@ from survq.ray_start import (
     RayUnavailable,
     check_address,
     check_cluster,
+    differences,
     job_memory,
     private_start,
     reason_of,
@@ -180,7 +181,8 @@ def await_nodes(minutes: float = 10) -> None:
 def check_versions(seconds: float = 60) -> None:
     """Raise RayUnavailable if a node of the cluster would compute with another survq, or another version of torch.
 
-    A node that is too busy to answer in time, or that has just gone, is passed over.
+    A node that is too busy to answer in time, or that has just gone, is passed over. (Processes that train look at
+    their own versions: see Board.)
     """
     if not ON_CLUSTER:
         return
@@ -197,9 +199,8 @@ def check_versions(seconds: float = 60) -> None:
             continue
         except ray.exceptions.RayError:
             continue
-        other = [f"{name} {there.get(name)} in place of {version}" for name, version in here.items()]
-        if differing := [text for text, name in zip(other, here, strict=True) if there.get(name) != here[name]]:
-            problems.append(f"{answers[answer]} has {', '.join(differing)}")
+        if other := differences(here, there):
+            problems.append(f"{answers[answer]} has {other}")
     if problems:
         raise RayUnavailable(
             f"nodes of the cluster would compute otherwise than this process: {'; '.join(problems)}. "

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -107,6 +107,12 @@ def versions() -> dict[str, str]:
     found = {name: metadata.version(name).partition("+")[0] for name in ("ray", "torch", "numpy")}
     python = ".".join(platform.python_version_tuple()[:2])
     return {"survq": f"{survq.__version__} with code {code.hexdigest()[:8]}", "Python": python, **found}
+
+
+def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """What another process has in place of the versions here, in words; empty if it has the same."""
+    differing = (name for name, version in here.items() if there.get(name) != version)
+    return ", ".join(f"{name} {there.get(name)} in place of {here[name]}" for name in differing)
 
 
 def _not_joined(address: str, reason: str) -> str:

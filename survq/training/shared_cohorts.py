@@ -19,6 +19,7 @@ from survq.data.cohort import Cohort
 from survq.data.problems import DiskFull
 from survq.data.shared_bags import FULL, READERS, SharedBags, copy_bags, share_bags
 from survq.ray_session import ON_CLUSTER, on_node, ray, smallest_store, this_node
+from survq.ray_start import RayUnavailable, differences, versions
 from survq.text import clock
 from survq.training.run import Run
 
@@ -85,6 +86,7 @@ class Board:
     """
 
     def __init__(self) -> None:
+        self._versions = versions() if ON_CLUSTER else None  # of the process that owns it
         here = on_node(this_node())
         self._actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
 
@@ -95,7 +97,12 @@ class Board:
         ray.get(self._actor.remove.remote(name))
 
     def __getitem__(self, name: str) -> SharedBags:
-        """The bags of a cohort for the node of this process."""
+        """The bags of a cohort for the node of this process.
+
+        Raises RayUnavailable if that node, which may have joined since the study began, would compute otherwise.
+        """
+        if self._versions and (other := differences(self._versions, versions())):
+            raise RayUnavailable(f"{platform.node()} has {other}. Fix: install the same, and start Ray there again.")
         (posted,) = ray.get(self._actor.find.remote(name, this_node()))
         return ray.get(posted)
 

@@ -11,6 +11,7 @@ from test_ray_runs import run_all
 
 from survq.data.problems import DataError
 from survq.ray_session import ray
+from survq.ray_start import RayUnavailable, versions
 from survq.training.loop import RunOutcome, train_folds
 from survq.training.queue import Grid, RunQueue
 from survq.training.ray_runs import _Searcher
@@ -103,6 +104,18 @@ def test_trials_find_the_features_of_their_cohort_on_the_board(ray_session, coho
     for case, bag in list(bags.items())[:3]:
         dtypes, found = ray.get(read.remote(shared.board, case))
         assert dtypes == (torch.float16, torch.bfloat16) and np.array_equal(found, bag.float())
+
+
+def test_a_node_that_joins_with_other_versions_gets_no_features(ray_session, cohorts, monkeypatch):
+    """It would train with another survq than the one whose code a run's record names."""
+    monkeypatch.setattr("survq.training.shared_cohorts.ON_CLUSTER", True)
+    shared = SharedCohorts(cohorts)
+    shared.enter("A")
+    assert len(shared.board["A"])
+    older = versions() | {"torch": "1.13.1"}
+    monkeypatch.setattr("survq.training.shared_cohorts.versions", lambda: older)
+    with pytest.raises(RayUnavailable, match=r"has torch 1\.13\.1 in place of .*Fix: install the same"):
+        shared.board["A"]
 
 
 @pytest.mark.parametrize("seen", [True, False])
