@@ -110,6 +110,7 @@ def test_from_a_real_slide_to_a_risk(ray_session, real_data, tmp_path, data, cap
     assert prediction.hazards.shape == (1, 4)
 
 
+@pytest.mark.faults
 def test_an_encoder_whose_process_dies_is_replaced(ray_session, tmp_path, data, capsys):
     slides = tmp_path / "slides"
     slides.mkdir()

@@ -209,6 +209,7 @@ def test_workers_that_do_not_divide_the_folds_are_reported(tmp_path, cohort, sha
     assert "cannot be distributed over 3 folds" in reason
 
 
+@pytest.mark.slow
 def test_buffers_are_equal_in_all_workers_of_a_fold(tmp_path, cohort, shared, make_run):
     """Each worker sees its own part of a batch. A run ends only if the buffers of all workers of a fold are equal."""
     run = make_run(folds=2)
