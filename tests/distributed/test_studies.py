@@ -219,7 +219,7 @@ def test_the_search_prints_both_scores(tiny_folder, tmp_path):
 
 
 def test_the_paper_protocol_prints_the_best_trial_and_labels_it_as_optimistic(tiny_folder, tmp_path):
-    completed = run(command("search", tiny_folder, tmp_path, "--trials", "2", "--protocol", "paper"))
+    completed = run(command("search", tiny_folder, tmp_path, "--trials", "3", "--protocol", "paper"))
     assert completed.returncode == 0, completed.stdout + completed.stderr
     tried = pd.read_csv(tmp_path / "search_survq/tables/trials_paper.csv")
     finished = tried[tried["state"] == "finished"]
