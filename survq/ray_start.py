@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def check_cluster(address: str) -> None:
         raise RayUnavailable(_not_joined(address, reason_of(done.stderr)))
 
 
+@cache
 def versions() -> dict[str, str]:
     """What the results of a process depend on: the code of survq, and the versions of what computes."""
     code = hashlib.sha256()
