@@ -1,6 +1,6 @@
 """Table 3: C-index of SurvQ by its numbers of queries.
 
-    python studies/query_counts.py                                                # a simulated cohort, 2-4 min on 2 CPUs
+    python studies/query_counts.py                                                # a simulated cohort, 2-4 min, 2 CPUs
     python studies/query_counts.py --data DATA --cohorts BLCA COADREAD            # real data, one machine
     ray submit cluster/cluster.yaml studies/query_counts.py -- --data s3://BUCKET/DATA
 
