@@ -36,7 +36,7 @@ LAYERS = (
 
 WITH_RAY = {
     *("ray_session.py", "data/shared_bags.py", "importing/patch_features.py", "slides/pipeline.py"),
-    *("training/ray_runs.py", "training/distributed.py", "training/shared_cohorts.py"),
+    *("training/board.py", "training/ray_runs.py", "training/distributed.py", "training/shared_cohorts.py"),
 }
 
 
@@ -100,6 +100,12 @@ def test_no_file_of_training_without_ray_pulls_it_in():
     """Nor by way of another: what the loop and the queue import at the top of their files has no Ray below it."""
     modules = "survq.training.loop", "survq.training.queue", "survq.tuning.search", "survq.study", "survq.cli"
     assert not {module for module in pulled_in(*modules) if module.split(".")[0] == "ray"}
+
+
+def test_processes_of_ray_that_do_not_train_start_without_pytorch():
+    """It takes each of them two to four seconds of CPU to import."""
+    assert "torch" in pulled_in("survq.data.shared_bags") & pulled_in("survq.training.shared_cohorts")
+    assert "torch" not in pulled_in("survq.data.case_blocks") | pulled_in("survq.training.board")
 
 
 def test_a_finished_study_starts_without_packages_that_it_does_not_need():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,17 +15,15 @@ import torch
 from torch import Tensor
 
 from survq.data.batch import BagsByDtype
+from survq.data.case_blocks import Problems, case_and_problems, keep_copy, read_and_check, read_block, sees
 from survq.data.cohort import Cohort
-from survq.data.feature_store import TO_READ, case_of_row, read_case
+from survq.data.feature_store import TO_READ
 from survq.data.half_floats import as_tensor
-from survq.data.location import Location
-from survq.data.problems import BucketUnavailable, DataError, raise_if_any
+from survq.data.problems import BucketUnavailable, raise_if_any
 from survq.ray_session import node_ids, on_node, quiet_data_context, ray, resources, this_node
 
 READERS = 4  # at a time, on a node: threads, or tasks
 FULL = (ray.exceptions.OutOfDiskError, ray.exceptions.ObjectStoreFullError)  # an object store has no room, nor its disk
-PROBLEMS = "problems"  # column, in place of the features that cannot be read
-Problems = list[str] | str  # of the data of a case; or of its bucket, which did not answer
 
 
 class SharedBags(BagsByDtype):
@@ -94,13 +91,13 @@ def copy_bags(
     kept, by_case, settings = _reading(cohort, dtypes)
     reading = [(case, settings) for case in by_case]
     if seen_by_all_nodes(cohort):
-        copies = _on_nodes(nodes, _read_and_check, reading, at_once)
+        copies = _on_nodes(nodes, read_and_check, reading, at_once)
     else:
-        copies = _on_nodes([this_node()], _read_and_check, reading, at_once)
+        copies = _on_nodes([this_node()], read_and_check, reading, at_once)
         (copied,) = copies.values()
         others = [node for node in nodes if node not in copies]
         if not isinstance(copied, Exception):
-            copies |= _on_nodes(others, _copy, [(block,) for block, _ in copied], at_once)
+            copies |= _on_nodes(others, keep_copy, [(block,) for block, _ in copied], at_once)
     whole = {node: copied for node, copied in copies.items() if node in nodes and not isinstance(copied, Exception)}
     if not whole:
         raise next(copied for copied in copies.values() if isinstance(copied, Exception))
@@ -140,7 +137,7 @@ def _on_nodes(
 
 
 def _reading(cohort: Cohort, dtypes: Collection[torch.dtype]) -> tuple[tuple[torch.dtype, ...], list[dict], dict]:
-    """The dtypes, float16 first; a row per case with slides; and what else `_read_case` takes."""
+    """The dtypes, float16 first; a row per case with slides; and what else `read_block` takes."""
     kept = tuple(sorted(dtypes, key=_name, reverse=True))
     by_case = [
         {"case_id": case, "slides": json.dumps([{name: row[name] for name in TO_READ} for row in rows])}
@@ -155,7 +152,7 @@ def seen_by_all_nodes(cohort: Cohort) -> bool:
     if folder is None or len(nodes) < 2:
         return True
     files = {Path(file).name for file in cohort.slides["file"]}
-    look = ray.remote(num_cpus=0, max_retries=0)(_sees)
+    look = ray.remote(num_cpus=0, max_retries=0)(sees)
     answers = [look.options(scheduling_strategy=on_node(node)).remote(folder, files) for node in nodes]
     answered, _ = ray.wait(answers, num_returns=len(answers), timeout=60)
     try:
@@ -164,17 +161,13 @@ def seen_by_all_nodes(cohort: Cohort) -> bool:
         return False
 
 
-def _sees(folder: Path, files: set[str]) -> bool:
-    return folder.is_dir() and files <= set(os.listdir(folder))
-
-
 def _read_on_all_nodes(by_case: list[dict], settings: dict) -> Generator[ray.ObjectRef, None, None]:
     cpus = resources()[1]
     with quiet_data_context(target_max_block_size=1):  # one block per row, hence one object per case
         tasks = min(len(by_case), 4 * cpus)
         cases = ray.data.from_items(by_case, override_num_blocks=tasks)
         bundles = cases.map_batches(
-            _read_case,
+            read_block,
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs=settings,
@@ -187,21 +180,10 @@ def _read_on_all_nodes(by_case: list[dict], settings: dict) -> Generator[ray.Obj
 
 def _read_here(by_case: list[dict], settings: dict) -> Generator[ray.ObjectRef, None, None]:
     def share(case: dict) -> ray.ObjectRef:
-        return ray.put(_read_case(pa.Table.from_pylist([case]), **settings))
+        return ray.put(read_block(pa.Table.from_pylist([case]), **settings))
 
     with ThreadPoolExecutor(READERS) as threads:
         yield from threads.map(share, by_case)
-
-
-def _read_case(cases: pa.Table, folder: Location, dtypes: Sequence[str]) -> pa.Table:
-    """`read_case`, or a row with its problems: raised in a task, they would end the study one by one, as tracebacks."""
-    try:
-        read, problems = read_case(cases, folder, dtypes), None
-    except (DataError, BucketUnavailable) as error:
-        cells = {dtype: pa.nulls(1, pa.large_binary()) for dtype in dtypes}
-        read = pa.table({"case_id": cases["case_id"], "patches": [0], **cells})
-        problems = json.dumps(error.problems if isinstance(error, DataError) else str(error))
-    return read.append_column(PROBLEMS, pa.array([problems], pa.string()))
 
 
 def _answered(problems: Problems) -> list[str]:
@@ -211,28 +193,13 @@ def _answered(problems: Problems) -> list[str]:
     return problems
 
 
-def _read_and_check(case: dict, settings: dict) -> tuple[pa.Table, Problems]:
-    table = _read_case(pa.Table.from_pylist([case]), **settings)
-    return table, _case_and_problems(table)[1]
-
-
-def _copy(block: pa.Table) -> tuple[pa.Table, Problems]:
-    """The block itself: as the result of a task, it is kept by the node on which the task ran."""
-    return block, _case_and_problems(block)[1]
-
-
 def _with_cases_and_problems(blocks: Iterator[ray.ObjectRef]) -> Iterator[tuple[ray.ObjectRef, str, list[str]]]:
     """Each block, its case and its problems, while others are read: a bucket that is silent is waited for only once."""
-    task, at_once = ray.remote(num_cpus=0)(_case_and_problems), resources()[1]
+    task, at_once = ray.remote(num_cpus=0)(case_and_problems), resources()[1]
     # one group after the other: Ray starts a process for every waiting task that needs no CPU
     while group := list(islice(blocks, at_once)):
         for block, (case, problems) in zip(group, ray.get([task.remote(block) for block in group]), strict=True):
             yield block, case, _answered(problems)
-
-
-def _case_and_problems(table: pa.Table) -> tuple[str, Problems]:
-    (problems,) = table[PROBLEMS].to_pylist()
-    return case_of_row(table), json.loads(problems) if problems else []
 
 
 def _name(dtype: torch.dtype) -> str:

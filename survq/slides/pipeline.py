@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from survq.output import stderr_without
 from survq.ray_session import connect, quiet_data_context, ray, resources
-from survq.slides.encoder import load_encoder
 from survq.slides.reader import read_slide
 from survq.slides.slide import PATCH
 from survq.slides.sources import Source
@@ -96,6 +95,8 @@ def _read(slides: pa.Table, timeout: float) -> Iterator[pa.Table]:
 
 class _Encoder:
     def __init__(self, encoder: str, weights: Path | None, identity: str):
+        from survq.slides.encoder import load_encoder  # imports PyTorch, which readers do not need
+
         self.encode = load_encoder(encoder, weights)
         if self.encode.name != identity:
             raise ValueError(

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from survq.data.cohort import Cohort
 from survq.ray_session import on_loopback, ray
+from survq.training.board import Board
 from survq.training.checkpoints import Checkpoints
 from survq.training.loop import train_folds
 from survq.training.reading_order import reading_ahead
 from survq.training.run import Run
 from survq.training.share import Share
-from survq.training.shared_cohorts import Board
 
 # isort: split
 import ray.train

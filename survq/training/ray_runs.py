@@ -19,13 +19,14 @@ from survq.evaluation.epochs import Epoch, PretrainingEpoch
 from survq.exits import UsageError
 from survq.ray_session import resources as session_resources
 from survq.settings import StudySettings
+from survq.training.board import Board
 from survq.training.checkpoints import Checkpoints, checkpoints_at
 from survq.training.distributed import release_workers, train_over_workers, worker_problem
 from survq.training.loop import RunOutcome, best_device, train_folds
 from survq.training.queue import RunQueue
 from survq.training.reading_order import reading_ahead
 from survq.training.run import Run
-from survq.training.shared_cohorts import Board, SharedCohorts
+from survq.training.shared_cohorts import SharedCohorts
 
 # isort: split
 from ray import tune

@@ -10,7 +10,7 @@ import pytest
 import torch
 from slide_store import SlideStore
 
-from survq.data import shared_bags
+from survq.data import case_blocks, shared_bags
 from survq.data.problems import BucketUnavailable, DataError
 from survq.data.shared_bags import share_bags
 
@@ -69,9 +69,9 @@ def test_bags_that_this_process_reads_are_the_same(ray_session, cohort, bags, mo
 def test_a_node_is_asked_for_all_files(cohort):
     files = {Path(file).name for file in cohort.slides["file"]}
     folder = cohort.features.local
-    assert shared_bags._sees(folder, files)
-    assert not shared_bags._sees(folder, files | {"not-copied.parquet"})
-    assert not shared_bags._sees(folder / "elsewhere", files)
+    assert case_blocks.sees(folder, files)
+    assert not case_blocks.sees(folder, files | {"not-copied.parquet"})
+    assert not case_blocks.sees(folder / "elsewhere", files)
 
 
 def test_a_bucket_that_did_not_answer_is_no_problem_of_the_data(monkeypatch, cohort):
@@ -81,7 +81,7 @@ def test_a_bucket_that_did_not_answer_is_no_problem_of_the_data(monkeypatch, coh
         raise BucketUnavailable("s3://bucket: the bucket does not answer")
 
     monkeypatch.setattr(shared_bags, "read_case", silent)
-    table = shared_bags._read_case(pa.table({"case_id": ["A"]}), cohort.features, ["float16"])
+    table = case_blocks.read_block(pa.table({"case_id": ["A"]}), cohort.features, ["float16"])
     with pytest.raises(BucketUnavailable, match="the bucket does not answer") as raised:
-        shared_bags._answered(json.loads(table[shared_bags.PROBLEMS][0].as_py()))
+        shared_bags._answered(json.loads(table[case_blocks.PROBLEMS][0].as_py()))
     assert raised.value.exit_code == 74
