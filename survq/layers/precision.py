@@ -21,6 +21,11 @@ def precision(weight: Tensor, device: torch.device | None = None) -> torch.dtype
     return torch.bfloat16 if torch.is_autocast_enabled(kind) else torch.float32
 
 
+def may_be_bf16(device: torch.device) -> bool:
+    """Whether matrix products on this device can be in bf16, for weights of any size."""
+    return device.type != "cpu" or computes_bf16()
+
+
 def computes_bf16() -> bool:
     """Whether this CPU has bf16 matrix units (AMX), about eight times as fast as fp32."""
     return torch.cpu._is_amx_tile_supported()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from survq.data.batch import Bags, Batch, CaseTable, Preprocessing
 from survq.data.cohort import Cohort, InputSpec
+from survq.layers.precision import may_be_bf16
 from survq.models import MODELS, Prediction, SurvivalModel
 from survq.training.config import TrainConfig
 from survq.training.run import weights_file
@@ -105,6 +106,8 @@ def patch_dtype(model: SurvivalModel, device: torch.device) -> torch.dtype:
 
 def patch_dtype_of(config: TrainConfig, spec: InputSpec, device: torch.device) -> torch.dtype:
     """`patch_dtype` of the model of these settings, which is not built: it would need memory and random numbers."""
+    if not may_be_bf16(device):  # the meta device would import 1.5 seconds of PyTorch
+        return torch.float16
     with torch.device("meta"):
         model = MODELS[config.model](replace(spec, intervals=config.intervals), **config.hyperparameters)
     return patch_dtype(model, device)

@@ -80,7 +80,7 @@ def test_a_bucket_that_did_not_answer_is_no_problem_of_the_data(monkeypatch, coh
     def silent(*_):
         raise BucketUnavailable("s3://bucket: the bucket does not answer")
 
-    monkeypatch.setattr(shared_bags, "read_case", silent)
+    monkeypatch.setattr(case_blocks, "read_case", silent)
     table = case_blocks.read_block(pa.table({"case_id": ["A"]}), cohort.features, ["float16"])
     with pytest.raises(BucketUnavailable, match="the bucket does not answer") as raised:
         shared_bags._answered(json.loads(table[case_blocks.PROBLEMS][0].as_py()))

@@ -108,12 +108,12 @@ def test_trials_find_the_features_of_their_cohort_on_the_board(ray_session, coho
 
 def test_a_node_that_joins_with_other_versions_gets_no_features(ray_session, cohorts, monkeypatch):
     """It would train with another survq than the one whose code a run's record names."""
-    monkeypatch.setattr("survq.training.shared_cohorts.ON_CLUSTER", True)
+    monkeypatch.setattr("survq.training.board.ON_CLUSTER", True)
     shared = SharedCohorts(cohorts)
     shared.enter("A")
     assert len(shared.board["A"])
     older = versions() | {"torch": "1.13.1"}
-    monkeypatch.setattr("survq.training.shared_cohorts.versions", lambda: older)
+    monkeypatch.setattr("survq.training.board.versions", lambda: older)
     with pytest.raises(RayUnavailable, match=r"has torch 1\.13\.1 in place of .*Fix: install the same"):
         shared.board["A"]
 
