@@ -96,7 +96,7 @@ class FoldLearner:
         its work.
         """
         self.model.train()
-        torch.manual_seed(seed)
+        _seed(seed, self.device)
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
         terms: Mapping[str, Tensor] = {}
@@ -158,6 +158,17 @@ def _explained_lack_of_memory(batch: Batch) -> Iterator[None]:
             f"of one case. Fix: give each trial a whole GPU (--gpus-per-trial 1), or several (--workers-per-trial). "
             f"Torch says: {error}"
         ) from None
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed PyTorch's random numbers on the CPU and on this device.
+
+    In each step, `torch.manual_seed` would take 0.4 ms: it also seeds all other kinds of devices, and formats the stack
+    for each kind that the machine lacks.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 def initial_model(config: TrainConfig, spec: InputSpec, repeat: int, index: int) -> SurvivalModel:
