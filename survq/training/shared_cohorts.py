@@ -11,6 +11,7 @@ import platform
 import shutil
 import time
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 
 import psutil
 import torch
@@ -18,7 +19,7 @@ import torch
 from survq.data.cohort import Cohort
 from survq.data.problems import DiskFull
 from survq.data.shared_bags import FULL, READERS, SharedBags, copy_bags, share_bags
-from survq.ray_session import ON_CLUSTER, on_node, ray, smallest_store
+from survq.ray_session import ON_CLUSTER, ending_new_actors, on_node, ray, smallest_store
 from survq.text import clock
 from survq.training.board import Board
 
@@ -51,7 +52,9 @@ class SharedCohorts:
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         try:
             if size + others <= USABLE * store or not store or not size:
-                by_node = {ANY: share_bags(cohort, dtypes)}
+                # the next cohort would start them again, which takes seconds
+                with ending_new_actors() if len(self.cohorts) == 1 else nullcontext():
+                    by_node = {ANY: share_bags(cohort, dtypes)}
             else:
                 bag = size / max(1, len(cohort.slides_by_case))
                 room = AHEAD * store / bag  # bags

@@ -77,6 +77,16 @@ def test_a_cohort_enters_with_its_first_run_and_leaves_after_its_last(tmp_path, 
     assert capfd.readouterr().out.count("features in shared memory as float16") == 2
 
 
+def test_reading_the_only_cohort_leaves_no_actor_of_ray_data_behind(ray_session, cohort):
+    """Idle, each would use a hundredth of a CPU for the rest of the study. It can be read again all the same."""
+    before = ray_session.util.list_named_actors(all_namespaces=True)
+    for _ in range(2):
+        shared = SharedCohorts({cohort.name: cohort})
+        shared.enter(cohort.name)
+        assert len(shared.board[cohort.name]) == len(cohort.slides_by_case)
+        assert ray_session.util.list_named_actors(all_namespaces=True) == before
+
+
 def test_features_that_no_run_reads_are_not_shared(ray_session, cohorts, capfd):
     shared = SharedCohorts(cohorts)
     shared.dtypes["A"] = frozenset()
