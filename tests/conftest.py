@@ -7,6 +7,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide
 
 RAY = "tests/distributed/"
+WHOLE_TRAININGS = ("tests/training/", "tests/tuning/", "tests/test_compare_models.py", "tests/test_paper_studies.py")
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: tests run side by side, and models are small
 
@@ -37,6 +39,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
             return RAY if nodeid.startswith(RAY) else nodeid.partition("::")[0]
 
     return ByFile(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_unchecked_in_whole_trainings(request):
+    """They call the functions of models and metrics, whose own tests check shapes, thousands of times: checks would
+    take a quarter of their time.
+    """
+    whole = request.node.nodeid.startswith(WHOLE_TRAININGS)
+    jaxtyping.config.update("jaxtyping_disable", whole)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
