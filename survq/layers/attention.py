@@ -143,13 +143,16 @@ class ResidualAttention(nn.Module):
         """`pooled` as if only the tokens of a subset existed, for many subsets from one product of queries and keys.
 
         With E = exp(scores), query i gives token j of the subset S the weight E_ij / sum_{k in S} E_ik. In double
-        precision, so that tokens of low scores keep their digits where a subset holds no others.
+        precision where a subset may hold only tokens whose E is too small for single precision.
         """
         q, k, v = self._projected(M, M)
-        scores = (q @ k.transpose(-2, -1)).double() / math.sqrt(q.shape[-1])
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        level = scores.amax(dim=-1, keepdim=True)
+        if (level - scores.amin(dim=-1, keepdim=True)).max() > 60:
+            scores = scores.double()
         chosen = subsets[None] if present is None else subsets & present[:, None]  # (*case, subset, token)
         within = chosen[:, None].to(scores.dtype)  # the same for all heads
-        E = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+        E = (scores - level).exp()
         totals = within @ E.transpose(-2, -1)  # (case, head, subset, token): of each query i
         A = (within / totals.where(within > 0, 1)) @ E * within  # the sum of the rows i of S
         mixed = (A.to(v.dtype) @ v).transpose(-3, -2).flatten(-2)

@@ -146,10 +146,11 @@ class SurvQ(SurvivalModel):
         last = self.mix[-1]
         assert self.nested and isinstance(last, ResidualAttention)
         if len(self.mix) == 1:
-            pooled = list(last.pooled_over(M, chosen, present).unbind(dim=1))
+            pooled = last.pooled_over(M, chosen, present).transpose(0, 1)
         else:
-            pooled = [self._pooled(M[:, own], None if present is None else present[:, own]) for own in chosen]
-        return {size: Prediction(self.hazard(z)) for size, z in zip(sizes, pooled, strict=True)}
+            each = [self._pooled(M[:, own], None if present is None else present[:, own]) for own in chosen]
+            pooled = torch.stack(each)
+        return {size: Prediction(logits) for size, logits in zip(sizes, self.hazard(pooled), strict=True)}
 
     def _used(self, Q: Float[Tensor, "query width"]) -> Float[Tensor, "_ width"]:
         """The queries of a modality. A training step of nested ones uses the first of them, a number that it draws."""
