@@ -17,7 +17,10 @@ from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide
 
 RAY = "tests/distributed/"
-WHOLE_TRAININGS = ("tests/training/", "tests/tuning/", "tests/test_compare_models.py", "tests/test_paper_studies.py")
+WHOLE_TRAININGS = (
+    *("tests/training/", "tests/tuning/", "tests/science/", "tests/test_compare_models.py"),
+    "tests/test_paper_studies.py",
+)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: tests run side by side, and models are small
 

@@ -6,9 +6,13 @@ indifferent patch has nothing to compare and is passed over.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Semaphore
 
 import numpy as np
 import pandas as pd
@@ -26,7 +30,7 @@ from survq.simulation.data_folder import write_simulated
 from survq.simulation.worlds import PRESETS, PROGNOSTIC
 from survq.training.config import TrainConfig
 from survq.training.learner import FoldLearner
-from survq.training.loop import train_folds
+from survq.training.loop import RunOutcome, train_folds
 from survq.training.record import CURVE
 from survq.training.run import Run
 from survq.training.share import Share
@@ -125,6 +129,42 @@ def train(planted: Planted, config: TrainConfig) -> Trained:
     assert outcome.state == "finished", outcome.details
     curve = pd.read_parquet(io.BytesIO(outcome.files[CURVE])) if CURVE in outcome.files else None
     return Trained(planted, seen[-1].eval(), untrained(planted, config).table, outcome.epochs[-1].c_index[0], curve)
+
+
+def train_in_turns(
+    planted: Planted, configs: Mapping[Hashable, TrainConfig]
+) -> dict[Hashable, tuple[RunOutcome, float]]:
+    """The outcome and the CPU seconds of each training, on one core. They take turns, an epoch each: all of them meet
+    the same changes of a machine's speed.
+    """
+    names, seconds = list(configs), dict.fromkeys(configs, 0.0)
+    waiting, turns = deque(names), {name: Semaphore(0) for name in names}
+
+    def train(name: Hashable) -> RunOutcome:
+        turns[name].acquire()
+        since = time.process_time()
+
+        def pass_on(_: object = None) -> None:
+            nonlocal since
+            seconds[name] += time.process_time() - since
+            waiting.rotate(-1)
+            turns[waiting[0]].release()
+            turns[name].acquire()
+            since = time.process_time()
+
+        run = Run(planted.cohort.name, configs[name], (planted.fold,))
+        try:
+            return train_folds(run, planted.cohort, planted.bags, device=CPU, on_epoch=pass_on)
+        finally:
+            seconds[name] += time.process_time() - since
+            waiting.popleft()
+            if waiting:
+                turns[waiting[0]].release()
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        futures = {name: threads.submit(train, name) for name in names}
+        turns[names[0]].release()
+        return {name: (future.result(), seconds[name]) for name, future in futures.items()}
 
 
 def gradient_auroc(trained: Trained) -> list[float]:
