@@ -121,7 +121,7 @@ def ending_new_actors(seconds: float = 5) -> Iterator[None]:
     if ON_CLUSTER:
         return
     for name, namespace in _named_actors() - before:
-        # what it was asked for before is done first; asked again, Ray would say that it has failed
+        # an actor first does what it was asked to do earlier; with retries, Ray would report that this call has failed
         ray.get_actor(name, namespace).__ray_terminate__.options(max_task_retries=0).remote()
     deadline = time.monotonic() + seconds
     while _named_actors() - before and time.monotonic() < deadline:

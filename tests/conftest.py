@@ -17,9 +17,8 @@ from survq.data.gene_sets import GeneSets
 from survq.data.write import Slide
 
 RAY = "tests/distributed/"
-WHOLE_TRAININGS = (
-    *("tests/training/", "tests/tuning/", "tests/science/", "tests/test_compare_models.py"),
-    "tests/test_paper_studies.py",
+WHOLE_TRAININGS = tuple(
+    f"tests/{part}" for part in ("training/", "tuning/", "science/", "test_compare_models.py", "test_paper_studies.py")
 )
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: tests run side by side, and models are small
@@ -46,8 +45,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 @pytest.fixture(scope="module", autouse=True)
 def shapes_unchecked_in_whole_trainings(request):
-    """They call the functions of models and metrics, whose own tests check shapes, thousands of times: checks would
-    take a quarter of their time.
+    """Tests of whole trainings call the same functions thousands of times, and checks of shapes would take a quarter of
+    their time. The tests of models, layers and metrics check them.
     """
     whole = request.node.nodeid.startswith(WHOLE_TRAININGS)
     jaxtyping.config.update("jaxtyping_disable", whole)

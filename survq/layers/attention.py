@@ -143,12 +143,13 @@ class ResidualAttention(nn.Module):
         """`pooled` as if only the tokens of a subset existed, for many subsets from one product of queries and keys.
 
         With E = exp(scores), query i gives token j of the subset S the weight E_ij / sum_{k in S} E_ik. In double
-        precision where a subset may hold only tokens whose E is too small for single precision.
+        precision where a subset may hold only tokens whose E is too small for single precision, and on a GPU, where
+        autocast would round products in single precision.
         """
         q, k, v = self._projected(M, M)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         level = scores.amax(dim=-1, keepdim=True)
-        if (level - scores.amin(dim=-1, keepdim=True)).max() > 60:
+        if scores.device.type != "cpu" or (level - scores.amin(dim=-1, keepdim=True)).max() > 60:
             scores = scores.double()
         chosen = subsets[None] if present is None else subsets & present[:, None]  # (*case, subset, token)
         within = chosen[:, None].to(scores.dtype)  # the same for all heads

@@ -106,7 +106,7 @@ def patch_dtype(model: SurvivalModel, device: torch.device) -> torch.dtype:
 
 def patch_dtype_of(config: TrainConfig, spec: InputSpec, device: torch.device) -> torch.dtype:
     """`patch_dtype` of the model of these settings, which is not built: it would need memory and random numbers."""
-    if not may_be_bf16(device):  # the meta device would import 1.5 seconds of PyTorch
+    if not may_be_bf16(device):  # on the meta device, PyTorch imports modules for 1.5 seconds
         return torch.float16
     with torch.device("meta"):
         model = MODELS[config.model](replace(spec, intervals=config.intervals), **config.hyperparameters)

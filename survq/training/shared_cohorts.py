@@ -52,7 +52,7 @@ class SharedCohorts:
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         try:
             if size + others <= USABLE * store or not store or not size:
-                # the next cohort would start them again, which takes seconds
+                # with several cohorts, each reading would start Ray Data's actors again, which takes seconds
                 with ending_new_actors() if len(self.cohorts) == 1 else nullcontext():
                     by_node = {ANY: share_bags(cohort, dtypes)}
             else:

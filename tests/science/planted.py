@@ -5,7 +5,6 @@ compared within their case: those of one prognostic morphology with those of all
 indifferent patch has nothing to compare and is passed over.
 """
 
-import io
 import time
 from collections import deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -31,7 +30,6 @@ from survq.simulation.worlds import PRESETS, PROGNOSTIC
 from survq.training.config import TrainConfig
 from survq.training.learner import FoldLearner
 from survq.training.loop import RunOutcome, train_folds
-from survq.training.record import CURVE
 from survq.training.run import Run
 from survq.training.share import Share
 
@@ -104,7 +102,6 @@ class Trained:
     model: SurvivalModel
     table: CaseTable
     c_index: float = float("nan")  # on the held-out cases, after the last epoch
-    curve: pd.DataFrame | None = None  # of nested queries: held-out predictions of each number of them
 
     def batches(self, case_ids: Sequence[str]) -> Iterator[Batch]:
         none = torch.empty(0, self.planted.cohort.spec.patch_features)
@@ -127,8 +124,7 @@ def train(planted: Planted, config: TrainConfig) -> Trained:
     run = Run(planted.cohort.name, config, (planted.fold,))
     outcome = train_folds(run, planted.cohort, planted.bags, device=CPU, share=share)
     assert outcome.state == "finished", outcome.details
-    curve = pd.read_parquet(io.BytesIO(outcome.files[CURVE])) if CURVE in outcome.files else None
-    return Trained(planted, seen[-1].eval(), untrained(planted, config).table, outcome.epochs[-1].c_index[0], curve)
+    return Trained(planted, seen[-1].eval(), untrained(planted, config).table, outcome.epochs[-1].c_index[0])
 
 
 def train_in_turns(

@@ -1,6 +1,6 @@
 """The preset `rare`: the curve of one nested training, beside trainings of each number of queries.
 
-    pytest -m slow -s tests/science/test_nested_worlds.py     # 3 minutes on one core; -s shows the table
+    pytest -m slow -s tests/science/test_nested_worlds.py     # 4 minutes on one core; -s shows the table
 
 Both modalities have the same number of queries. The nested model is trained for as many epochs as each of the others.
 """
